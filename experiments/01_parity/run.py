@@ -1,0 +1,5 @@
+"""One run of this experiment: a parity problem, a network, an arm. What it does is all in mdlm_min.parity."""
+
+from mdlm_min.parity import run, summarise
+
+__all__ = ["run", "summarise"]

@@ -1,0 +1,2 @@
+CLAIMS = []
+def draw(tables, folder): return []

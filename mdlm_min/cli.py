@@ -1,0 +1,113 @@
+"""The `mdlm` command. Every Makefile target of the suite is one line of it."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mdlm_min.errors import InputError, RunError
+from mdlm_min.evidence import golden, report, verify
+from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
+from mdlm_min.evidence.sweep import sweep
+
+EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed.
+examples:
+  mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
+  mdlm run parity --tier smoke         the same machinery in seconds
+  mdlm run parity --arms all --seeds 5 every arm, five seeds; finished runs are kept
+  mdlm verify                          every claim's verdict, recomputed from results/
+  mdlm report                          results/report.md and results/report.html"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mdlm", description="Run, verify and report the experiments of mdlm-min.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    runs_help = "folder of the run folders (default: runs)"
+    run = command("run", "Run an experiment, or go on where it stopped; then print its verdicts and draw its figures.")
+    run.add_argument("experiment", help="such as 01_parity, or parity; see `mdlm list`")
+    run.add_argument("--tier", default="cpu", help=f"one of {', '.join(TIERS)} (default: cpu)")
+    run.add_argument("--arms", default="", help="comma-separated arms, or all (default: the tier's own choice)")
+    run.add_argument("--seeds", type=int, default=0, help="number of seeds (default: the tier's own)")
+    run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each (default: all cores)")
+    run.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
+    publish = command("publish", "Make the finished runs of a tier its golden ones in results/, with their curves and provenance.")
+    publish.add_argument("experiment")
+    publish.add_argument("--tier", default="cpu")
+    publish.add_argument("--arms", default="")
+    publish.add_argument("--seeds", type=int, default=0)
+    publish.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
+    check = command("verify", "Recompute every verdict from the golden tables, compare fresh runs with them; exit 1 if anything has moved.")
+    check.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
+    check.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
+    page = command("report", "Write the page with every figure, table and verdict: report.md and report.html.")
+    page.add_argument("--output", type=Path, default=golden.RESULTS, help="folder to write to (default: results)")
+    command("list", "List the experiments, their tiers, arms and run counts.")
+    command("gpu-queue", "List what has not been run, with its cost on a GPU, most wanted first.")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    experiment = Experiment(arguments.experiment)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
+    print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}")
+    sweep(specs, arguments.runs, arguments.jobs)
+    folder = arguments.runs / experiment.name / arguments.tier
+    table = golden.collect(specs, arguments.runs)
+    table.write(folder)
+    for path in report.draw(experiment, {arguments.tier: table}, folder):
+        print(f"figure: {path}")
+    print(f"table: {folder / 'table.csv'}")
+    verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier))
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    experiment = Experiment(arguments.experiment)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
+    folder = golden.RESULTS / experiment.name / arguments.tier
+    golden.collect(specs, arguments.runs).write(folder)
+    print(f"golden: {folder}. `mdlm verify --accept` accepts the verdicts that follow from it")
+    return 0
+
+
+def _list() -> int:
+    for folder in experiment_folders():
+        experiment = Experiment(folder.name)
+        print(f"{experiment.name}: {experiment.title}")
+        for tier in experiment.plan["tiers"]:
+            print(f"  {tier:6} {len(experiment.runs(tier)):4} runs")
+        print(f"  arms   {', '.join(experiment.plan['arms'])}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "run":
+            return _run(arguments)
+        if arguments.command == "publish":
+            return _publish(arguments)
+        if arguments.command == "verify":
+            return verify.verify(arguments.runs, arguments.accept)
+        if arguments.command == "report":
+            for path in report.write(arguments.output):
+                print(path)
+            return 0
+        return _list() if arguments.command == "list" else report.print_gpu_queue()
+    except InputError as error:
+        print(f"mdlm: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"mdlm: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("mdlm: stopped; the same command goes on from here", file=sys.stderr)
+        return 130

@@ -1,0 +1,9 @@
+"""The two ways in which a command fails on purpose. Anything else is a bug and keeps its traceback."""
+
+
+class InputError(Exception):
+    """Bad input: the message is one line naming the field, the value and what is allowed. Exit code 2."""
+
+
+class RunError(Exception):
+    """A run that started well and failed, such as a loss that is not finite. Exit code 3."""

@@ -1,0 +1,67 @@
+"""Claims: what the paper says, how it is tested, and what the tables say of it."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mdlm_min.evidence.golden import Table
+
+KINDS = ("exact", "ordinal", "statistical")
+VERDICTS = ("reproduced", "not reproduced", "underpowered", "not run")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What our runs say of a claim: the number that it turns on, its 95% interval over seeds, and one sentence."""
+
+    verdict: str
+    note: str
+    ours: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r}; allowed: {VERDICTS}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
+
+    `quantity` names the number reported as ours, `published` is the paper's for it (text, since some are pairs or
+    ranges), `cost` what it would take where the tier was not run.
+    """
+
+    id: str
+    statement: str
+    kind: str
+    quantity: str
+    published: str
+    tolerance: str
+    tier: str
+    judge: Callable[[Table], Verdict]
+    cost: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} of claim {self.id}; allowed: {KINDS}")
+
+
+def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and its two-sided 95% Student interval over seeds; the interval is infinite for one value."""
+    data = np.asarray(list(values), dtype=float)
+    mean = float(data.mean())
+    if len(data) < 2:
+        return mean, -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, len(data) - 1)) * float(data.std(ddof=1)) / math.sqrt(len(data))
+    return mean, mean - half, mean + half
+
+
+def share_interval(successes: int, trials: int) -> tuple[float, float, float]:
+    """A share and its exact (Clopper-Pearson) 95% interval."""
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
+    return successes / trials, float(interval.low), float(interval.high)

@@ -1,0 +1,137 @@
+"""An experiment folder read as a list of runs: experiment.toml -> arms x cells x seeds, each with its configuration.
+
+    [defaults]            settings of every run
+    [arms.NAME]           what makes this arm
+    [tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
+                          [tiers.TIER.arms_config.NAME] overrides one arm there
+    [[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
+                          those in the block's own `arms`); a cell's settings override an arm's
+"""
+
+import importlib.util
+import itertools
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mdlm_min.config import merge
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.environment import ROOT
+from mdlm_min.evidence.run_folder import Row, RunFolder
+
+TIERS = ("smoke", "cpu", "gpu", "paper")
+EXPERIMENTS = ROOT / "experiments"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: where it stands in its experiment, its seed, and its configuration (JSON-able, seed included)."""
+
+    experiment: str
+    tier: str
+    cell: str
+    arm: str
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return "/".join(part for part in (self.cell, self.arm, f"seed{self.seed}") if part)
+
+    def folder(self, runs: Path) -> Path:
+        """Its run folder below the `runs` folder."""
+        return runs / self.experiment / self.tier / self.name
+
+
+class Experiment:
+    """One folder of experiments/, by its full name ("01_parity") or the part after the number ("parity")."""
+
+    def __init__(self, name: str) -> None:
+        found = [folder for folder in experiment_folders() if name in (folder.name, folder.name.partition("_")[2])]
+        if not found:
+            raise InputError(f"experiment: {name!r} is unknown; allowed: {', '.join(folder.name for folder in experiment_folders())}")
+        self.folder = found[0]
+        self.name = self.folder.name
+        self.plan: dict[str, Any] = tomllib.loads((self.folder / "experiment.toml").read_text())
+
+    @property
+    def title(self) -> str:
+        return str(self.plan["title"])
+
+    def module(self, name: str) -> ModuleType:
+        """run.py or claims.py of the folder."""
+        spec = importlib.util.spec_from_file_location(f"experiment_{self.name}_{name}", self.folder / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def tier(self, tier: str) -> dict[str, Any]:
+        """The table of one tier. Raises InputError for an unknown one."""
+        if tier not in self.plan["tiers"]:
+            raise InputError(f"tier: {tier!r} is unknown in {self.name}; allowed: {', '.join(self.plan['tiers'])}")
+        return dict(self.plan["tiers"][tier])
+
+    def runs(self, tier: str, arms: str = "", seeds: int = 0) -> list[RunSpec]:
+        """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
+        `seeds`: how many, or 0 for the tier's own number."""
+        table, known = self.tier(tier), self.plan["arms"]
+        chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
+        if unknown := [arm for arm in chosen if arm not in known]:
+            raise InputError(f"arms: {unknown[0]!r} is unknown in {self.name}; allowed: all, {', '.join(known)}")
+        if seeds < 0:
+            raise InputError(f"seeds: {seeds} is not allowed; at least 1, or 0 for the tier's own number")
+        specs = []
+        for seed in range(seeds or table["seeds"]):
+            for cell in cells(table.get("grid", [])):
+                for arm in chosen:
+                    if cell.arms and arm not in cell.arms:
+                        continue
+                    own = table.get("arms_config", {}).get(arm, {})
+                    config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings)
+                    specs.append(RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config}))
+        return specs
+
+    def runner(self) -> Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None]:
+        """run.py's `run(config, seed, folder, progress)`."""
+        function: Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None] = self.module("run").run
+        return function
+
+    def summariser(self) -> Callable[[list[Row]], list[dict[str, Any]]]:
+        """run.py's `summarise(rows)`: the table rows (usually one) that a run's metrics give."""
+        function: Callable[[list[Row]], list[dict[str, Any]]] = self.module("run").summarise
+        return function
+
+
+def experiment_folders() -> list[Path]:
+    """All experiments, in the order of their numbers."""
+    return sorted(path.parent for path in EXPERIMENTS.glob("*/experiment.toml"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid's values; `arms` is empty where every arm runs in it."""
+
+    name: str
+    settings: dict[str, Any]
+    arms: tuple[str, ...] = ()
+
+
+def cells(grid: list[dict[str, list[Any]]]) -> list[Cell]:
+    """Every combination of every block of a grid; one unnamed cell where there is no grid."""
+    found: dict[str, Cell] = {}
+    for block in grid:
+        swept = {path: values for path, values in block.items() if path != "arms"}
+        for values in itertools.product(*swept.values()):
+            settings: dict[str, Any] = {}
+            for path, value in zip(swept, values, strict=True):
+                nested: Any = value
+                for key in reversed(path.split(".")):
+                    nested = {key: nested}
+                settings = merge(settings, nested)
+            name = "_".join(f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True))
+            found[name] = Cell(name, settings, tuple(block.get("arms", ())))
+    return list(found.values()) or [Cell("", {})]

@@ -1,0 +1,133 @@
+"""Tables of results and the evidence that each can be rebuilt from.
+
+A table folder (results/EXPERIMENT/TIER, and the same below runs/ for fresh runs) holds
+    table.csv       one row a run (theory: one row a quantity)
+    curves.csv.gz   the metrics over steps of every run
+    runs.json       configuration, environment, data, duration and log hash of every run
+and table.csv is a function of the other two, which `rebuild` checks.
+"""
+
+import csv
+import gzip
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mdlm_min.errors import InputError, RunError
+from mdlm_min.evidence.environment import ROOT
+from mdlm_min.evidence.experiment import Experiment, RunSpec
+from mdlm_min.evidence.files import sha256, write_whole
+from mdlm_min.evidence.run_folder import Row, RunFolder, config_sha256, format_number
+
+RESULTS = ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics."""
+
+    experiment: str
+    tier: str
+    runs: dict[str, dict[str, Any]]
+    curves: dict[str, list[Row]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One table row a run (or a quantity): what it is, what it measured, where it comes from."""
+        summarise = Experiment(self.experiment).summariser()
+        rows = []
+        for name, record in self.runs.items():
+            config, environment = record["config"], record["environment"]
+            what = {"cell": record["cell"], "arm": config["arm"], "seed": config["seed"]}
+            whence = {
+                "seconds": record["finished"]["seconds"],
+                "device": record["data"]["device"],
+                "dtype": record["data"]["dtype"],
+                "commit": environment["commit"],
+                "config_sha256": config_sha256(config)[:16],
+                "data_sha256": record["data"]["sha256"][:16],
+                "log_sha256": record["finished"]["log_sha256"][:16],
+            }
+            rows += [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
+        return rows
+
+    def csv(self) -> str:
+        """table.csv as text."""
+        rows = self.rows()
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: format_number(value) if isinstance(value, float) else value for name, value in row.items()})
+        return out.getvalue()
+
+    def frame(self) -> pd.DataFrame:
+        """table.csv as a frame."""
+        return pd.DataFrame(self.rows())
+
+    def write(self, folder: Path) -> None:
+        """Write the three files. Raises InputError where the folder cannot be written."""
+        out = io.StringIO()
+        columns: list[str] = []
+        for rows in self.curves.values():
+            columns += [name for name in rows[0] if name not in columns]
+        writer = csv.DictWriter(out, ["run", *columns], lineterminator="\n")
+        writer.writeheader()
+        for name, rows in self.curves.items():
+            for row in rows:
+                writer.writerow({"run": name, **{key: format_number(value) for key, value in row.items()}})
+        write_whole(folder / "curves.csv.gz", gzip.compress(out.getvalue().encode(), 9, mtime=0))
+        write_whole(folder / "runs.json", json.dumps(self.runs, indent=1, sort_keys=True) + "\n")
+        write_whole(folder / "table.csv", self.csv())
+
+
+def collect(specs: list[RunSpec], runs: Path) -> Table:
+    """The table of finished runs. Raises RunError where one is not finished or its metrics were changed afterwards."""
+    records, curves = {}, {}
+    for spec in specs:
+        folder = RunFolder(spec.folder(runs))
+        if not folder.is_finished(spec.config):
+            raise RunError(f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it")
+        finished = folder.read_json("finished.json")
+        if sha256(folder.path / "metrics.csv") != finished["metrics_sha256"]:
+            raise RunError(f"{folder.path / 'metrics.csv'} was altered after the run; delete the folder to run again")
+        records[spec.name] = {
+            "cell": spec.cell,
+            "config": spec.config,
+            "environment": folder.read_json("environment.json"),
+            "data": folder.read_json("data.json"),
+            "finished": finished,
+        }
+        curves[spec.name] = folder.metrics()
+    return Table(specs[0].experiment, specs[0].tier, records, curves)
+
+
+def read(folder: Path, experiment: str, tier: str) -> Table:
+    """Read a table folder. Raises InputError naming the file that is missing or damaged."""
+    try:
+        runs = json.loads((folder / "runs.json").read_text())
+        text = gzip.decompress((folder / "curves.csv.gz").read_bytes()).decode()
+        curves: dict[str, list[Row]] = {name: [] for name in runs}
+        for row in csv.DictReader(io.StringIO(text)):
+            curves[row["run"]].append({key: float(value) for key, value in row.items() if key != "run" and value != ""})
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: the table's evidence cannot be read ({type(error).__name__}: {error})") from error
+    return Table(experiment, tier, runs, curves)
+
+
+def golden_tables() -> list[Table]:
+    """Every golden table under results/, by experiment and tier."""
+    return [read(path.parent, path.parent.parent.name, path.parent.name) for path in sorted(RESULTS.glob("*/*/runs.json"))]
+
+
+def golden_by_tier(experiment: str) -> dict[str, Table]:
+    """The golden tables of one experiment, by tier."""
+    return {path.parent.name: read(path.parent, experiment, path.parent.name) for path in sorted((RESULTS / experiment).glob("*/runs.json"))}
+
+
+def published(name: str) -> pd.DataFrame:
+    """A table of the paper's numbers, results/published/NAME.csv."""
+    return pd.read_csv(RESULTS / "published" / f"{name}.csv", comment="#")

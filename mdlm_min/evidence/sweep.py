@@ -1,0 +1,69 @@
+"""Many runs on a few processes. Finished runs are skipped, interrupted ones go on, a failed one does not stop the rest."""
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from mdlm_min.errors import InputError, RunError
+from mdlm_min.evidence.experiment import Experiment, RunSpec
+from mdlm_min.evidence.run_folder import RunFolder, open_run
+
+
+def execute(spec: RunSpec, runs: Path) -> None:
+    """One run to its end, in this process. Raises InputError or RunError, both with the run's name in front."""
+    try:
+        with open_run(spec.folder(runs), spec.config, wait_seconds=2.0) as folder:
+            if not folder.is_finished(spec.config):
+                settings = {name: value for name, value in spec.config.items() if name not in ("arm", "seed")}
+                Experiment(spec.experiment).runner()(settings, spec.seed, folder, lambda line: print(f"{spec.name}: {line}", flush=True))
+    except (InputError, RunError) as error:
+        raise type(error)(f"{spec.name}: {error}") from error
+
+
+def _prepare_worker(parent: int) -> None:
+    """One thread a process, and no life after the parent: a killed sweep must not leave runs that hold their folders."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
+    """Execute all runs, `jobs` at a time. Raises InputError at once for bad input, RunError at the end for failed runs."""
+    if jobs < 1:
+        raise InputError(f"jobs: {jobs} is not allowed; at least 1")
+    waiting = [spec for spec in specs if not RunFolder(spec.folder(runs)).is_finished(spec.config)]
+    if len(waiting) < len(specs):
+        print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already and are kept")
+    failed: list[str] = []
+    started = time.monotonic()
+    # Large freed blocks go back to the allocator, not to the kernel: up to a third faster for full-batch steps.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, max(1, len(waiting))), context, _prepare_worker, (os.getpid(),)) as pool:
+        futures = {pool.submit(execute, spec, runs): spec for spec in waiting}
+        for done, future in enumerate(as_completed(futures), start=1):
+            try:
+                future.result()
+            except RunError as error:
+                failed.append(str(error))
+                print(f"FAILED {error}", flush=True)
+            except InputError:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            else:
+                elapsed = time.monotonic() - started
+                left = elapsed / done * (len(waiting) - done) / 60
+                print(f"[{done}/{len(waiting)}] {futures[future].name} finished; {elapsed / 60:.1f} min so far, about {left:.1f} min left", flush=True)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(waiting)} runs failed; first: {failed[0]}")

@@ -1,0 +1,148 @@
+"""Recompute every verdict from the golden tables and say what has moved."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.errors import InputError
+from mdlm_min.evidence import golden
+from mdlm_min.evidence.claim import Claim, Verdict
+from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.files import sha256, write_whole
+
+Judged = list[tuple[Claim, Verdict]]
+
+
+def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "") -> Judged:
+    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given."""
+    judged = []
+    for claim in experiment.module("claims").CLAIMS:
+        if only and claim.tier != only:
+            continue
+        if claim.tier in tables:
+            judged.append((claim, claim.judge(tables[claim.tier])))
+        else:
+            judged.append((claim, Verdict("not run", f"tier {claim.tier}: {claim.cost}")))
+    return judged
+
+
+def judge_all() -> Judged:
+    """Every claim of every experiment on the golden tables."""
+    return [pair for folder in experiment_folders() for pair in judge(Experiment(folder.name), golden.golden_by_tier(folder.name))]
+
+
+def number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.5g}"
+
+
+def interval(verdict: Verdict) -> str:
+    return "" if math.isnan(verdict.low) else f" [{number(verdict.low)}, {number(verdict.high)}]"
+
+
+def print_verdicts(judged: Judged) -> None:
+    """One line a claim."""
+    for claim, verdict in judged:
+        print(
+            f"{claim.id:8} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)}"
+            f" ({claim.quantity}); tolerance: {claim.tolerance}. {verdict.note}"
+        )
+
+
+def as_json(judged: Judged) -> str:
+    """The verdicts as they stand in results/verdicts.json; numbers that are not finite become null."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    records = [
+        {
+            "id": claim.id, "statement": claim.statement, "kind": claim.kind, "quantity": claim.quantity,
+            "published": claim.published, "tolerance": claim.tolerance, "tier": claim.tier, "verdict": verdict.verdict,
+            "ours": finite(verdict.ours), "low": finite(verdict.low), "high": finite(verdict.high), "note": verdict.note,
+        }
+        for claim, verdict in judged
+    ]  # fmt: skip
+    return json.dumps(records, indent=1) + "\n"
+
+
+def _hashes() -> dict[str, str]:
+    """Every table under results/ and its hash, the published ones included."""
+    paths = [path for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz") for path in golden.RESULTS.glob(pattern)]
+    return {path.relative_to(golden.RESULTS).as_posix(): sha256(path) for path in sorted(paths)}
+
+
+def _moved_verdicts(judged: Judged) -> list[str]:
+    path = golden.RESULTS / "verdicts.json"
+    accepted: dict[str, dict[str, Any]] = {record["id"]: record for record in json.loads(path.read_text())} if path.exists() else {}
+    present = {record["id"]: record for record in json.loads(as_json(judged))}
+    moved = []
+    for name in sorted(accepted.keys() | present.keys()):
+        old, new = accepted.get(name), present.get(name)
+        if old is None or new is None:
+            moved.append(f"{name}: {'not among the accepted verdicts' if old is None else 'accepted, but no longer a claim'}")
+        elif changed := [key for key in new if not _same(old.get(key), new[key])]:
+            moved.append(f"{name}: " + ", ".join(f"{key} was {old.get(key)!r}, is {new[key]!r}" for key in changed))
+    return moved
+
+
+def _same(old: Any, new: Any) -> bool:
+    # The last digits of a float differ between processors and library versions; nothing that a table shows does.
+    if isinstance(old, float | int) and isinstance(new, float | int):
+        return math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(old == new)
+
+
+def _moved_tables() -> list[str]:
+    path = golden.RESULTS / "hashes.json"
+    accepted: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    present = _hashes()
+    moved = [f"{name}: altered, missing or new" for name in sorted(accepted.keys() | present.keys()) if accepted.get(name) != present.get(name)]
+    for table in golden.golden_tables():
+        folder = golden.RESULTS / table.experiment / table.tier
+        if table.csv() != (folder / "table.csv").read_text():
+            moved.append(f"{table.experiment}/{table.tier}/table.csv: not what its curves and runs give")
+    return moved
+
+
+def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
+    """Compare fresh tables below `runs` with the golden ones: the experiment's [tolerance] on each arm's mean over the
+    seeds that both have. Returns how many tables were compared, and what is out of tolerance."""
+    compared, moved = 0, []
+    for path in sorted(runs.glob("*/*/runs.json")):
+        name, tier = path.parent.parent.name, path.parent.name
+        if not (golden.RESULTS / name / tier / "runs.json").exists():
+            continue
+        compared += 1
+        tolerance: dict[str, float] = Experiment(name).plan["tolerance"]
+        fresh, accepted = (golden.read(folder / name / tier, name, tier).frame() for folder in (runs, golden.RESULTS))
+        keys = [key for key in ("cell", "arm", "seed", "quantity") if key in accepted]
+        both = fresh.merge(accepted, on=[*keys, "config_sha256"], suffixes=("_fresh", "_golden"))
+        groups = [key for key in keys if key != "seed"]
+        for group, rows in both.groupby(groups):
+            for column, allowed in tolerance.items():
+                difference = abs(rows[f"{column}_fresh"].mean() - rows[f"{column}_golden"].mean())
+                if not difference <= allowed and not math.isnan(difference):
+                    where = "/".join(str(part) for part in group if part)
+                    moved.append(f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, tolerance {allowed:g}")
+    return compared, moved
+
+
+def verify(runs: Path, accept: bool) -> int:
+    """Print one line a claim and what has moved; returns 1 where anything has moved.
+
+    The accepted verdicts, results/verdicts.json, are written with `accept` only: a moved verdict stays moved until
+    somebody accepts it."""
+    judged = judge_all()
+    print_verdicts(judged)
+    if accept:
+        write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
+        write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
+    if not (golden.RESULTS / "verdicts.json").exists():
+        raise InputError(f"{golden.RESULTS / 'verdicts.json'} is missing; `mdlm verify --accept` writes it")
+    compared, fresh = _fresh_differences(runs)
+    moved = _moved_tables() + _moved_verdicts(judged) + fresh
+    for line in moved:
+        print(f"MOVED {line}")
+    print(f"{len(judged)} claims; {compared} fresh tables compared with golden ones; {len(moved)} differences")
+    return 1 if moved else 0
