@@ -47,22 +47,26 @@ def signal_probability_nonempty(low: float, high: float, n: int, k: int) -> floa
 
 
 def sample_bound(low: float, high: float, n: int, k: int, delta: float) -> float:
-    """Theorem 4.2: N = 4 ln(4n/delta) / (E[t] E[(1-t)^k]^2) samples identify S with probability 1 - delta."""
-    return 4 * math.log(4 * n / delta) / (mean_rate(low, high) * mean_visible(low, high, k) ** 2)
+    """Theorem 4.2: N = 4 ln(4n/delta) / (E[t] E[(1-t)^k]^2) samples identify S with probability 1 - delta; infinite for
+    the fixed rates 0 and 1."""
+    gain = mean_rate(low, high) * mean_visible(low, high, k) ** 2
+    return 4 * math.log(4 * n / delta) / gain if gain else math.inf
 
 
 def mean_visible_when_masked(low: float, high: float, k: int) -> float:
-    """E[t (1-t)^k] / E[t]: the probability that a secret token's k partners are visible, given that it is masked.
+    """E[t (1-t)^k] / E[t]: the probability that a secret token's k partners are visible, given that it is masked; 1 for
+    the fixed rate 0.
 
     The proof of Theorem 4.2 uses `mean_visible` in its place. That is right for a fixed rate only: among the masks that
     hide a token, large rates are over-represented.
     """
-    return mean_one_masked(low, high, k) / mean_rate(low, high)
+    return mean_one_masked(low, high, k) / mean_rate(low, high) if high else 1.0
 
 
 def corrected_sample_bound(low: float, high: float, n: int, k: int, delta: float) -> float:
     """Theorem 4.2 with `mean_visible_when_masked` for rho_k (ours): what its proof shows for rates that vary."""
-    return 4 * math.log(4 * n / delta) / (mean_rate(low, high) * mean_visible_when_masked(low, high, k) ** 2)
+    gain = mean_rate(low, high) * mean_visible_when_masked(low, high, k) ** 2
+    return 4 * math.log(4 * n / delta) / gain if gain else math.inf
 
 
 def sample_optimal_high(k: int) -> float:
@@ -72,6 +76,14 @@ def sample_optimal_high(k: int) -> float:
     # y = 1 is a root too; the one below it lies left of the polynomial's minimum at y = 2k/(2k+1).
     root = optimize.brentq(lambda y: (2 * k + 1) * y ** (k + 1) - (2 * k + 2) * y**k + 1, 0.0, 2 * k / (2 * k + 1), xtol=1e-15)
     return 1 - float(root)
+
+
+def corrected_sample_optimal_rate(k: int) -> float:
+    """What Corollary 4.7 becomes under the corrected bound (ours): the fixed rate t = 1/(2k+1), for every k.
+
+    By Cauchy-Schwarz E[t (1-t)^k]^2 / E[t] <= E[t (1-t)^(2k)], with equality where t does not vary.
+    """
+    return 1 / (2 * k + 1)
 
 
 def signal_optimal_rate(k: int) -> float:

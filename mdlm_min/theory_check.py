@@ -283,6 +283,9 @@ def check_t6(trials: int, random: np.random.Generator) -> list[Quantity]:
         low, high = _best_window(lambda low, high, k=k: theory.mean_rate(low, high) * theory.mean_visible(low, high, k) ** 2)  # type: ignore[misc]
         found.append(Quantity(f"t1 of Cor 4.7 k={k}", theory.sample_optimal_high(k), high))
         found.append(Quantity(f"t0 of Cor 4.7 k={k}", 0.0, low))
+        low, high = _best_window(lambda low, high, k=k: 1 / theory.corrected_sample_bound(low, high, 20, k, 0.05))  # type: ignore[misc]
+        found.append(Quantity(f"corrected optimum; t0 k={k}", theory.corrected_sample_optimal_rate(k), low))
+        found.append(Quantity(f"corrected optimum; t1 k={k}", theory.corrected_sample_optimal_rate(k), high))
     best = max(theory.sample_bound(low, 2 / 3 - low, 20, 1, 0.05) for low in (0.0, 0.1, 0.2, 0.33))
     least = min(theory.sample_bound(low, 2 / 3 - low, 20, 1, 0.05) for low in (0.0, 0.1, 0.2, 0.33))
     found.append(Quantity("N of Thm 4.2 k=1 over windows of mean 1/3: largest and smallest", best, least))

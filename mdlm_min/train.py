@@ -1,6 +1,7 @@
 """The training loop. What is trained, on what and how it is judged is a Task; where it is recorded is a run folder."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,12 +66,14 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, checkpoint_seconds: float = 20.0) -> None:
+def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, checkpoint_seconds: float | None = None) -> None:
     """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
 
-    Checkpoints are taken at evaluations, at most one in `checkpoint_seconds`. Raises RunError for a loss that is not
-    finite; the checkpoint before it is kept.
+    Checkpoints are taken at evaluations, at most one in `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20).
+    Raises RunError for a loss that is not finite; the checkpoint before it is kept.
     """
+    if checkpoint_seconds is None:
+        checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", "20"))
     optimizer = make_optimizer(task.model, config)
     first, seconds = 0, 0.0
     if saved := checkpoints(folder.checkpoints):

@@ -1,0 +1,57 @@
+# Every target brings a fresh machine from nothing to done: .venv is made on first use.
+# TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all
+
+PYTHON ?= python3
+TIER ?= cpu
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+SEEDS ?= 0
+ARMS ?=
+RUN = .venv/bin/mdlm run
+OPTIONS = --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention verify report gpu-queue test bench lint
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+	@echo "  TIER=smoke|cpu|gpu|paper (default cpu), JOBS=, SEEDS= and ARMS= (names, or all) apply to every exp-*"
+
+# torch comes first and pinned: without it the other packages would pull the newest build, several GB of CUDA included.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"PYTHON: {sys.version.split()[0]} is too old; 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt torch
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: .venv/installed ## make .venv with the pinned packages
+
+exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
+	$(RUN) theory $(OPTIONS)
+
+exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (20 min on two cores)
+	$(RUN) parity $(OPTIONS)
+
+exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (2 h)
+	$(RUN) parity_map $(OPTIONS)
+
+exp-uniform-attention: .venv/installed ## P5: parity without attention (1 h)
+	$(RUN) uniform_attention $(OPTIONS)
+
+verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
+	.venv/bin/mdlm verify
+
+report: .venv/installed ## results/report.md and report.html: all figures, tables and verdicts
+	.venv/bin/mdlm report
+
+gpu-queue: .venv/installed ## what has not been run, with its cost, most wanted first
+	.venv/bin/mdlm gpu-queue
+
+test: .venv/installed ## the tests, fast ones first (15 min on two cores)
+	.venv/bin/python -m pytest
+
+bench: .venv/installed ## speed, as ratios within one run
+	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds
+
+lint: .venv/installed ## ruff and mypy
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

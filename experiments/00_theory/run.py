@@ -1,0 +1,46 @@
+"""One arm a claim: its checks, and one table row for every quantity found in two ways."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mdlm_min.config import build
+from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.theory_check import CHECKS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How often a check that draws random networks or samples repeats itself."""
+
+    trials: int = 400
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
+    """Run the checks of the arm that the folder is for; a metrics column a value."""
+    trials = build(Settings, settings).trials
+    started = time.monotonic()
+    folder.keep_metrics_until(-1)  # a check is short: an interrupted one starts again
+    row: Row = {"step": 0.0}
+    for quantity in CHECKS[folder.read_json("config.json")["arm"]](trials, np.random.default_rng(seed)):
+        row[f"{quantity.name}|formula"] = quantity.formula
+        row[f"{quantity.name}|check"] = quantity.check
+    folder.append_metrics(row)
+    folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})
+    folder.log(f"{len(row) // 2} quantities")
+    progress(f"{len(row) // 2} quantities")
+    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+
+
+def summarise(rows: list[Row]) -> list[dict[str, Any]]:
+    """One table row a quantity: the paper's formula, the independent value, their difference."""
+    values = rows[0]
+    names = [name.removesuffix("|formula") for name in values if name.endswith("|formula")]
+    return [
+        {"quantity": name, "formula": values[f"{name}|formula"], "check": values[f"{name}|check"],
+         "difference": values[f"{name}|check"] - values[f"{name}|formula"]}
+        for name in names
+    ]  # fmt: skip

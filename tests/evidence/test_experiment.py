@@ -1,0 +1,60 @@
+import pytest
+
+from mdlm_min.config import build
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.experiment import TIERS, Experiment, cells, experiment_folders
+from mdlm_min.parity import ParityRunConfig
+
+ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in experiment_folders()])
+def test_every_experiment_is_complete_and_its_runs_are_distinct(name):
+    experiment = Experiment(name)
+    assert (experiment.folder / "README.md").read_text().startswith("# ")
+    assert {"smoke", "cpu"} <= set(experiment.plan["tiers"]) <= set(TIERS)
+    for tier in experiment.plan["tiers"]:
+        specs = experiment.runs(tier, arms="all")
+        assert len({spec.name for spec in specs}) == len(specs) > 0
+        assert len({str(sorted(spec.config.items())) for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize("name", ON_PARITY)
+def test_every_configuration_on_parity_is_valid(name):
+    for tier in Experiment(name).plan["tiers"]:
+        for spec in Experiment(name).runs(tier, arms="all", seeds=1):
+            build(ParityRunConfig, {key: value for key, value in spec.config.items() if key not in ("arm", "seed")})
+
+
+def test_names_may_be_short():
+    assert Experiment("parity").name == Experiment("01_parity").name == "01_parity"
+
+
+def test_arms_and_seeds_can_be_chosen():
+    experiment = Experiment("parity")
+    assert [spec.name for spec in experiment.runs("smoke", "secret,output", 1)] == ["secret/seed0", "output/seed0"]
+    assert {spec.arm for spec in experiment.runs("cpu", "all")} == set(experiment.plan["arms"])
+    assert {spec.seed for spec in experiment.runs("cpu", seeds=4)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Experiment("poker"), "experiment: 'poker' is unknown; allowed: 00_theory"),
+        (lambda: Experiment("parity").runs("huge"), "tier: 'huge' is unknown in 01_parity; allowed: smoke"),
+        (lambda: Experiment("parity").runs("cpu", "md_0.7"), "arms: 'md_0.7' is unknown in 01_parity; allowed: all, output"),
+        (lambda: Experiment("parity").runs("cpu", seeds=-1), "seeds: -1 is not allowed"),
+    ],
+)
+def test_unknown_names_are_refused_with_what_is_allowed(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_grid_blocks_multiply_and_join():
+    found = cells([{"data.n": [1, 2], "width": [3]}, {"arms": ["masked"], "mask_rate": ["U[0,1]"]}])
+    assert [cell.name for cell in found] == ["n=1_width=3", "n=2_width=3", "mask_rate=U[0,1]"]
+    assert found[1].settings == {"data": {"n": 2}, "width": 3}
+    assert found[0].arms == ()
+    assert found[2].arms == ("masked",)
+    assert [cell.name for cell in cells([])] == [""]

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_min.errors import InputError
+from mdlm_min.model import ModelConfig, Transformer
+
+SHAPES = [
+    {"layers": 1}, {"layers": 2}, {"layers": 3, "causal": True}, {"layers": 1, "causal": True},
+    {"layers": 1, "attention": "uniform"}, {"layers": 2, "attention": "uniform"}, {"layers": 2, "tied": True, "outputs": 3},
+]  # fmt: skip
+
+
+def make(batch, length=9, vocab_size=3, **options):
+    options = {"outputs": 2, "heads": 2, "width": 8, "init": "width", **options}
+    model = Transformer(ModelConfig(vocab_size, length, **options), torch.Generator().manual_seed(0)).double()
+    tokens = torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+    return model, tokens
+
+
+def output_and_gradients(model, scores, weights):
+    model.zero_grad()
+    (scores * weights).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+@pytest.mark.parametrize("batch", [2, 40], ids=["plain", "distinct inputs"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_asked_positions_equal_the_full_computation(options, batch, share):
+    model, tokens = make(batch, **options)
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(2)) < share
+    full, asked = model(tokens)[positions], model(tokens, positions)
+    assert asked.shape == (int(positions.sum()), model.config.outputs)
+    torch.testing.assert_close(asked, full, rtol=0, atol=1e-12)
+    if share:
+        weights = torch.randn(full.shape, generator=torch.Generator().manual_seed(3), dtype=full.dtype)
+        expected = output_and_gradients(model, full, weights)
+        found = output_and_gradients(model, asked, weights)
+        assert expected.keys() == found.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11, msg=name)
+
+
+def test_in_float32_to_rounding():
+    model, tokens = make(64)
+    model.float()
+    positions = torch.rand(tokens.shape) < 0.4
+    torch.testing.assert_close(model(tokens, positions), model(tokens)[positions], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_distinct_inputs_change_nothing(options):
+    model, tokens = make(40, **options)  # 40 sequences of 9: more than 4 x 27 distinct inputs
+    alone = torch.cat([model(tokens[i : i + 2]) for i in range(0, 40, 2)])  # 18 tokens at a time: fewer
+    torch.testing.assert_close(model(tokens), alone, rtol=0, atol=1e-12)
+
+
+def test_causal_output_does_not_see_the_future():
+    model, tokens = make(2, layers=2, causal=True)
+    changed = tokens.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 3
+    torch.testing.assert_close(model(changed)[:, :5], model(tokens)[:, :5], rtol=0, atol=1e-12)
+    assert not torch.allclose(model(changed)[:, 5:], model(tokens)[:, 5:])
+
+
+def test_bidirectional_output_sees_everything():
+    model, tokens = make(2, layers=1)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 3
+    assert not torch.allclose(model(changed)[:, 0], model(tokens)[:, 0])
+
+
+def test_uniform_attention_ignores_queries_and_keys():
+    model, tokens = make(3, layers=1, attention="uniform")
+    before = model(tokens)
+    with torch.no_grad():
+        model.blocks[0].qkv.weight[: 2 * model.config.width].normal_()
+    torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(2, 6), st.integers(0, 10**6))
+def test_any_shape(batch, length, vocab_size, seed):
+    model, tokens = make(batch, length=length, vocab_size=vocab_size)
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    torch.testing.assert_close(model(tokens, positions), model(tokens)[positions], rtol=0, atol=1e-12)
+
+
+def test_initial_weights_are_a_function_of_the_generator():
+    one, two = make(1)[0], make(1)[0]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"width": 9}, "model.width"), ({"layers": 0}, "model.layers"), ({"attention": "linear"}, "model.attention"), ({"init": "big"}, "model.init"),
+     ({"tied": True, "outputs": 2}, "model.tied"), ({"causal": True, "attention": "uniform"}, "model.attention")],
+)  # fmt: skip
+def test_bad_configuration_names_the_field(options, field):
+    with pytest.raises(InputError, match=field):
+        ModelConfig(**{"vocab_size": 3, "length": 4, "outputs": 3, "heads": 2, "width": 8, **options})
+
+
+def test_wrong_length_is_refused():
+    model, tokens = make(2)
+    with pytest.raises(ValueError, match="length 8"):
+        model(tokens[:, :8])
