@@ -51,7 +51,7 @@ test: .venv/installed ## the tests, fast ones first (15 min on two cores)
 	.venv/bin/python -m pytest
 
 bench: .venv/installed ## speed, as ratios within one run
-	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds
+	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds -s
 
 lint: .venv/installed ## ruff and mypy
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -25,7 +25,7 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
 
     Raises InputError where the disk refuses; the checkpoints already there are then untouched.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
@@ -72,7 +72,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     except (OSError, ValueError) as error:
         raise InputError(f"checkpoint {path} cannot be read ({error}); {advice}") from error
     if not isinstance(record, dict) or hashlib.sha256(data).hexdigest() != record.get("sha256"):
-        raise InputError(f"checkpoint {path / 'state.safetensors'} is truncated or altered: its hash is not the recorded one; {advice}")
+        raise InputError(
+            f"checkpoint {path / 'state.safetensors'} is truncated or altered: its hash is not the recorded one; {advice}"
+        )
     tensors = load(data)
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
     for name, parameter in model.named_parameters():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence import golden, report, verify
+from mdlm_min.evidence.environment import ROOT
 from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
 from mdlm_min.evidence.sweep import sweep
 
@@ -37,13 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", type=int, default=0, help="number of seeds (default: the tier's own)")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each (default: all cores)")
     run.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
-    publish = command("publish", "Make the finished runs of a tier its golden ones in results/, with their curves and provenance.")
+    publish = command(
+        "publish", "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
+    )
     publish.add_argument("experiment")
     publish.add_argument("--tier", default="cpu")
     publish.add_argument("--arms", default="")
     publish.add_argument("--seeds", type=int, default=0)
     publish.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
-    check = command("verify", "Recompute every verdict from the golden tables, compare fresh runs with them; exit 1 if anything has moved.")
+    check = command(
+        "verify", "Recompute every verdict from the golden tables, compare fresh runs with them; exit 1 if anything has moved."
+    )
     check.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
     check.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
     page = command("report", "Write the page with every figure, table and verdict: report.md and report.html.")
@@ -56,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
-    print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}")
+    print(
+        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
+    )
     sweep(specs, arguments.runs, arguments.jobs)
     folder = arguments.runs / experiment.name / arguments.tier
     table = golden.collect(specs, arguments.runs)
@@ -100,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "report":
             for path in report.write(arguments.output):
                 print(path)
+            if arguments.output == golden.RESULTS:
+                report.write_readme(ROOT / "README.md")
             return 0
         return _list() if arguments.command == "list" else report.print_gpu_queue()
     except InputError as error:

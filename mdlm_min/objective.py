@@ -52,4 +52,6 @@ def check_weight(weight: str, rate: MaskRate) -> None:
     if weight not in WEIGHTS:
         raise InputError(f"weight: {weight!r} is unknown; allowed: {', '.join(WEIGHTS)}")
     if rate.can_be_zero and weight == "1/t":
-        raise InputError(f"mask_rate: {rate.text!r} can be t = 0, where weight 1/t is infinite; allowed: t > 0, or weight none, mean")
+        raise InputError(
+            f"mask_rate: {rate.text!r} can be t = 0, where weight 1/t is infinite; allowed: t > 0, or weight none, mean"
+        )

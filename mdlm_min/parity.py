@@ -64,7 +64,9 @@ class ParityRunConfig:
         if self.supervision == "masked":
             check_weight(self.weight, MaskRate.parse(self.mask_rate))
         elif self.mask_rate or self.weight != "mean":
-            raise InputError(f"mask_rate, weight: supervision {self.supervision!r} masks one token; allowed: no mask_rate, weight = mean")
+            raise InputError(
+                f"mask_rate, weight: supervision {self.supervision!r} masks one token; allowed: no mask_rate, weight = mean"
+            )
         if not 0 <= self.batch <= self.data.train_samples:
             raise InputError(f"batch: {self.batch} is not allowed; 0 (all) to data.train_samples = {self.data.train_samples}")
         self.make_network(seed=0, meta=True)

@@ -220,7 +220,11 @@ def _memorisable(n: int = 8, k: int = 3) -> list[Quantity]:
         best = np.bincount(group, weight * total) / np.bincount(group, weight * size)  # the minimiser, per distinct z
         removed = (weight * (2 * best[group] * total - size * best[group] ** 2)).sum()
         total_loss = (weight * total**2 / size).sum()  # beyond the part of the loss that no shared output can remove
-        found.append(Quantity(f"share of noise loss that N={samples} of (8;3) lets a table memorise U[0;0.4]", 0.0, float(removed / total_loss)))
+        found.append(
+            Quantity(
+                f"share of noise loss that N={samples} of (8;3) lets a table memorise U[0;0.4]", 0.0, float(removed / total_loss)
+            )
+        )
     return found
 
 
@@ -251,7 +255,10 @@ def _proportionality(random: np.random.Generator, n: int = 6, k: int = 3) -> lis
         pairs = Enumeration(n, k, low, high)
         h = np.maximum(pairs.z @ random.normal(size=(pairs.z.shape[1], 24)), 0) if h is None else h
         values.append((low, high, pairs.energy(h) / theory.signal_probability(low, high, k) ** 2))
-    return [Quantity(f"E(W)/P_S^2 relative to U[0;0.1] (6;3) {_window(low, high)}", 1.0, value / values[0][2]) for low, high, value in values]
+    return [
+        Quantity(f"E(W)/P_S^2 relative to U[0;0.1] (6;3) {_window(low, high)}", 1.0, value / values[0][2])
+        for low, high, value in values
+    ]
 
 
 def check_t5(trials: int, random: np.random.Generator) -> list[Quantity]:
@@ -269,7 +276,9 @@ def check_t5(trials: int, random: np.random.Generator) -> list[Quantity]:
                 h[~chosen] = 0
                 energies.append(pairs.energy(h))
             regime = "P_N = 0" if pure else f"P_N = {1 - theory.signal_probability(0, 0.4, 2):.3f}"
-            found.append(Quantity(f"relative spread of E(W) {regime}; {label}", 0.0, _spread(energies) / float(np.mean(energies))))
+            found.append(
+                Quantity(f"relative spread of E(W) {regime}; {label}", 0.0, _spread(energies) / float(np.mean(energies)))
+            )
             if hidden > distinct:
                 const = float((pairs.weight * pairs.size * (pairs.target / np.maximum(pairs.size, 1)) ** 2)[chosen].sum())
                 found.append(Quantity(f"E(W) {regime}; {label}", const, float(np.mean(energies))))
@@ -289,7 +298,9 @@ def check_t6(trials: int, random: np.random.Generator) -> list[Quantity]:
     best = max(theory.sample_bound(low, 2 / 3 - low, 20, 1, 0.05) for low in (0.0, 0.1, 0.2, 0.33))
     least = min(theory.sample_bound(low, 2 / 3 - low, 20, 1, 0.05) for low in (0.0, 0.1, 0.2, 0.33))
     found.append(Quantity("N of Thm 4.2 k=1 over windows of mean 1/3: largest and smallest", best, least))
-    mean = optimize.minimize_scalar(lambda t: theory.sample_bound(t, t, 20, 1, 0.05), bounds=(0.01, 0.99), method="bounded", options={"xatol": 1e-12})
+    mean = optimize.minimize_scalar(
+        lambda t: theory.sample_bound(t, t, 20, 1, 0.05), bounds=(0.01, 0.99), method="bounded", options={"xatol": 1e-12}
+    )
     found.append(Quantity("E[t] of Cor 4.7 k=1", 1 / 3, float(mean.x)))
     return found
 
@@ -325,18 +336,37 @@ def check_t8(trials: int, random: np.random.Generator) -> list[Quantity]:
     found = []
     for k in (2, 4, 5, 6, 8):
         result = optimize.minimize_scalar(
-            lambda t, k=k: -(k + 1) * _mean_over_window(lambda s: s * (1 - s) ** k, 0.0, t), bounds=(1e-3, 1), method="bounded", options={"xatol": 1e-12}
+            lambda t, k=k: -(k + 1) * _mean_over_window(lambda s: s * (1 - s) ** k, 0.0, t),
+            bounds=(1e-3, 1),
+            method="bounded",
+            options={"xatol": 1e-12},
         )
         found.append(Quantity(f"best t1 at t0=0 k={k}", theory.signal_optimal_high(k), float(result.x)))
-        found.append(Quantity(f"P_S there k={k}", theory.signal_probability(0, theory.signal_optimal_high(k), k), -float(result.fun)))
+        found.append(
+            Quantity(f"P_S there k={k}", theory.signal_probability(0, theory.signal_optimal_high(k), k), -float(result.fun))
+        )
     for low, high in WINDOWS:
         mask = _masks(1_000_000, 21, low, high, random)
         signal, some = mask[:, :7].sum(axis=1) == 1, mask.any(axis=1)
-        found.append(Quantity(f"share of empty masks (20;6) {_window(low, high)} simulated", theory.empty_probability(low, high, 21), float(1 - some.mean())))
+        found.append(
+            Quantity(
+                f"share of empty masks (20;6) {_window(low, high)} simulated",
+                theory.empty_probability(low, high, 21),
+                float(1 - some.mean()),
+            )
+        )
         formula = 1 - theory.signal_probability_nonempty(low, high, 20, 6)
-        found.append(Quantity(f"noise among the non-empty masks (20;6) {_window(low, high)} simulated", formula, float(1 - signal[some].mean())))
+        found.append(
+            Quantity(
+                f"noise among the non-empty masks (20;6) {_window(low, high)} simulated", formula, float(1 - signal[some].mean())
+            )
+        )
         formula = 1 - theory.signal_probability(low, high, 6) - theory.empty_probability(low, high, 21)
-        found.append(Quantity(f"non-empty noise among all masks (20;6) {_window(low, high)} simulated", formula, float((some & ~signal).mean())))
+        found.append(
+            Quantity(
+                f"non-empty noise among all masks (20;6) {_window(low, high)} simulated", formula, float((some & ~signal).mean())
+            )
+        )
     return found
 
 

@@ -66,7 +66,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, checkpoint_seconds: float | None = None) -> None:
+def train(
+    task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, checkpoint_seconds: float | None = None
+) -> None:
     """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
 
     Checkpoints are taken at evaluations, at most one in `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20).
@@ -87,10 +89,12 @@ def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress
     started = last_saved = last_said = time.monotonic()
     step = first
     while not done:
-        if step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step) or step == config.steps:
+        if (step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step)) or step == config.steps:
             loss = float(total) / count if count else math.nan
             if count and not math.isfinite(loss):
-                raise RunError(f"loss is {loss} between steps {step - count} and {step}; lower train.learning_rate. The last good checkpoint is kept")
+                raise RunError(
+                    f"loss is {loss} between steps {step - count} and {step}; lower train.learning_rate. The last good checkpoint is kept"
+                )
             total.zero_()
             count = 0
             row: Row = {"step": float(step), "loss": loss, **task.evaluate()}
@@ -116,7 +120,7 @@ def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / (config.warmup + 1))
         loss_now = task.loss(step)
         optimizer.zero_grad(set_to_none=True)
-        loss_now.backward()  # type: ignore[no-untyped-call]
+        loss_now.backward()
         optimizer.step()
         total += loss_now.detach()
         count += 1
@@ -127,7 +131,7 @@ def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress
 
 
 def format_seconds(seconds: float) -> str:
-    """"1:02:03", or "?" where it is not known."""
+    """Such as 1:02:03, or ? where it is not known."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(round(seconds), 60)

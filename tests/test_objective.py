@@ -29,7 +29,9 @@ def test_token_losses(output, target):
     one = torch.tensor([output], dtype=torch.float64)
     wanted = torch.tensor([target], dtype=torch.float64)
     assert squared_error(one, wanted).item() == pytest.approx((output - target) ** 2 / 2)
-    assert sign_cross_entropy(one, wanted).item() == pytest.approx(math.log1p(math.exp(-target * output)), abs=1e-8)  # softplus is linear above 20
+    assert sign_cross_entropy(one, wanted).item() == pytest.approx(
+        math.log1p(math.exp(-target * output)), abs=1e-8
+    )  # softplus is linear above 20
 
 
 def test_inverse_rate_weight_is_unbiased_for_the_loss_per_token():

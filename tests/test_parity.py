@@ -23,7 +23,13 @@ ARMS = {
     "masked, mean": {"supervision": "masked", "mask_rate": "U[0,0.4]", "weight": "mean"},
     "masked, squared": {"supervision": "masked", "mask_rate": "0.3", "weight": "1/t", "token_loss": "squared_error"},
 }
-MLP = {"network": {"kind": "mlp", "width": 64}, "supervision": "masked", "mask_rate": "U[0,0.4]", "weight": "1/t", "token_loss": "squared_error"}
+MLP = {
+    "network": {"kind": "mlp", "width": 64},
+    "supervision": "masked",
+    "mask_rate": "U[0,0.4]",
+    "weight": "1/t",
+    "token_loss": "squared_error",
+}
 
 
 def rows(*accuracies, every=10, metric="validation_accuracy"):
@@ -90,7 +96,10 @@ def test_t_gen_needs_three_evaluations_in_a_row():
 
 
 def test_summary_of_a_run_that_memorises_and_never_generalises():
-    metrics = [{"step": 10.0 * i, "train_accuracy": float(i > 1), "validation_accuracy": 0.5 + i / 100, "signal_share": 1.0} for i in range(8)]
+    metrics = [
+        {"step": 10.0 * i, "train_accuracy": float(i > 1), "validation_accuracy": 0.5 + i / 100, "signal_share": 1.0}
+        for i in range(8)
+    ]
     [row] = summarise(metrics)
     assert row["t_mem"] == 20
     assert row["t_gen"] == row["delay"] == row["delay_ratio"] == math.inf

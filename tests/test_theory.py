@@ -45,13 +45,17 @@ def test_no_window_beats_the_signal_optimal_rate(k, window):
 
 @given(st.integers(2, 30), windows)
 def test_no_window_beats_the_sample_optimal_one(k, window):
-    assert theory.sample_bound(*window, 20, k, 0.05) >= theory.sample_bound(0, theory.sample_optimal_high(k), 20, k, 0.05) * (1 - 1e-9)
+    assert theory.sample_bound(*window, 20, k, 0.05) >= theory.sample_bound(0, theory.sample_optimal_high(k), 20, k, 0.05) * (
+        1 - 1e-9
+    )
 
 
 @given(orders, windows)
 def test_no_window_beats_the_corrected_optimal_rate(k, window):
     best = theory.corrected_sample_optimal_rate(k)
-    assert theory.corrected_sample_bound(*window, 40, k, 0.05) >= theory.corrected_sample_bound(best, best, 40, k, 0.05) * (1 - 1e-9)
+    assert theory.corrected_sample_bound(*window, 40, k, 0.05) >= theory.corrected_sample_bound(best, best, 40, k, 0.05) * (
+        1 - 1e-9
+    )
 
 
 @given(orders, windows)
@@ -96,7 +100,9 @@ def test_unknown_form_is_refused():
 def test_decompositions_hold_for_any_function_of_the_visible_tokens(seed, window, problem):
     pairs = Enumeration(*problem, *window)
     random = np.random.default_rng(seed)
-    functions = [pairs.z @ random.normal(size=pairs.z.shape[1]) + np.sin(pairs.z @ random.normal(size=pairs.z.shape[1])) for _ in range(3)]
+    functions = [
+        pairs.z @ random.normal(size=pairs.z.shape[1]) + np.sin(pairs.z @ random.normal(size=pairs.z.shape[1])) for _ in range(3)
+    ]
     for full, effective in (("loss", "effective_loss"), ("cross_entropy", "effective_cross_entropy")):
         differences = [getattr(pairs, full)(f) - getattr(pairs, effective)(f) for f in functions]
         assert np.ptp(differences) < 1e-10

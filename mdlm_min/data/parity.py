@@ -34,7 +34,9 @@ class ParityConfig:
                 raise InputError(f"data.{name}: {getattr(self, name)} is not allowed; at least 1")
         if self.train_samples + self.validation_samples > 2**self.n:
             total = self.train_samples + self.validation_samples
-            raise InputError(f"data.train_samples: {total} distinct inputs in all are asked for, but n = {self.n} has {2**self.n}")
+            raise InputError(
+                f"data.train_samples: {total} distinct inputs in all are asked for, but n = {self.n} has {2**self.n}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """An experiment folder read as a list of runs: experiment.toml -> arms x cells x seeds, each with its configuration.
 
-    [defaults]            settings of every run
-    [arms.NAME]           what makes this arm
-    [tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
-                          [tiers.TIER.arms_config.NAME] overrides one arm there
-    [[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
-                          those in the block's own `arms`); a cell's settings override an arm's
+[defaults]            settings of every run
+[arms.NAME]           what makes this arm
+[tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
+[tiers.TIER.arms_config.NAME] overrides one arm there
+[[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
+those in the block's own `arms`); a cell's settings override an arm's
 """
 
 import importlib.util
@@ -52,7 +52,9 @@ class Experiment:
     def __init__(self, name: str) -> None:
         found = [folder for folder in experiment_folders() if name in (folder.name, folder.name.partition("_")[2])]
         if not found:
-            raise InputError(f"experiment: {name!r} is unknown; allowed: {', '.join(folder.name for folder in experiment_folders())}")
+            raise InputError(
+                f"experiment: {name!r} is unknown; allowed: {', '.join(folder.name for folder in experiment_folders())}"
+            )
         self.folder = found[0]
         self.name = self.folder.name
         self.plan: dict[str, Any] = tomllib.loads((self.folder / "experiment.toml").read_text())

@@ -16,13 +16,27 @@ from matplotlib.figure import Figure
 
 from mdlm_min.evidence.files import write_whole
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#444444", "#B2DF8A", "#6A3D9A", "#F0E442")
+COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#8C6D31",
+    "#444444",
+    "#B2DF8A",
+    "#6A3D9A",
+    "#F0E442",
+)
 PUBLISHED = {"linestyle": "--", "linewidth": 1.0}
 
 
 def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **options: Any) -> tuple[Figure, np.ndarray]:
     """A figure and its axes [rows, columns]."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **options)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **options
+    )
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.5)

@@ -90,7 +90,9 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
     for spec in specs:
         folder = RunFolder(spec.folder(runs))
         if not folder.is_finished(spec.config):
-            raise RunError(f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it")
+            raise RunError(
+                f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it"
+            )
         finished = folder.read_json("finished.json")
         if sha256(folder.path / "metrics.csv") != finished["metrics_sha256"]:
             raise RunError(f"{folder.path / 'metrics.csv'} was altered after the run; delete the folder to run again")
@@ -125,7 +127,10 @@ def golden_tables() -> list[Table]:
 
 def golden_by_tier(experiment: str) -> dict[str, Table]:
     """The golden tables of one experiment, by tier."""
-    return {path.parent.name: read(path.parent, experiment, path.parent.name) for path in sorted((RESULTS / experiment).glob("*/runs.json"))}
+    return {
+        path.parent.name: read(path.parent, experiment, path.parent.name)
+        for path in sorted((RESULTS / experiment).glob("*/runs.json"))
+    }
 
 
 def published(name: str) -> pd.DataFrame:

@@ -37,16 +37,41 @@ def claims_table(judged: list[tuple[Claim, Verdict]]) -> list[list[str]]:
     """Header and one row a claim."""
     header = ["claim", "statement", "published", "ours [95% interval]", "quantity", "tolerance", "verdict", "note"]
     rows = [
-        [claim.id, claim.statement, claim.published, _ours(verdict), claim.quantity, claim.tolerance, verdict.verdict, verdict.note]
+        [
+            claim.id,
+            claim.statement,
+            claim.published,
+            _ours(verdict),
+            claim.quantity,
+            claim.tolerance,
+            verdict.verdict,
+            verdict.note,
+        ]
         for claim, verdict in judged
     ]
     return [header, *rows]
 
 
+def readme_table() -> str:
+    """The README's short table of claims: id, statement, published, ours, verdict."""
+    header = ["claim", "statement", "published", "ours [95% interval]", "verdict"]
+    rows = [[claim.id, claim.statement, claim.published, _ours(verdict), verdict.verdict] for claim, verdict in verify.judge_all()]
+    return _markdown_table([header, *rows])
+
+
+def write_readme(path: Path) -> None:
+    """Put `readme_table` between the two marks of the README."""
+    before, start, rest = path.read_text().partition("<!-- claims: written by `mdlm report` -->\n")
+    _, end, after = rest.partition("<!-- end of claims -->")
+    write_whole(path, f"{before}{start}{readme_table()}\n{end}{after}")
+
+
 def _frame_table(frame: pd.DataFrame) -> list[list[str]]:
     shown = frame.drop(columns=[name for name in _PROVENANCE if name in frame])
     shown = shown.loc[:, [name for name in shown if name != "cell" or (shown["cell"] != "").any()]]
-    cells = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in shown.itertuples(index=False)]
+    cells = [
+        [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in shown.itertuples(index=False)
+    ]
     return [[str(name) for name in shown.columns], *cells]
 
 
@@ -62,7 +87,9 @@ def _html_table(table: list[list[str]]) -> str:
         style = f' class="{text.replace(" ", "-")}"' if text in verdicts else ""
         return f"<{tag}{style}>{html.escape(text)}</{tag}>"
 
-    rows = ["<tr>" + "".join(cell(text, "th" if index == 0 else "td") for text in row) + "</tr>" for index, row in enumerate(table)]
+    rows = [
+        "<tr>" + "".join(cell(text, "th" if index == 0 else "td") for text in row) + "</tr>" for index, row in enumerate(table)
+    ]
     return "<table>" + "\n".join(rows) + "</table>"
 
 
@@ -81,7 +108,9 @@ def write(folder: Path) -> list[Path]:
             page.append(_html_table(judged))
         for figure in draw(experiment, tables, folder / "figures") if tables else []:
             markdown += [f"![{figure.stem}](figures/{figure.name})", ""]
-            page.append(f'<p><img alt="{figure.stem}" src="data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}"></p>')
+            page.append(
+                f'<p><img alt="{figure.stem}" src="data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}"></p>'
+            )
         for tier, table in tables.items():
             rows = _frame_table(table.frame())
             source = f"results/{experiment.name}/{tier}/table.csv"

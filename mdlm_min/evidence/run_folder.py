@@ -1,11 +1,11 @@
 """A run folder: everything that one run read and wrote.
 
-    config.json       what was asked for; its hash says whether a finished run may be skipped
-    environment.json  what it ran on
-    metrics.csv       one row an evaluation, the same bytes however often the run was interrupted
-    log.txt           progress with times, across all starts
-    checkpoints/      the newest two states
-    finished.json     written last: steps, seconds, hashes of metrics and log
+config.json       what was asked for; its hash says whether a finished run may be skipped
+environment.json  what it ran on
+metrics.csv       one row an evaluation, the same bytes however often the run was interrupted
+log.txt           progress with times, across all starts
+checkpoints/      the newest two states
+finished.json     written last: steps, seconds, hashes of metrics and log
 """
 
 import csv
@@ -120,7 +120,9 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
         plain = json.loads(json.dumps(config))
         if (path / "config.json").exists() and (old := folder.read_json("config.json")) != plain:
             changed = sorted(key for key in old.keys() | plain.keys() if old.get(key) != plain.get(key))
-            raise InputError(f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another --runs folder")
+            raise InputError(
+                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another --runs folder"
+            )
         if not (path / "config.json").exists():
             folder.write_json("config.json", config)
         folder.write_json("environment.json", environment.describe())

@@ -18,7 +18,9 @@ def execute(spec: RunSpec, runs: Path) -> None:
         with open_run(spec.folder(runs), spec.config, wait_seconds=2.0) as folder:
             if not folder.is_finished(spec.config):
                 settings = {name: value for name, value in spec.config.items() if name not in ("arm", "seed")}
-                Experiment(spec.experiment).runner()(settings, spec.seed, folder, lambda line: print(f"{spec.name}: {line}", flush=True))
+                Experiment(spec.experiment).runner()(
+                    settings, spec.seed, folder, lambda line: print(f"{spec.name}: {line}", flush=True)
+                )
     except (InputError, RunError) as error:
         raise type(error)(f"{spec.name}: {error}") from error
 
@@ -64,6 +66,9 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
             else:
                 elapsed = time.monotonic() - started
                 left = elapsed / done * (len(waiting) - done) / 60
-                print(f"[{done}/{len(waiting)}] {futures[future].name} finished; {elapsed / 60:.1f} min so far, about {left:.1f} min left", flush=True)
+                print(
+                    f"[{done}/{len(waiting)}] {futures[future].name} finished; {elapsed / 60:.1f} min so far, about {left:.1f} min left",
+                    flush=True,
+                )
     if failed:
         raise RunError(f"{len(failed)} of {len(waiting)} runs failed; first: {failed[0]}")

@@ -29,7 +29,9 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
 
 def judge_all() -> Judged:
     """Every claim of every experiment on the golden tables."""
-    return [pair for folder in experiment_folders() for pair in judge(Experiment(folder.name), golden.golden_by_tier(folder.name))]
+    return [
+        pair for folder in experiment_folders() for pair in judge(Experiment(folder.name), golden.golden_by_tier(folder.name))
+    ]
 
 
 def number(value: float) -> str:
@@ -68,13 +70,19 @@ def as_json(judged: Judged) -> str:
 
 def _hashes() -> dict[str, str]:
     """Every table under results/ and its hash, the published ones included."""
-    paths = [path for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz") for path in golden.RESULTS.glob(pattern)]
+    paths = [
+        path
+        for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz")
+        for path in golden.RESULTS.glob(pattern)
+    ]
     return {path.relative_to(golden.RESULTS).as_posix(): sha256(path) for path in sorted(paths)}
 
 
 def _moved_verdicts(judged: Judged) -> list[str]:
     path = golden.RESULTS / "verdicts.json"
-    accepted: dict[str, dict[str, Any]] = {record["id"]: record for record in json.loads(path.read_text())} if path.exists() else {}
+    accepted: dict[str, dict[str, Any]] = (
+        {record["id"]: record for record in json.loads(path.read_text())} if path.exists() else {}
+    )
     present = {record["id"]: record for record in json.loads(as_json(judged))}
     moved = []
     for name in sorted(accepted.keys() | present.keys()):
@@ -97,7 +105,11 @@ def _moved_tables() -> list[str]:
     path = golden.RESULTS / "hashes.json"
     accepted: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     present = _hashes()
-    moved = [f"{name}: altered, missing or new" for name in sorted(accepted.keys() | present.keys()) if accepted.get(name) != present.get(name)]
+    moved = [
+        f"{name}: altered, missing or new"
+        for name in sorted(accepted.keys() | present.keys())
+        if accepted.get(name) != present.get(name)
+    ]
     for table in golden.golden_tables():
         folder = golden.RESULTS / table.experiment / table.tier
         if table.csv() != (folder / "table.csv").read_text():
@@ -124,7 +136,9 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
                 difference = abs(rows[f"{column}_fresh"].mean() - rows[f"{column}_golden"].mean())
                 if not difference <= allowed and not math.isnan(difference):
                     where = "/".join(str(part) for part in group if part)
-                    moved.append(f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, tolerance {allowed:g}")
+                    moved.append(
+                        f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, tolerance {allowed:g}"
+                    )
     return compared, moved
 
 

@@ -49,7 +49,13 @@ def test_signal_share_is_that_of_theorem_4_3():
 
 @pytest.mark.parametrize(
     ("values", "field"),
-    [((4, 5, 1, 1), "data.k"), ((4, 0, 1, 1), "data.k"), ((63, 2, 1, 1), "data.n"), ((4, 2, 0, 1), "data.train_samples"), ((4, 2, 10, 7), "data.train_samples: 17")],
+    [
+        ((4, 5, 1, 1), "data.k"),
+        ((4, 0, 1, 1), "data.k"),
+        ((63, 2, 1, 1), "data.n"),
+        ((4, 2, 0, 1), "data.train_samples"),
+        ((4, 2, 10, 7), "data.train_samples: 17"),
+    ],
 )
 def test_bad_sizes_name_the_field(values, field):
     with pytest.raises(InputError, match=field):

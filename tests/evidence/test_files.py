@@ -32,4 +32,8 @@ def test_whole_numbers_have_no_point():
 
 
 def test_the_hash_of_a_configuration_ignores_the_order_of_its_keys():
-    assert config_sha256({"a": 1, "b": {"c": 2, "d": 3}}) == config_sha256({"b": {"d": 3, "c": 2}, "a": 1}) != config_sha256({"a": 2})
+    assert (
+        config_sha256({"a": 1, "b": {"c": 2, "d": 3}})
+        == config_sha256({"b": {"d": 3, "c": 2}, "a": 1})
+        != config_sha256({"a": 2})
+    )

@@ -20,7 +20,24 @@ ENVIRONMENT = {**os.environ, "MDLM_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": 
 
 
 def command(runs, *more):
-    return [sys.executable, "-m", "mdlm_min", "run", "parity", "--tier", "smoke", "--seeds", "1", "--arms", "md_0.3", "--jobs", "1", "--runs", str(runs), *more]
+    return [
+        sys.executable,
+        "-m",
+        "mdlm_min",
+        "run",
+        "parity",
+        "--tier",
+        "smoke",
+        "--seeds",
+        "1",
+        "--arms",
+        "md_0.3",
+        "--jobs",
+        "1",
+        "--runs",
+        str(runs),
+        *more,
+    ]
 
 
 def one_run():
@@ -102,7 +119,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_kept(interrupted, f
         (newest / "state.json").write_text('{"step": 5')
     else:
         tensors.unlink()
-    with pytest.raises(InputError, match=f"{newest.name}.*delete .*{newest.name} to go on from the checkpoint before it") as error:
+    with pytest.raises(
+        InputError, match=f"{newest.name}.*delete .*{newest.name} to go on from the checkpoint before it"
+    ) as error:
         execute(one_run(), interrupted.parents[3])
     assert "\n" not in str(error.value)
     assert before.exists()

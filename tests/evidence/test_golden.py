@@ -1,0 +1,151 @@
+import gzip
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from mdlm_min import cli
+from mdlm_min.errors import InputError, RunError
+from mdlm_min.evidence import golden, report, verify
+from mdlm_min.evidence.environment import ROOT
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.run_folder import RunFolder
+from mdlm_min.evidence.sweep import execute
+
+COMMITTED = sorted((ROOT / "results").glob("*/*/table.csv")) + sorted((ROOT / "results" / "published").glob("*.csv"))
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A copy of results/ that a test may damage."""
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_the_committed_results_verify(results, tmp_path, capsys):
+    assert verify.verify(tmp_path / "no runs", accept=False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ids = {line.split()[0] for line in lines}
+    assert {*(f"T{i}" for i in range(1, 10)), *(f"P{i}" for i in range(1, 6))} <= ids
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:]))
+def test_an_altered_number_in_any_golden_table_is_found(path, results, tmp_path, capsys):
+    table = results / path.relative_to(ROOT / "results")
+    lines = table.read_text().splitlines(keepends=True)
+    row = next(index for index in range(len(lines) - 1, 0, -1) if any(letter in "123456789" for letter in lines[index]))
+    at = next(index for index, letter in enumerate(lines[row]) if letter in "123456789")
+    lines[row] = lines[row][:at] + ("2" if lines[row][at] == "1" else "1") + lines[row][at + 1 :]
+    table.write_text("".join(lines))
+    assert verify.verify(tmp_path / "no runs", accept=False) == 1
+    assert f"MOVED {table.relative_to(results).as_posix()}: altered" in capsys.readouterr().out
+
+
+def test_a_table_altered_with_its_hash_is_found_by_its_curves(results, tmp_path, capsys):
+    table = results / "00_theory" / "cpu" / "table.csv"
+    table.write_text(table.read_text().replace("T9,t* linear,0.46", "T9,t* linear,0.47").replace("0.46296", "0.47296"))
+    hashes = json.loads((results / "hashes.json").read_text())
+    from mdlm_min.evidence.files import sha256
+
+    hashes["00_theory/cpu/table.csv"] = sha256(table)
+    (results / "hashes.json").write_text(json.dumps(hashes))
+    assert verify.verify(tmp_path / "no runs", accept=False) == 1
+    assert "not what its curves and runs give" in capsys.readouterr().out
+
+
+def test_a_verdict_that_moved_is_found(results, tmp_path, capsys):
+    path = results / "verdicts.json"
+    path.write_text(path.read_text().replace('"verdict": "not reproduced"', '"verdict": "reproduced"', 1))
+    assert verify.verify(tmp_path / "no runs", accept=False) == 1
+    assert "verdict was 'reproduced', is 'not reproduced'" in capsys.readouterr().out
+
+
+def test_a_damaged_table_is_named(results, tmp_path, capsys):
+    (results / "00_theory" / "cpu" / "curves.csv.gz").write_bytes(b"not gzip")
+    assert cli.main(["verify", "--runs", str(tmp_path / "no runs")]) == 2
+    assert "00_theory/cpu: the table's evidence cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """Two finished smoke runs of 01_parity."""
+    runs = tmp_path_factory.mktemp("runs")
+    for spec in Experiment("parity").runs("smoke", "output,secret", 1):
+        execute(spec, runs)
+    return runs
+
+
+def specs():
+    return Experiment("parity").runs("smoke", "output,secret", 1)
+
+
+def test_a_table_rebuilds_from_its_curves_and_runs(fresh, tmp_path):
+    table = golden.collect(specs(), fresh)
+    table.write(tmp_path / "table")
+    assert (
+        golden.read(tmp_path / "table", "01_parity", "smoke").csv()
+        == (tmp_path / "table" / "table.csv").read_text()
+        == table.csv()
+    )
+    frame = pd.read_csv(tmp_path / "table" / "table.csv")
+    assert len(frame) == 2
+    assert {"seed", "t_gen", "seconds", "device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256"} <= set(frame)
+    assert frame.notna().drop(columns="cell").all(axis=None)
+    assert gzip.decompress((tmp_path / "table" / "curves.csv.gz").read_bytes()).startswith(b"run,step,loss")
+
+
+def test_unfinished_and_altered_runs_are_no_results(fresh, tmp_path):
+    shutil.copytree(fresh, tmp_path / "runs")
+    folder = specs()[0].folder(tmp_path / "runs")
+    metrics = folder / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("0.9", "0.8"))
+    with pytest.raises(RunError, match="metrics.csv was altered after the run"):
+        golden.collect(specs(), tmp_path / "runs")
+    (folder / "finished.json").unlink()
+    with pytest.raises(RunError, match="this run is not finished"):
+        golden.collect(specs(), tmp_path / "runs")
+
+
+def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, capsys):
+    golden.collect(specs(), fresh).write(results / "01_parity" / "smoke")
+    runs = tmp_path / "runs"
+    golden.collect(specs(), fresh).write(runs / "01_parity" / "smoke")
+    assert verify._fresh_differences(runs) == (1, [])
+    table = golden.read(runs / "01_parity" / "smoke", "01_parity", "smoke")
+    table.curves["output/seed0"][-1]["validation_accuracy"] = 0.5
+    table.write(runs / "01_parity" / "smoke")
+    compared, [line] = verify._fresh_differences(runs)
+    assert compared == 1
+    assert line.startswith("01_parity/smoke output: final_validation differs by 0.")
+
+
+def test_publishing_writes_the_three_files(fresh, results, capsys):
+    assert (
+        cli.main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
+    )
+    assert {path.name for path in (results / "01_parity" / "smoke").iterdir()} == {"table.csv", "curves.csv.gz", "runs.json"}
+
+
+def test_the_report_holds_every_claim_and_figure(results, tmp_path):
+    markdown, page = report.write(tmp_path / "report")
+    text, document = markdown.read_text(), page.read_text()
+    for record in json.loads((results / "verdicts.json").read_text()):
+        assert f"| {record['id']} |" in text
+    figures = list((tmp_path / "report" / "figures").glob("*.png"))
+    assert figures
+    assert document.count("data:image/png;base64,") == len(figures) == text.count("](figures/")
+    assert 'src="http' not in document
+    assert "<script" not in document
+
+
+def test_the_readme_has_the_present_verdicts():
+    assert report.readme_table() in (ROOT / "README.md").read_text()
+
+
+def test_a_run_folder_knows_only_its_own_configuration(fresh):
+    spec = specs()[0]
+    assert RunFolder(spec.folder(fresh)).is_finished(spec.config)
+    with pytest.raises(InputError, match="nothing.json cannot be read"):
+        RunFolder(spec.folder(fresh)).read_json("nothing.json")
