@@ -55,7 +55,9 @@ def claims_table(judged: list[tuple[Claim, Verdict]]) -> list[list[str]]:
 def readme_table() -> str:
     """The README's short table of claims: id, statement, published, ours, verdict."""
     header = ["claim", "statement", "published", "ours [95% interval]", "verdict"]
-    rows = [[claim.id, claim.statement, claim.published, _ours(verdict), verdict.verdict] for claim, verdict in verify.judge_all()]
+    rows = [
+        [claim.id, claim.statement, claim.published, _ours(verdict), verdict.verdict] for claim, verdict in verify.judge_all()
+    ]
     return _markdown_table([header, *rows])
 
 

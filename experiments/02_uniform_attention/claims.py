@@ -1,0 +1,154 @@
+"""P5: parity without attention, and what the paper only describes or leaves open about it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdlm_min.evidence import figure
+from mdlm_min.evidence.claim import Claim, Verdict, mean_interval, share_interval
+from mdlm_min.evidence.golden import Table, published
+from mdlm_min.evidence.run_folder import Row
+from mdlm_min.parity import stays_above
+
+LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99
+MLP_ARMS = ("adamw_width", "adamw_pytorch", "adamw_gpt2", "sgd_pytorch", "sgd_per_token", "output")
+TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
+
+
+def _curves(table: Table, arm: str) -> list[list[Row]]:
+    found = [table.curves[name] for name, record in table.runs.items() if record["config"]["arm"] == arm]
+    if not found:
+        raise ValueError(f"the table has no arm {arm}")
+    return found
+
+
+def _first(table: Table, arm: str, metric: str, threshold: float) -> list[float]:
+    """First step from which every seed stays at `threshold` for three evaluations; infinite where never."""
+    return [stays_above(rows, metric, threshold) for rows in _curves(table, arm)]
+
+
+def _text(values: list[float]) -> str:
+    return ", ".join("never" if not np.isfinite(value) else f"{value:.0f}" for value in values)
+
+
+def _every(found: list[bool], note: str) -> Verdict:
+    share, low, high = share_interval(sum(found), len(found))
+    return Verdict("reproduced" if share == 1 else "not reproduced", note, share, low, high)
+
+
+def judge_p5(table: Table) -> Verdict:
+    """AdamW, weights of variance 1/fan-in: validation accuracy at the tier's last step, every seed at .9 or above."""
+    finals = {arm: [rows[-1]["validation_accuracy"] for rows in _curves(table, arm)] for arm in MLP_ARMS[:-1]}
+    ours, low, high = mean_interval(finals["adamw_width"])
+    note = "Final validation accuracy: " + "; ".join(
+        f"{arm} {', '.join(f'{value:.3f}' for value in values)}" for arm, values in finals.items()
+    )
+    return Verdict("reproduced" if min(finals["adamw_width"]) >= LEARNED else "not reproduced", note, ours, low, high)
+
+
+def judge_delay(table: Table) -> Verdict:
+    """Fig 5 itself: training accuracy stays at .9 from about 13,900, test accuracy from about 16,000."""
+    train, validation = (_first(table, "adamw_width", metric, LEARNED) for metric in ("train_accuracy", "validation_accuracy"))
+    found = [np.isfinite(b) and b <= 1.5 * a for a, b in zip(train, validation, strict=True)]
+    return _every(found, f"Steps to .9 on training data {_text(train)}; on validation data {_text(validation)}")
+
+
+def judge_plateau(table: Table) -> Verdict:
+    """Which optimiser and initialisation give the published plateau: validation at .75 within a factor 1.5 of 13,236."""
+    steps = {arm: _first(table, arm, "validation_accuracy", 0.75) for arm in MLP_ARMS[:-1]}
+    matching = [arm for arm, values in steps.items() if all(13236 / 1.5 <= value <= 13236 * 1.5 for value in values)]
+    best = min(steps, key=lambda arm: abs(np.log(np.mean(steps[arm]) / 13236)))
+    note = "Steps to .75: " + "; ".join(f"{arm} {_text(values)}" for arm, values in steps.items())
+    return Verdict("reproduced" if matching else "not reproduced", note, *mean_interval(steps[best]))
+
+
+def judge_output(table: Table) -> Verdict:
+    """On the same MLP and data: steps to .9 of output supervision over those of masked diffusion."""
+    limit = max(rows[-1]["step"] for rows in _curves(table, "adamw_width"))
+    output, masked = (_first(table, arm, "validation_accuracy", LEARNED) for arm in ("output", "adamw_width"))
+    ratios = [min(a, limit) / min(b, limit) for a, b in zip(output, masked, strict=True)]
+    mean, low, high = (float(np.exp(value)) for value in mean_interval(np.log(ratios)))
+    note = f"Steps to .9 on validation data: output supervision {_text(output)}; masked diffusion {_text(masked)}"
+    verdict = "reproduced" if low > 1 else "not reproduced" if high < 1 else "underpowered"
+    if verdict == "underpowered":
+        note += f". The smallest ratio that these seeds could have shown is {np.sqrt(high / low):.2f}"
+    return Verdict(verdict, note, mean, low, high)
+
+
+def judge_ablation(table: Table) -> Verdict:
+    """The Transformer with uniform attention generalises, without delay, in every seed."""
+    frame = table.frame().set_index("arm")
+    fixed = frame.loc[["transformer_uniform"]]
+    found = [bool(np.isfinite(b) and b <= 1.2 * a) for a, b in zip(fixed["t_mem"], fixed["t_gen"], strict=True)]
+    learned = frame.loc[["transformer_learned"]]
+    note = (
+        f"(14,5), N=600, one layer. T_mem, T_gen with uniform attention {_text(list(fixed['t_mem']))}; {_text(list(fixed['t_gen']))}; "
+        f"with learned attention {_text(list(learned['t_mem']))}; {_text(list(learned['t_gen']))}"
+    )
+    return _every(found, note)
+
+
+CLAIMS = [
+    Claim(
+        id="P5", statement="Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6)", kind="statistical",
+        quantity="validation accuracy at step 6,000, AdamW", published=".973 at step 25,000",
+        tolerance="at least .9 in every seed", tier="cpu", judge=judge_p5,
+    ),
+    Claim(
+        id="P5b", statement="It shows no grokking delay", kind="statistical", quantity="share of seeds without delay", published="16,000 / 13,900 to reach .9",
+        tolerance="validation at .9 within 1.5 times the steps of training, every seed", tier="cpu", judge=judge_delay,
+    ),
+    Claim(
+        id="P5c", statement="Its plateau: chance level until about step 10,000 at rate 1e-3", kind="statistical", quantity="steps to .75 of the nearest arm",
+        published="13,236", tolerance="within a factor 1.5 for some optimiser and initialisation", tier="paper", judge=judge_plateau,
+        cost="18 runs of 25,000 steps, 25 minutes a run on one core, or 12 minutes of one GPU in all",
+    ),
+    Claim(
+        id="P5d", statement="On the same MLP masked diffusion generalises before output supervision", kind="statistical",
+        quantity="steps to .9, output / masked", published="not run", tolerance="interval above 1", tier="cpu", judge=judge_output,
+    ),
+    Claim(
+        id="P5e", statement="The Transformer with its attention fixed to uniform stays trainable, without grokking", kind="statistical",
+        quantity="share of seeds without delay", published="described only", tolerance="T_gen <= 1.2 T_mem in every seed", tier="cpu", judge=judge_ablation,
+    ),
+]  # fmt: skip
+
+
+def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
+    """Training and validation accuracy of every MLP arm beside Fig 5, and of the Transformers."""
+    paths = []
+    paper = published("fig5_uniform_attention")
+    for tier, table in tables.items():
+        present = {record["config"]["arm"] for record in table.runs.values()}
+        fig, axes = figure.grid(1, 3, sharey=True)
+        for ax, metric, name in ((axes[0, 0], "train_accuracy", "train_acc"), (axes[0, 1], "validation_accuracy", "test_acc")):
+            for index, arm in enumerate(MLP_ARMS):
+                if arm in present:
+                    figure.seed_band(ax, [pd.DataFrame(rows) for rows in _curves(table, arm)], metric, figure.COLOURS[index], arm)
+            ax.plot(paper["step"], paper[name], color="black", label="paper, Fig 5", **figure.PUBLISHED)
+            ax.set(
+                xlabel="step",
+                xscale="symlog",
+                xlim=(0, 25000),
+                title=f"MLP, (20,6), N=5,000: {'training' if metric[0] == 't' else 'validation'} accuracy",
+            )
+            ax.set_xscale("symlog", linthresh=500)
+        for index, arm in enumerate(TRANSFORMER_ARMS):
+            if arm in present:
+                for metric, style in (("train_accuracy", ":"), ("validation_accuracy", "-")):
+                    for rows in _curves(table, arm):
+                        frame = pd.DataFrame(rows)
+                        label = (
+                            f"{arm.partition('_')[2]} attention, {metric.partition('_')[0]}"
+                            if rows is _curves(table, arm)[0]
+                            else None
+                        )
+                        axes[0, 2].plot(
+                            frame["step"], frame[metric], style, color=figure.COLOURS[index], label=label, linewidth=1.2
+                        )
+        axes[0, 2].set(xlabel="step", title="one-layer Transformer, (14,5), N=600, every seed")
+        axes[0, 1].legend(fontsize=7)
+        axes[0, 2].legend(fontsize=7)
+        paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
+    return paths
