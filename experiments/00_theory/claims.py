@@ -31,7 +31,7 @@ def _worst(table: Table, arm: str, start: str) -> float:
 
 
 def _exact(holds: bool, ours: float, note: str) -> Verdict:
-    return Verdict("reproduced" if holds else "not reproduced", note, ours, ours, ours)
+    return Verdict("reproduced" if holds else "not reproduced", note, ours)
 
 
 def judge_t1(table: Table) -> Verdict:

@@ -106,7 +106,7 @@ CLAIMS = [
     ),
     Claim(
         id="P5d", statement="On the same MLP masked diffusion generalises before output supervision", kind="statistical",
-        quantity="steps to .9, output / masked", published="not run", tolerance="interval above 1", tier="cpu", judge=judge_output,
+        quantity="steps to .9, output / masked", published="(ours)", tolerance="interval above 1", tier="cpu", judge=judge_output,
     ),
     Claim(
         id="P5e", statement="The Transformer with its attention fixed to uniform stays trainable, without grokking", kind="statistical",
