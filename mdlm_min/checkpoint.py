@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state: dict[str, Tensor] = {}
         for key in ("exp_avg", "exp_avg_sq", "step", "momentum_buffer"):
             if (value := tensors.get(f"optimizer.{name}.{key}")) is not None:
-                state[key] = value if key == "step" else value.to(parameter.device)
+                state[key] = value.to(parameter.device)
         if state:
             optimizer.state[parameter] = state
     return record

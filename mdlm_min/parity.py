@@ -165,6 +165,13 @@ def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluat
     return float("inf")
 
 
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    device = build(ParityRunConfig, settings).device
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise InputError(f"device: {device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
+
+
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
     """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
     config = build(ParityRunConfig, settings)

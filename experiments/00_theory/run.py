@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_min.config import build
+from mdlm_min.errors import InputError
 from mdlm_min.evidence.run_folder import Row, RunFolder
 from mdlm_min.theory_check import CHECKS
 
@@ -17,6 +18,12 @@ class Settings:
     """How often a check that draws random networks or samples repeats itself."""
 
     trials: int = 400
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError for settings that a run could not start with."""
+    if (trials := build(Settings, settings).trials) < 2:
+        raise InputError(f"trials: {trials} is not allowed; at least 2")
 
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:

@@ -12,7 +12,8 @@ from mdlm_min.evidence.run_folder import Row
 from mdlm_min.parity import stays_above
 
 LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99
-MLP_ARMS = ("adamw_width", "adamw_pytorch", "adamw_gpt2", "sgd_pytorch", "sgd_per_token", "output")
+MASKED_ARMS = ("adamw_gpt2", "adamw_width", "adamw_pytorch", "sgd_gpt2", "sgd_pytorch", "sgd_per_token")
+OUTPUT_ARMS = ("output_gpt2", "output_width")
 TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
 
 
@@ -37,26 +38,35 @@ def _every(found: list[bool], note: str) -> Verdict:
     return Verdict("reproduced" if share == 1 else "not reproduced", note, share, low, high)
 
 
+def _present(table: Table, arms: tuple[str, ...]) -> list[str]:
+    there = {record["config"]["arm"] for record in table.runs.values()}
+    return [arm for arm in arms if arm in there]
+
+
 def judge_p5(table: Table) -> Verdict:
-    """AdamW, weights of variance 1/fan-in: validation accuracy at the tier's last step, every seed at .9 or above."""
-    finals = {arm: [rows[-1]["validation_accuracy"] for rows in _curves(table, arm)] for arm in MLP_ARMS[:-1]}
-    ours, low, high = mean_interval(finals["adamw_width"])
+    """AdamW with weights of deviation .02 at the published length: every seed within .05 of the published accuracy."""
+    finals = {
+        arm: [(rows[-1]["validation_accuracy"], rows[-1]["step"]) for rows in _curves(table, arm)]
+        for arm in _present(table, MASKED_ARMS)
+    }
+    reference = [accuracy for accuracy, _ in finals["adamw_gpt2"]]
     note = "Final validation accuracy: " + "; ".join(
-        f"{arm} {', '.join(f'{value:.3f}' for value in values)}" for arm, values in finals.items()
+        f"{arm} {', '.join(f'{accuracy:.3f}' for accuracy, _ in values)} at step {values[0][1]:.0f}"
+        for arm, values in finals.items()
     )
-    return Verdict("reproduced" if min(finals["adamw_width"]) >= LEARNED else "not reproduced", note, ours, low, high)
+    return Verdict("reproduced" if min(reference) >= 0.973 - 0.05 else "not reproduced", note, *mean_interval(reference))
 
 
 def judge_delay(table: Table) -> Verdict:
     """Fig 5 itself: training accuracy stays at .9 from about 13,900, test accuracy from about 16,000."""
-    train, validation = (_first(table, "adamw_width", metric, LEARNED) for metric in ("train_accuracy", "validation_accuracy"))
-    found = [np.isfinite(b) and b <= 1.5 * a for a, b in zip(train, validation, strict=True)]
+    train, validation = (_first(table, "adamw_gpt2", metric, LEARNED) for metric in ("train_accuracy", "validation_accuracy"))
+    found = [bool(np.isfinite(b) and b <= 1.5 * a) for a, b in zip(train, validation, strict=True)]
     return _every(found, f"Steps to .9 on training data {_text(train)}; on validation data {_text(validation)}")
 
 
 def judge_plateau(table: Table) -> Verdict:
     """Which optimiser and initialisation give the published plateau: validation at .75 within a factor 1.5 of 13,236."""
-    steps = {arm: _first(table, arm, "validation_accuracy", 0.75) for arm in MLP_ARMS[:-1]}
+    steps = {arm: _first(table, arm, "validation_accuracy", 0.75) for arm in _present(table, MASKED_ARMS)}
     matching = [arm for arm, values in steps.items() if all(13236 / 1.5 <= value <= 13236 * 1.5 for value in values)]
     best = min(steps, key=lambda arm: abs(np.log(np.mean(steps[arm]) / 13236)))
     note = "Steps to .75: " + "; ".join(f"{arm} {_text(values)}" for arm, values in steps.items())
@@ -64,12 +74,16 @@ def judge_plateau(table: Table) -> Verdict:
 
 
 def judge_output(table: Table) -> Verdict:
-    """On the same MLP and data: steps to .9 of output supervision over those of masked diffusion."""
-    limit = max(rows[-1]["step"] for rows in _curves(table, "adamw_width"))
-    output, masked = (_first(table, arm, "validation_accuracy", LEARNED) for arm in ("output", "adamw_width"))
-    ratios = [min(a, limit) / min(b, limit) for a, b in zip(output, masked, strict=True)]
-    mean, low, high = (float(np.exp(value)) for value in mean_interval(np.log(ratios)))
-    note = f"Steps to .9 on validation data: output supervision {_text(output)}; masked diffusion {_text(masked)}"
+    """On the same MLP, initialisation and data: steps to .9 of output supervision over those of masked diffusion."""
+    times = {}
+    for arm in ("output_gpt2", "adamw_gpt2"):
+        limits = [rows[-1]["step"] for rows in _curves(table, arm)]
+        times[arm] = np.minimum(_first(table, arm, "validation_accuracy", LEARNED), limits)
+    mean, low, high = (float(np.exp(value)) for value in mean_interval(np.log(times["output_gpt2"] / times["adamw_gpt2"])))
+    note = "Steps to .9 on validation data: " + "; ".join(
+        f"{arm} {_text(_first(table, arm, 'validation_accuracy', LEARNED))}"
+        for arm in _present(table, (*OUTPUT_ARMS, *MASKED_ARMS))
+    )
     verdict = "reproduced" if low > 1 else "not reproduced" if high < 1 else "underpowered"
     if verdict == "underpowered":
         note += f". The smallest ratio that these seeds could have shown is {np.sqrt(high / low):.2f}"
@@ -92,8 +106,8 @@ def judge_ablation(table: Table) -> Verdict:
 CLAIMS = [
     Claim(
         id="P5", statement="Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6)", kind="statistical",
-        quantity="validation accuracy at step 6,000, AdamW", published=".973 at step 25,000",
-        tolerance="at least .9 in every seed", tier="cpu", judge=judge_p5,
+        quantity="validation accuracy at step 25,000, AdamW", published=".973 at step 25,000",
+        tolerance="at least .923 in every seed", tier="cpu", judge=judge_p5,
     ),
     Claim(
         id="P5b", statement="It shows no grokking delay", kind="statistical", quantity="share of seeds without delay", published="16,000 / 13,900 to reach .9",
@@ -102,7 +116,7 @@ CLAIMS = [
     Claim(
         id="P5c", statement="Its plateau: chance level until about step 10,000 at rate 1e-3", kind="statistical", quantity="steps to .75 of the nearest arm",
         published="13,236", tolerance="within a factor 1.5 for some optimiser and initialisation", tier="paper", judge=judge_plateau,
-        cost="18 runs of 25,000 steps, 25 minutes a run on one core, or 12 minutes of one GPU in all",
+        cost="24 runs of 25,000 steps, 25 minutes a run on one core, or 15 minutes of one GPU in all",
     ),
     Claim(
         id="P5d", statement="On the same MLP masked diffusion generalises before output supervision", kind="statistical",
@@ -120,12 +134,10 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     paths = []
     paper = published("fig5_uniform_attention")
     for tier, table in tables.items():
-        present = {record["config"]["arm"] for record in table.runs.values()}
         fig, axes = figure.grid(1, 3, sharey=True)
         for ax, metric, name in ((axes[0, 0], "train_accuracy", "train_acc"), (axes[0, 1], "validation_accuracy", "test_acc")):
-            for index, arm in enumerate(MLP_ARMS):
-                if arm in present:
-                    figure.seed_band(ax, [pd.DataFrame(rows) for rows in _curves(table, arm)], metric, figure.COLOURS[index], arm)
+            for index, arm in enumerate(_present(table, (*MASKED_ARMS, *OUTPUT_ARMS))):
+                figure.seed_band(ax, [pd.DataFrame(rows) for rows in _curves(table, arm)], metric, figure.COLOURS[index], arm)
             ax.plot(paper["step"], paper[name], color="black", label="paper, Fig 5", **figure.PUBLISHED)
             ax.set(
                 xlabel="step",
@@ -135,7 +147,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             )
             ax.set_xscale("symlog", linthresh=500)
         for index, arm in enumerate(TRANSFORMER_ARMS):
-            if arm in present:
+            if arm in _present(table, TRANSFORMER_ARMS):
                 for metric, style in (("train_accuracy", ":"), ("validation_accuracy", "-")):
                     for rows in _curves(table, arm):
                         frame = pd.DataFrame(rows)

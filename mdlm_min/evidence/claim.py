@@ -33,7 +33,7 @@ class Claim:
     """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
 
     `quantity` names the number reported as ours, `published` is the paper's for it (text, since some are pairs or
-    ranges), `cost` what it would take where the tier was not run.
+    ranges), `cost` what it would take where the tier was not run, `needs` arms that the tier runs on request only.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Claim:
     tier: str
     judge: Callable[[Table], Verdict]
     cost: str = ""
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -41,6 +41,11 @@ class RunSpec:
     def name(self) -> str:
         return "/".join(part for part in (self.cell, self.arm, f"seed{self.seed}") if part)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration without arm and seed: what run.py is given."""
+        return {name: value for name, value in self.config.items() if name not in ("arm", "seed")}
+
     def folder(self, runs: Path) -> Path:
         """Its run folder below the `runs` folder."""
         return runs / self.experiment / self.tier / self.name
@@ -96,6 +101,15 @@ class Experiment:
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings)
                     specs.append(RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config}))
         return specs
+
+    def check(self, specs: list[RunSpec]) -> None:
+        """run.py's `check(settings)` on every run, before anything is written. Raises InputError naming the run."""
+        module = self.module("run")
+        for spec in specs:
+            try:
+                module.check(spec.settings)
+            except InputError as error:
+                raise InputError(f"{spec.name}: {error}") from error
 
     def runner(self) -> Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None]:
         """run.py's `run(config, seed, folder, progress)`."""

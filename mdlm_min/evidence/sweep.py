@@ -17,9 +17,8 @@ def execute(spec: RunSpec, runs: Path) -> None:
     try:
         with open_run(spec.folder(runs), spec.config, wait_seconds=2.0) as folder:
             if not folder.is_finished(spec.config):
-                settings = {name: value for name, value in spec.config.items() if name not in ("arm", "seed")}
                 Experiment(spec.experiment).runner()(
-                    settings, spec.seed, folder, lambda line: print(f"{spec.name}: {line}", flush=True)
+                    spec.settings, spec.seed, folder, lambda line: print(f"{spec.name}: {line}", flush=True)
                 )
     except (InputError, RunError) as error:
         raise type(error)(f"{spec.name}: {error}") from error
@@ -43,6 +42,8 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
     """Execute all runs, `jobs` at a time. Raises InputError at once for bad input, RunError at the end for failed runs."""
     if jobs < 1:
         raise InputError(f"jobs: {jobs} is not allowed; at least 1")
+    if specs:
+        Experiment(specs[0].experiment).check(specs)
     waiting = [spec for spec in specs if not RunFolder(spec.folder(runs)).is_finished(spec.config)]
     if len(waiting) < len(specs):
         print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already and are kept")

@@ -20,10 +20,14 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
     for claim in experiment.module("claims").CLAIMS:
         if only and claim.tier != only:
             continue
-        if claim.tier in tables:
-            judged.append((claim, claim.judge(tables[claim.tier])))
-        else:
+        table = tables.get(claim.tier)
+        missing = sorted(set(claim.needs) - {record["config"]["arm"] for record in table.runs.values()}) if table else []
+        if table is None:
             judged.append((claim, Verdict("not run", f"tier {claim.tier}: {claim.cost}")))
+        elif missing:
+            judged.append((claim, Verdict("not run", f"needs the arms {', '.join(missing)}: ARMS=all")))
+        else:
+            judged.append((claim, claim.judge(table)))
     return judged
 
 

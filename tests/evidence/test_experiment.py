@@ -12,7 +12,7 @@ ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
 def test_every_experiment_is_complete_and_its_runs_are_distinct(name):
     experiment = Experiment(name)
     assert (experiment.folder / "README.md").read_text().startswith("# ")
-    assert {"smoke", "cpu"} <= set(experiment.plan["tiers"]) <= set(TIERS)
+    assert tuple(experiment.plan["tiers"]) == TIERS
     for tier in experiment.plan["tiers"]:
         specs = experiment.runs(tier, arms="all")
         assert len({spec.name for spec in specs}) == len(specs) > 0
@@ -58,3 +58,22 @@ def test_grid_blocks_multiply_and_join():
     assert found[0].arms == ()
     assert found[2].arms == ("masked",)
     assert [cell.name for cell in cells([])] == [""]
+
+
+def test_a_bad_setting_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from mdlm_min.evidence.sweep import sweep
+
+    good, bad = Experiment("parity").runs("smoke", "output,md_0.3", 1)
+    bad = replace(bad, config={**bad.config, "mask_rate": "U[0.5,0.2]"})
+    with pytest.raises(InputError, match=r"md_0.3/seed0: mask_rate: 'U\[0.5,0.2\]'"):
+        sweep([good, bad], tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="a GPU is here")
+def test_a_missing_gpu_is_named():
+    experiment = Experiment("parity")
+    with pytest.raises(InputError, match="output/seed0: device: 'cuda' is not to be had here; allowed: cpu"):
+        experiment.check(experiment.runs("gpu"))
