@@ -1,9 +1,11 @@
-"""P1 to P4 at the paper's size, the same claims at two cores' size (-cpu), and the control of open point 7.
+"""P1 to P4 at the paper's size, the same claims on two cells of two cores' size, and the control of open point 7.
 
 T_mem and T_gen are the first steps from which train and validation accuracy stay at .99 for three evaluations; a run
 that never gets there counts as its last step, so a ratio with it is a bound.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -158,175 +160,100 @@ _COST = "11 arms, 5 seeds, 20,000 steps (output supervision 400,000): about 5 ho
 _SHARE = "share of seeds"
 _EARLIER = "ratio of T_gen, geometric mean"
 
-CLAIMS = [
-    Claim(
-        "P1",
-        "Output supervision groks on (20,6)",
-        "statistical",
-        "T_gen / T_mem",
-        "344,000 / 700",
-        "T_gen >= 5 T_mem in every seed",
-        "paper",
-        judge_p1,
-        _COST,
+
+@dataclass(frozen=True)
+class _Question:
+    """A claim as it is asked of every cell: the paper's words, what is measured, what the paper has for it."""
+
+    statement: str
+    quantity: str
+    published: str
+    tolerance: str
+    judge: Callable[[Table], Verdict]
+    kind: str = "statistical"
+    needs: tuple[str, ...] = ()
+
+
+_FASTER = "95% interval above 1"
+QUESTIONS = {
+    "P1": _Question("Output supervision groks", f"{_SHARE} that grok", "T_gen / T_mem = 492", "T_gen >= 5 T_mem in every seed", judge_p1),
+    "P2": _Question(
+        "Masked diffusion (U[0,.2]) generalises with little or no delay", f"{_SHARE} without delay", "T_gen / T_mem = 1.003",
+        "T_gen <= 1.2 T_mem in every seed", judge_p2,
     ),
-    Claim(
-        "P2",
-        "Masked diffusion generalises with little or no delay",
-        "statistical",
-        "T_gen / T_mem",
-        "6,360 / 6,340",
-        "T_gen <= 1.2 T_mem in every seed",
-        "paper",
-        judge_p2,
-        _COST,
+    "P2b": _Question(
+        "Masked diffusion (U[0,.2]) generalises before output supervision", f"{_EARLIER}, output / masked", "54", _FASTER, judge_earlier,
     ),
-    Claim(
-        "P3",
-        "Fastest near U[0,0.246]",
-        "ordinal",
-        _EARLIER,
-        ".2: 5,660; .3: 5,320; .1: 9,740; .4: never",
-        "interval above 1",
-        "paper",
-        judge_p3,
-        _COST,
+    "P3": _Question(
+        "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)", f"{_EARLIER}, end / middle windows", "1.8; .4 never", _FASTER, judge_p3, "ordinal",
     ),
-    Claim(
-        "P4",
-        "The boundary windows are unstable",
-        "statistical",
-        _SHARE,
-        ".1 ends at .823, .4 at .546",
-        "all of them, none of the middle",
-        "paper",
-        judge_p4,
-        _COST,
+    "P4": _Question(
+        "The boundary windows are unstable, the middle ones are not", f"{_SHARE} of end windows unstable", "2 of 2", "all of them, none of the middle", judge_p4,
     ),
-    Claim(
-        "P1-cpu",
-        "P1 at (12,5), one layer",
-        "statistical",
-        f"{_SHARE} that grok",
-        "492 (one seed)",
-        "T_gen >= 5 T_mem in every seed",
-        "cpu",
-        judge_p1,
-    ),
-    Claim(
-        "P2-cpu",
-        "P2 at (12,5), one layer, U[0,.2]",
-        "statistical",
-        f"{_SHARE} without delay",
-        "1.003 (one seed)",
-        "T_gen <= 1.2 T_mem in every seed",
-        "cpu",
-        judge_p2,
-    ),
-    Claim(
-        "P2b-cpu",
-        "Masked diffusion U[0,.2] generalises before output supervision",
-        "statistical",
-        f"{_EARLIER}, output / U[0,.2]",
-        "54 (one seed)",
-        "interval above 1",
-        "cpu",
-        judge_earlier,
-    ),
-    Claim(
-        "P3-cpu",
-        "P3 at (12,5), one layer (argmax of P_S: U[0,.285])",
-        "ordinal",
-        f"{_EARLIER}, end / middle windows",
-        "1.8 (one seed)",
-        "interval above 1",
-        "cpu",
-        judge_p3,
-    ),
-    Claim(
-        "P4-cpu",
-        "P4 at (12,5), one layer",
-        "statistical",
-        f"{_SHARE} of end windows unstable",
-        "2 of 2",
-        "all of them, none of the middle",
-        "cpu",
-        judge_p4,
-    ),
-    Claim(
-        "P6-cpu",
-        "The k+1 targets without noise masks generalise before output supervision (open point 7)",
-        "statistical",
-        f"{_EARLIER}, output / control",
-        "(ours)",
-        "interval above 1",
-        "cpu",
+    "P6": _Question(
+        "The k+1 targets without noise masks generalise before output supervision (open point 7)", f"{_EARLIER}, output / control", "(ours)", _FASTER,
         judge_targets,
     ),
-    Claim(
-        "P7-cpu",
-        "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)",
-        "statistical",
-        f"{_EARLIER}, control / masked",
-        "implied",
-        "interval above 1",
-        "cpu",
-        judge_control,
+    "P7": _Question(
+        "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)", f"{_EARLIER}, control / masked",
+        "(ours)", _FASTER, judge_control,
     ),
-    Claim(
-        "P8-cpu",
-        "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)",
-        "statistical",
-        f"{_EARLIER}, 1/t / none",
-        "(ours)",
-        "interval above 1",
-        "cpu",
-        judge_weight,
-        needs=("md_0.246_none", "md_0.246_mean"),
+    "P8": _Question(
+        "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)", f"{_EARLIER}, 1/t / none", "(ours)", _FASTER,
+        judge_weight, needs=("md_0.246_none", "md_0.246_mean"),
     ),
-    Claim(
-        "P9-cpu",
-        "A fixed rate near that of Cor 4.8 (t = 1/7; 1/6 at k = 5) generalises before U[0,.246]; not run in the paper (open point 2)",
-        "statistical",
-        f"{_EARLIER}, U[0,.246] / fixed",
-        "(ours)",
-        "interval above 1",
-        "cpu",
-        judge_fixed,
-        needs=("md_t_1_7", "md_1"),
+    "P9": _Question(
+        "A fixed rate near that of Cor 4.8 generalises before U[0,.246] (open point 2)", f"{_EARLIER}, U[0,.246] / fixed", "(ours)", _FASTER,
+        judge_fixed, needs=("md_t_1_7", "md_1"),
     ),
+}  # fmt: skip
+
+
+def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str = "") -> Claim:
+    question = QUESTIONS[name]
+    return Claim(
+        name + suffix, f"{question.statement}; {where}", question.kind, question.quantity, question.published, question.tolerance, tier,
+        lambda table: question.judge(table.cell(cell)), cost, question.needs,
+    )  # fmt: skip
+
+
+CLAIMS = [
+    *(_claim(name, "", "(20,6), N=2,000", "paper", "", _COST) for name in ("P1", "P2", "P3", "P4")),
+    *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in QUESTIONS),
+    *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in QUESTIONS),
 ]
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """For each tier: training and validation accuracy per arm with seed bands, beside Fig 2 as published."""
+    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published."""
     paths = []
     for tier, table in tables.items():
-        fig, axes = figure.grid(2, 2, sharey=True)
-        arms = list(dict.fromkeys(record["config"]["arm"] for record in table.runs.values()))
-        for row, metric, panel in ((0, "train_accuracy", "train"), (1, "validation_accuracy", "val")):
-            for index, arm in enumerate(arms):
-                curves = [
-                    pd.DataFrame(table.curves[name]) for name, record in table.runs.items() if record["config"]["arm"] == arm
-                ]
-                figure.seed_band(axes[row, 0], curves, metric, figure.COLOURS[index], arm)
-                if arm in FIG2:
-                    paper = published(f"fig2_parity_{panel}")
-                    axes[row, 1].plot(
-                        paper["step"],
-                        paper[FIG2[arm]],
-                        color=figure.COLOURS[index],
-                        label=f"{arm} (published)",
-                        **figure.PUBLISHED,
-                    )
+        cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
+        fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
+        for column, cell in enumerate(cells):
+            part = table.cell(cell)
+            arms = list(dict.fromkeys(record["config"]["arm"] for record in part.runs.values()))
+            for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
+                for index, arm in enumerate(arms):
+                    curves = [
+                        pd.DataFrame(part.curves[name]) for name, record in part.runs.items() if record["config"]["arm"] == arm
+                    ]
+                    figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
+            data = next(iter(part.runs.values()))["config"]["data"]
+            seeds = len({record["config"]["seed"] for record in part.runs.values()})
+            axes[0, column].set_title(
+                f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (mean and range)", fontsize=10
+            )
+        for row, panel in enumerate(("train", "val")):
+            paper = published(f"fig2_parity_{panel}")
+            for arm, name in FIG2.items():
+                colour = figure.COLOURS[arms.index(arm) % len(figure.COLOURS)] if arm in arms else "grey"
+                axes[row, -1].plot(paper["step"], paper[name], color=colour, label=f"{arm} (published)", **figure.PUBLISHED)
             axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
-        data = table.runs[next(iter(table.runs))]["config"]["data"]
-        seeds = len({record["config"]["seed"] for record in table.runs.values()})
-        axes[0, 0].set_title(f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (mean and range)")
-        axes[0, 1].set_title("paper, Fig 2: (20,6), N=2000, one seed, smoothed")
+        axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed", fontsize=10)
         for ax in axes[1]:
             ax.set_xlabel("step")
         axes[1, 0].legend(fontsize=7, loc="lower right")
-        axes[1, 1].legend(fontsize=7, loc="lower right")
+        axes[1, -1].legend(fontsize=7, loc="lower right")
         paths.append(figure.save(fig, folder / f"01_parity_{tier}.png"))
     return paths

@@ -68,6 +68,11 @@ class Table:
         """table.csv as a frame."""
         return pd.DataFrame(self.rows())
 
+    def cell(self, cell: str) -> "Table":
+        """The part of the table in one cell of the grid."""
+        runs = {name: record for name, record in self.runs.items() if record["cell"] == cell}
+        return Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs})
+
     def write(self, folder: Path) -> None:
         """Write the three files. Raises InputError where the folder cannot be written."""
         out = io.StringIO()
