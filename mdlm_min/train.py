@@ -107,11 +107,7 @@ def train(
                 save_checkpoint(folder.checkpoints, step, task.model, optimizer, {"seconds": seconds + now - started})
             if done or now - last_said >= 10 or step == first:
                 last_said = now
-                rate = (step - first) / max(now - started, 1e-9)
-                left = (config.steps - step) / rate if rate else math.nan
-                line = f"step {step}/{config.steps}  {rate:.1f} steps/s  {format_seconds(left)} left at most  " + "  ".join(
-                    f"{name} {value:.4g}" for name, value in row.items() if name != "step"
-                )
+                line = progress_line(row, config.steps, rate=(step - first) / max(now - started, 1e-9))
                 folder.log(line)
                 progress(line)
         if done:
@@ -128,6 +124,13 @@ def train(
     seconds += time.monotonic() - started
     folder.log(f"finished at step {step}")
     folder.finish({"steps": step, "seconds": round(seconds, 3)})
+
+
+def progress_line(row: Row, steps: int, rate: float) -> str:
+    """What a person wants to know of a running run; `rate` in steps per second."""
+    left = format_seconds((steps - row["step"]) / rate if rate else math.nan)
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+    return f"step {row['step']:.0f}/{steps}  {rate:.1f} steps/s  {left} left at most  {metrics}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,6 +1,13 @@
 """Fast tests first: the slow ones (marked so) run after all others."""
 
+import os
+
+import hypothesis
 import pytest
+
+# A busy machine is no failure; CI draws the same examples every time, a developer's run new ones.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure(config):

@@ -80,7 +80,7 @@ def test_uniform_attention_ignores_queries_and_keys():
     torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(2, 6), st.integers(0, 10**6))
 def test_any_shape(batch, length, vocab_size, seed):
     model, tokens = make(batch, length=length, vocab_size=vocab_size)

@@ -95,7 +95,7 @@ def test_unknown_form_is_refused():
         theory.mixture_signal(np.asarray(0.5), form="cubic")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6), windows, st.sampled_from([(3, 1), (3, 2), (4, 2)]))
 def test_decompositions_hold_for_any_function_of_the_visible_tokens(seed, window, problem):
     pairs = Enumeration(*problem, *window)

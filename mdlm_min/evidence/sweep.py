@@ -55,21 +55,19 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, max(1, len(waiting))), context, _prepare_worker, (os.getpid(),)) as pool:
         futures = {pool.submit(execute, spec, runs): spec for spec in waiting}
-        for done, future in enumerate(as_completed(futures), start=1):
-            try:
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                if isinstance(error := future.exception(), RunError):
+                    failed.append(str(error))
+                    print(f"FAILED {error}", flush=True)
+                    continue
                 future.result()
-            except RunError as error:
-                failed.append(str(error))
-                print(f"FAILED {error}", flush=True)
-            except InputError:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            else:
-                elapsed = time.monotonic() - started
-                left = elapsed / done * (len(waiting) - done) / 60
-                print(
-                    f"[{done}/{len(waiting)}] {futures[future].name} finished; {elapsed / 60:.1f} min so far, about {left:.1f} min left",
-                    flush=True,
-                )
+                elapsed = (time.monotonic() - started) / 60
+                left = elapsed / done * (len(waiting) - done)
+                name = futures[future].name
+                print(f"[{done}/{len(waiting)}] {name} finished; {elapsed:.1f} min so far, about {left:.1f} min left", flush=True)
+        except BaseException:  # bad input, Ctrl-C: what runs now ends, nothing new starts
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failed:
         raise RunError(f"{len(failed)} of {len(waiting)} runs failed; first: {failed[0]}")

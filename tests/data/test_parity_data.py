@@ -9,7 +9,7 @@ from mdlm_min.masking import bernoulli
 from mdlm_min.theory import signal_probability
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(8, 40), st.integers(1, 8), st.integers(0, 10**6))
 def test_labels_are_the_product_of_the_secret_bits_and_inputs_are_distinct(n, k, seed):
     data = make_parity(ParityConfig(n, k, 100, 50), seed)

@@ -62,7 +62,7 @@ def test_killed_at_random_moments_the_same_command_ends_at_the_same_bits(tmp_pat
         size = metrics.stat().st_size if metrics.exists() else 0
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > size):
             time.sleep(0.01)  # kill only once it has begun to make progress, or it never would
-        time.sleep(moments.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 0.1))
         if process.poll() is not None or kills == 6:
             break
         process.send_signal(signal.SIGKILL)  # the parent alone: its worker must notice, and free the folder
@@ -72,6 +72,21 @@ def test_killed_at_random_moments_the_same_command_ends_at_the_same_bits(tmp_pat
     assert kills >= 3
     assert "resumed at step" in (metrics.parent / "log.txt").read_text()
     assert final_state(disturbed) == final_state(undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_everything_with_one_line(tmp_path):
+    arguments = [*command(tmp_path)[:4], "parity", "--tier", "smoke", "--jobs", "2", "--runs", str(tmp_path)]
+    process = subprocess.Popen(
+        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while "step 0" not in process.stdout.readline():
+        pass
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "mdlm: stopped; the same command goes on from here\n"
+    assert len(list(tmp_path.glob("01_parity/smoke/*/*/finished.json"))) < 6
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+
+from mdlm_min.evidence.run_folder import open_run
+from mdlm_min.train import TrainConfig, format_seconds, make_optimizer, progress_line, train
+
+
+class Line:
+    """A task that can be followed by hand: one weight, loss weight * step."""
+
+    def __init__(self):
+        self.model = torch.nn.Linear(1, 1)
+        self.steps = []
+
+    def loss(self, step):
+        self.steps.append(step)
+        return self.model.weight.sum() * 0 + step
+
+    def evaluate(self):
+        return {"seen": float(len(self.steps))}
+
+    def is_done(self, rows):
+        return False
+
+
+def test_the_loss_is_the_mean_since_the_last_evaluation_and_the_last_step_is_evaluated(tmp_path):
+    task = Line()
+    with open_run(tmp_path / "run", {}) as folder:
+        train(task, TrainConfig(steps=25, eval_every=10), folder, lambda line: None)
+        rows = folder.metrics()
+    assert [row["step"] for row in rows] == [0, 10, 20, 25]
+    assert math.isnan(rows[0]["loss"])
+    assert [row["loss"] for row in rows[1:]] == [4.5, 14.5, 22.0]
+    assert task.steps == list(range(25))
+    assert folder.read_json("finished.json")["steps"] == 25
+
+
+def test_weight_decay_acts_on_matrices_only():
+    optimizer = make_optimizer(torch.nn.Linear(3, 2), TrainConfig(weight_decay=0.3))
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(1, 0.3), (1, 0.0)]
+
+
+def test_the_rate_warms_up_and_stays(tmp_path):
+    rates = []
+
+    class Watched(Line):
+        def loss(self, step):
+            rates.append(optimizers[0].param_groups[0]["lr"])
+            return super().loss(step)
+
+    optimizers = []
+    import mdlm_min.train as module
+
+    original = module.make_optimizer
+    module.make_optimizer = lambda *args: optimizers.append(original(*args)) or optimizers[0]
+    try:
+        with open_run(tmp_path / "run", {}) as folder:
+            train(Watched(), TrainConfig(steps=6, eval_every=6, learning_rate=0.4, warmup=3), folder, lambda line: None)
+    finally:
+        module.make_optimizer = original
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+
+
+def test_progress_says_rate_time_left_and_loss():
+    line = progress_line({"step": 100.0, "loss": 0.5}, 700, rate=10.0)
+    assert line == "step 100/700  10.0 steps/s  0:01:00 left at most  loss 0.5"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (3723.4, "1:02:03"), (math.inf, "?"), (math.nan, "?")])
+def test_seconds_are_readable(seconds, text):
+    assert format_seconds(seconds) == text
