@@ -12,8 +12,8 @@ from mdlm_min.evidence.run_folder import Row
 from mdlm_min.parity import stays_above
 
 LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99
-MASKED_ARMS = ("adamw_gpt2", "adamw_width", "adamw_pytorch", "sgd_gpt2", "sgd_pytorch", "sgd_per_token")
-OUTPUT_ARMS = ("output_gpt2", "output_width")
+MASKED_ARMS = ("adamw_gpt2", "adamw_pytorch", "nanogpt_gpt2", "sgd_gpt2", "sgd_pytorch", "sgd_per_token")
+OUTPUT_ARMS = ("output_gpt2", "output_pytorch")
 TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
 
 
@@ -44,7 +44,7 @@ def _present(table: Table, arms: tuple[str, ...]) -> list[str]:
 
 
 def judge_p5(table: Table) -> Verdict:
-    """AdamW with weights of deviation .02 at the published length: every seed within .05 of the published accuracy."""
+    """AdamW with weights of deviation .02: every seed within .05 of the published accuracy, by the published step at the latest."""
     finals = {
         arm: [(rows[-1]["validation_accuracy"], rows[-1]["step"]) for rows in _curves(table, arm)]
         for arm in _present(table, MASKED_ARMS)
@@ -106,8 +106,8 @@ def judge_ablation(table: Table) -> Verdict:
 CLAIMS = [
     Claim(
         id="P5", statement="Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6)", kind="statistical",
-        quantity="validation accuracy at step 25,000, AdamW", published=".973 at step 25,000",
-        tolerance="at least .923 in every seed", tier="cpu", judge=judge_p5,
+        quantity="final validation accuracy, AdamW", published=".973 at step 25,000",
+        tolerance="at least .923 by step 25,000 in every seed", tier="cpu", judge=judge_p5,
     ),
     Claim(
         id="P5b", statement="It shows no grokking delay", kind="statistical", quantity="share of seeds without delay", published="16,000 / 13,900 to reach .9",
