@@ -242,7 +242,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             data = next(iter(part.runs.values()))["config"]["data"]
             seeds = len({record["config"]["seed"] for record in part.runs.values()})
             axes[0, column].set_title(
-                f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (mean and range)", fontsize=10
+                f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)", fontsize=10
             )
         for row, panel in enumerate(("train", "val")):
             paper = published(f"fig2_parity_{panel}")

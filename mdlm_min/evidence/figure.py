@@ -44,11 +44,15 @@ def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **opt
 
 
 def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
-    """Mean over seeds of `metric` against the step, with the range over seeds; a run that stopped early keeps its last value."""
+    """Median over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
+
+    A run that stopped early keeps its last value. The median, not the mean: seeds tend to have learned or not.
+    """
     steps = sorted(set().union(*(curve["step"] for curve in curves)))
     values = np.array([np.interp(steps, curve["step"], curve[metric]) for curve in curves])
-    ax.plot(steps, values.mean(axis=0), color=colour, label=label, linewidth=1.4)
-    ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    ax.plot(steps, np.median(values, axis=0), color=colour, label=label, linewidth=1.8)
+    ax.plot(steps, values.T, color=colour, alpha=0.4, linewidth=0.5)
+    ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -85,7 +85,7 @@ class Table:
             for row in rows:
                 writer.writerow({"run": name, **{key: format_number(value) for key, value in row.items()}})
         write_whole(folder / "curves.csv.gz", gzip.compress(out.getvalue().encode(), 9, mtime=0))
-        write_whole(folder / "runs.json", json.dumps(self.runs, indent=1, sort_keys=True) + "\n")
+        write_whole(folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
         write_whole(folder / "table.csv", self.csv())
 
 
