@@ -29,13 +29,13 @@ setup: .venv/installed ## make .venv with the pinned packages
 exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
 	$(RUN) theory $(OPTIONS)
 
-exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (20 min on two cores)
+exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (17 min on two cores)
 	$(RUN) parity $(OPTIONS)
 
-exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (2 h)
+exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)
 	$(RUN) parity_map $(OPTIONS)
 
-exp-uniform-attention: .venv/installed ## P5: parity without attention (1 h)
+exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 	$(RUN) uniform_attention $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved

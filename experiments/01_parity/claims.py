@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Verdict, mean_interval, share_interval
+from mdlm_min.evidence.claim import Claim, Verdict, above_one, every_seed, share_interval, steps_text
 from mdlm_min.evidence.golden import Table, published
 
 FIG2 = {"output": "out_sup", "md_0.1": "md_0.1", "md_0.2": "md_0.2", "md_0.3": "md_0.3", "md_0.4": "md_0.4"}
@@ -34,54 +34,26 @@ def _times(table: Table, arm: str, column: str = "t_gen") -> np.ndarray:
     return np.where(np.isfinite(rows[column]), rows[column], rows["last_step"]).astype(float)
 
 
-def _share(found: pd.Series, note: str) -> Verdict:
-    """Verdict on a claim about every seed: all of them, none (not reproduced), or a share that decides nothing."""
-    share, low, high = share_interval(int(found.sum()), len(found))
-    verdict = "reproduced" if share == 1 else "not reproduced" if share <= 0.5 else "underpowered"
-    return Verdict(verdict, note, share, low, high)
-
-
-def _ratio(slower: np.ndarray, faster: np.ndarray, note: str) -> Verdict:
-    """Verdict on "faster is faster": the geometric mean over seeds of the ratio of times, and its interval."""
-    mean, low, high = (float(np.exp(value)) for value in mean_interval(np.log(slower / faster)))
-    if low > 1:
-        return Verdict("reproduced", note, mean, low, high)
-    if high < 1:
-        return Verdict("not reproduced", note, mean, low, high)
-    return Verdict(
-        "underpowered",
-        f"{note}. The smallest ratio that these seeds could have shown is {np.sqrt(high / low):.2f}",
-        mean,
-        low,
-        high,
-    )
-
-
-def _text(values: pd.Series | np.ndarray) -> str:
-    return ", ".join("never" if not np.isfinite(value) else f"{value:.0f}" for value in values)
-
-
 def judge_p1(table: Table) -> Verdict:
     """Grokking: T_gen at least five times T_mem in every seed."""
     rows = _arm(table, "output")
-    note = f"T_mem {_text(rows['t_mem'])}; T_gen {_text(rows['t_gen'])} of at most {rows['last_step'].max():.0f} steps"
-    return _share(np.isfinite(rows["t_mem"]) & (rows["t_gen"] >= DELAYED * rows["t_mem"]), note)
+    note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])} of at most {rows['last_step'].max():.0f} steps"
+    return every_seed(np.isfinite(rows["t_mem"]) & (rows["t_gen"] >= DELAYED * rows["t_mem"]), note)
 
 
 def judge_p2(table: Table) -> Verdict:
     """No delay: T_gen at most 1.2 times T_mem in every seed of U[0,.2]."""
     rows = _arm(table, "md_0.2")
-    note = f"T_mem {_text(rows['t_mem'])}; T_gen {_text(rows['t_gen'])}"
-    return _share(np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"]), note)
+    note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])}"
+    return every_seed(np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"]), note)
 
 
 def judge_earlier(table: Table) -> Verdict:
     """Masked diffusion U[0,.2] generalises before output supervision."""
     output, masked = _times(table, "output"), _times(table, "md_0.2")
-    return _ratio(
-        output,
-        masked,
-        f"T_gen of output supervision {_text(_arm(table, 'output')['t_gen'])}; of U[0,.2] {_text(_arm(table, 'md_0.2')['t_gen'])}",
+    return above_one(
+        output / masked,
+        f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of U[0,.2] {steps_text(_arm(table, 'md_0.2')['t_gen'])}",
     )
 
 
@@ -91,9 +63,8 @@ def judge_p3(table: Table) -> Verdict:
     ends = {arm: np.log(_times(table, arm)) for arm in ENDS}
     nearest = min(ends, key=lambda arm: float(ends[arm].mean()))
     means = "; ".join(f"{arm} {np.exp(np.log(_times(table, arm)).mean()):.0f}" for arm in (*MIDDLE, *ENDS))
-    return _ratio(
-        np.exp(ends[nearest]),
-        np.exp(middle),
+    return above_one(
+        np.exp(ends[nearest] - middle),
         f"Geometric mean of T_gen: {means}. The ratio is that of the better end window, {nearest}, to the middle three",
     )
 
@@ -120,19 +91,18 @@ def judge_control(table: Table) -> Verdict:
     """Were the noise masks what helps, masked diffusion would generalise before the control without them."""
     secret, masked = _times(table, "secret"), np.min([_times(table, arm) for arm in MIDDLE], axis=0)
     note = (
-        f"T_gen of the k+1 control {_text(_arm(table, 'secret')['t_gen'])}; of the best middle window of each seed {_text(masked)}. The control masks one secret "
+        f"T_gen of the k+1 control {steps_text(_arm(table, 'secret')['t_gen'])}; of the best middle window of each seed {steps_text(masked)}. The control masks one secret "
         "token at a time and nothing else: no noise regime, one masked token a sequence"
     )
-    return _ratio(secret, masked, note)
+    return above_one(secret / masked, note)
 
 
 def judge_targets(table: Table) -> Verdict:
     """The k+1 targets alone, without noise masks, remove the delay of output supervision."""
     output, secret = _times(table, "output"), _times(table, "secret")
-    return _ratio(
-        output,
-        secret,
-        f"T_gen of output supervision {_text(_arm(table, 'output')['t_gen'])}; of the k+1 control {_text(_arm(table, 'secret')['t_gen'])}",
+    return above_one(
+        output / secret,
+        f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of the k+1 control {steps_text(_arm(table, 'secret')['t_gen'])}",
     )
 
 
@@ -140,19 +110,18 @@ def judge_weight(table: Table) -> Verdict:
     """P_S belongs to the unweighted loss: were it the guide, weight 1/t would be slower on the same window."""
     weighted, unweighted = _times(table, "md_0.246"), _times(table, "md_0.246_none")
     times = "; ".join(
-        f"{name} {_text(_arm(table, arm)['t_gen'])}"
+        f"{name} {steps_text(_arm(table, arm)['t_gen'])}"
         for name, arm in (("1/t", "md_0.246"), ("none", "md_0.246_none"), ("mean", "md_0.246_mean"))
     )
-    return _ratio(weighted, unweighted, f"T_gen on U[0,.246] by weight: {times}")
+    return above_one(weighted / unweighted, f"T_gen on U[0,.246] by weight: {times}")
 
 
 def judge_fixed(table: Table) -> Verdict:
     """Corollary 4.8's rate against the window that the paper runs nearest to its optimum."""
     fixed, window = _times(table, "md_t_1_7"), _times(table, "md_0.246")
-    return _ratio(
-        window,
-        fixed,
-        f"T_gen of t = 1/7 {_text(_arm(table, 'md_t_1_7')['t_gen'])}; of U[0,1] {_text(_arm(table, 'md_1')['t_gen'])}; of U[0,.246] {_text(_arm(table, 'md_0.246')['t_gen'])}",
+    return above_one(
+        window / fixed,
+        f"T_gen of t = 1/7 {steps_text(_arm(table, 'md_t_1_7')['t_gen'])}; of U[0,1] {steps_text(_arm(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(_arm(table, 'md_0.246')['t_gen'])}",
     )
 
 

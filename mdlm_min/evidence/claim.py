@@ -66,3 +66,28 @@ def share_interval(successes: int, trials: int) -> tuple[float, float, float]:
     """A share and its exact (Clopper-Pearson) 95% interval."""
     interval = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
     return successes / trials, float(interval.low), float(interval.high)
+
+
+def every_seed(found: Iterable[bool], note: str) -> Verdict:
+    """Verdict on a claim about every seed: reproduced if all have it, not if at most half do, else undecided."""
+    held = list(found)
+    share, low, high = share_interval(sum(held), len(held))
+    verdict = "reproduced" if share == 1 else "not reproduced" if share <= 0.5 else "underpowered"
+    return Verdict(verdict, note, share, low, high)
+
+
+def above_one(ratios: Iterable[float], note: str) -> Verdict:
+    """Verdict on a ratio, one value a seed, that is claimed to exceed 1: its geometric mean and 95% interval over seeds."""
+    logs = np.log(list(ratios))
+    mean, low, high = (float(np.exp(value)) for value in mean_interval(logs))
+    if low > 1:
+        return Verdict("reproduced", note, mean, low, high)
+    if high < 1:
+        return Verdict("not reproduced", note, mean, low, high)
+    smallest = "none, with one seed" if len(logs) < 2 else f"{math.sqrt(high / low):.2f}"
+    return Verdict("underpowered", f"{note}. The smallest ratio that these seeds could have shown: {smallest}", mean, low, high)
+
+
+def steps_text(steps: Iterable[float]) -> str:
+    """Steps of several seeds for a note; infinity is "never"."""
+    return ", ".join("never" if not math.isfinite(value) else f"{value:.0f}" for value in steps)

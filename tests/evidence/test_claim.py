@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_min.evidence.claim import Verdict, mean_interval, share_interval
+from mdlm_min.evidence.claim import Verdict, above_one, every_seed, mean_interval, share_interval, steps_text
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 
 
@@ -34,3 +34,30 @@ def test_claim_ids_are_unique_and_none_of_this_suite_s_is_missing():
     ids = [claim.id for folder in experiment_folders() for claim in Experiment(folder.name).module("claims").CLAIMS]
     assert len(set(ids)) == len(ids)
     assert {*(f"T{i}" for i in range(1, 10)), *(f"P{i}" for i in range(1, 6))} <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([2.0, 2.1, 1.9], "reproduced"),
+        ([0.5, 0.6, 0.55], "not reproduced"),
+        ([0.5, 2.0, 1.1], "underpowered"),
+        ([3.0], "underpowered"),
+    ],
+)
+def test_a_ratio_is_judged_by_its_interval(ratios, verdict):
+    found = above_one(ratios, "note")
+    assert found.verdict == verdict
+    assert found.ours == pytest.approx(np.exp(np.mean(np.log(ratios))))
+    assert ("smallest ratio" in found.note) == (verdict == "underpowered")
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"), [([True] * 3, "reproduced"), ([True, False], "not reproduced"), ([True, True, False], "underpowered")]
+)
+def test_a_claim_about_every_seed(found, verdict):
+    assert every_seed(found, "").verdict == verdict
+
+
+def test_steps_text():
+    assert steps_text([250.0, float("inf")]) == "250, never"
