@@ -141,7 +141,7 @@ def _axes_one_at_a_time(runs: pd.DataFrame, folder: Path) -> Path:
             )
         ]
         rest = rest[(rest["window"] != "") | (name != "window")]
-        choices = sorted(set(rest[name]), key=str)
+        choices = sorted(set(rest[name]))
         for index, arm in enumerate(ARMS):
             for samples, marker in ((300, "o"), (600, "s")):
                 found = rest[(rest["arm"] == arm) & (rest["N"] == samples)]
@@ -151,8 +151,8 @@ def _axes_one_at_a_time(runs: pd.DataFrame, folder: Path) -> Path:
                 height = found["t_gen"].where(np.isfinite(found["t_gen"]), never)
                 ax.plot(x, height, marker, color=figure.COLOURS[index], label=f"{arm}, N={samples}", markersize=6, alpha=0.8)
         ax.set_xticks(range(len(choices)), ["all" if name == "batch" and value == 0 else str(value) for value in choices])
-        ax.set(title=name, yscale="log")
+        ax.set(title=name, yscale="log", xlim=(-0.5, len(choices) - 0.5))
         ax.axhline(float(runs["steps"].max()), color="grey", **figure.PUBLISHED)
     axes[0, 0].set_ylabel("T_gen at (14,5), one layer\n(above the dashed line: never)")
-    axes[0, 0].legend(fontsize=7, loc="lower right")
+    axes[0, 1].legend(fontsize=7, loc="lower left")
     return figure.save(fig, folder / "01_parity_map_axes.png")

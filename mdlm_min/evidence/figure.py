@@ -58,7 +58,7 @@ def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whole, without a date in it, and free the figure."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)
     write_whole(path, out.getvalue())
     return path
