@@ -60,3 +60,12 @@ def test_a_smoke_run_ends_with_a_table_and_a_figure(tmp_path, capsys):
     assert (folder / "01_parity_smoke.png").read_bytes().startswith(b"\x89PNG")
     assert main(["run", "parity", "--tier", "smoke", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path)]) == 0
     assert "3 of 3 runs are finished already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["theory", "parity_map", "uniform_attention"])
+def test_every_experiment_s_smoke_tier_runs_and_draws(experiment, tmp_path, capsys):
+    assert main(["run", experiment, "--tier", "smoke", "--jobs", "2", "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "table: " in text
+    assert experiment == "theory" or "figure: " in text  # the theory's figure needs all of T1 to T9

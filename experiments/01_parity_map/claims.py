@@ -108,7 +108,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             "masked": "T_gen, masked diffusion U[0,.2]",
         }
         for ax, arm in zip(axes[0], ARMS, strict=False):
-            _heat(ax, values[arm], text[arm], labels, columns, titles[arm], "viridis_r", (100, longest))
+            _heat(ax, values[arm], text[arm], labels, columns, titles[arm], "viridis_r", (longest / 60, longest))
         _heat(
             axes[0, 3],
             values["ratio"],
