@@ -121,9 +121,17 @@ def _moved_tables() -> list[str]:
     return moved
 
 
+def _machines(table: golden.Table) -> set[tuple[str, str]]:
+    return {(record["environment"]["torch"], record["environment"]["processor"]) for record in table.runs.values()}
+
+
 def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
     """Compare fresh tables below `runs` with the golden ones: the experiment's [tolerance] on each arm's mean over the
-    seeds that both have. Returns how many tables were compared, and what is out of tolerance."""
+    seeds that both have. Returns how many tables were compared, and what is out of tolerance.
+
+    Training is chaotic: on another processor or torch the same seed ends elsewhere. There, three standard errors of the
+    difference are allowed on top, so that a single seed says nothing.
+    """
     compared, moved = 0, []
     for path in sorted(runs.glob("*/*/runs.json")):
         name, tier = path.parent.parent.name, path.parent.name
@@ -131,17 +139,22 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
             continue
         compared += 1
         tolerance: dict[str, float] = Experiment(name).plan["tolerance"]
-        fresh, accepted = (golden.read(folder / name / tier, name, tier).frame() for folder in (runs, golden.RESULTS))
-        keys = [key for key in ("cell", "arm", "seed", "quantity") if key in accepted]
-        both = fresh.merge(accepted, on=[*keys, "config_sha256"], suffixes=("_fresh", "_golden"))
-        groups = [key for key in keys if key != "seed"]
-        for group, rows in both.groupby(groups):
+        fresh, accepted = (golden.read(folder / name / tier, name, tier) for folder in (runs, golden.RESULTS))
+        same_machine = _machines(fresh) == _machines(accepted)
+        frame = fresh.frame()
+        keys = [key for key in ("cell", "arm", "seed", "quantity") if key in frame]
+        both = frame.merge(accepted.frame(), on=[*keys, "config_sha256"], suffixes=("_fresh", "_golden"))
+        for group, rows in both.groupby([key for key in keys if key != "seed"]):
             for column, allowed in tolerance.items():
-                difference = abs(rows[f"{column}_fresh"].mean() - rows[f"{column}_golden"].mean())
-                if not difference <= allowed and not math.isnan(difference):
+                ours, theirs = rows[f"{column}_fresh"], rows[f"{column}_golden"]
+                difference = abs(ours.mean() - theirs.mean())
+                error = math.sqrt((ours.var() + theirs.var()) / len(rows)) if len(rows) > 1 else math.inf
+                # a theory quantity has no seeds: it is the same number everywhere
+                slack = 0.0 if same_machine or "quantity" in keys else 3 * error
+                if difference > allowed + slack:
                     where = "/".join(str(part) for part in group if part)
                     moved.append(
-                        f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, tolerance {allowed:g}"
+                        f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, allowed {allowed + slack:.3g}"
                     )
     return compared, moved
 
