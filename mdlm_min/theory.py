@@ -46,11 +46,14 @@ def signal_probability_nonempty(low: float, high: float, n: int, k: int) -> floa
     return signal_probability(low, high, k) / (1 - empty_probability(low, high, n + 1))
 
 
+def _bound(n: int, delta: float, gain: float) -> float:
+    return 4 * math.log(4 * n / delta) / gain if gain else math.inf
+
+
 def sample_bound(low: float, high: float, n: int, k: int, delta: float) -> float:
     """Theorem 4.2: N = 4 ln(4n/delta) / (E[t] E[(1-t)^k]^2) samples identify S with probability 1 - delta; infinite for
     the fixed rates 0 and 1."""
-    gain = mean_rate(low, high) * mean_visible(low, high, k) ** 2
-    return 4 * math.log(4 * n / delta) / gain if gain else math.inf
+    return _bound(n, delta, mean_rate(low, high) * mean_visible(low, high, k) ** 2)
 
 
 def mean_visible_when_masked(low: float, high: float, k: int) -> float:
@@ -65,8 +68,7 @@ def mean_visible_when_masked(low: float, high: float, k: int) -> float:
 
 def corrected_sample_bound(low: float, high: float, n: int, k: int, delta: float) -> float:
     """Theorem 4.2 with `mean_visible_when_masked` for rho_k (ours): what its proof shows for rates that vary."""
-    gain = mean_rate(low, high) * mean_visible_when_masked(low, high, k) ** 2
-    return 4 * math.log(4 * n / delta) / gain if gain else math.inf
+    return _bound(n, delta, mean_rate(low, high) * mean_visible_when_masked(low, high, k) ** 2)
 
 
 def sample_optimal_high(k: int) -> float:

@@ -45,7 +45,7 @@ def judge_t1(table: Table) -> Verdict:
     note = (
         f"At the published N the oracle of the proof identifies S with probability {by_window}. The proof averages (1-t)^k over t, but the masks that hide a "
         "token over-represent large t: with E[t(1-t)^k]/E[t] for rho the bound holds in every window "
-        f"(least probability {corrected['check'].min():.3f}), and is {bounds} for the same windows at (20,6), delta .05: U[0,.4] needs more than 2,000. "
+        f"(least probability {corrected['check'].min():.3f}), and is {bounds} for the same windows at (20,6), delta .05. It stays a sufficient condition: that U[0,.4] lies far above 2,000 is no proof that it must fail there. "
         "Elimination over GF(2) finds S at the published N in every window "
         f"(least probability {_rows(table, 'T1', 'P(S found')['check'].min():.3f}): the data suffice, the loss gap does not"
     )

@@ -28,10 +28,16 @@ def _arm(table: Table, arm: str) -> pd.DataFrame:
     return found
 
 
-def _times(table: Table, arm: str, column: str = "t_gen") -> np.ndarray:
-    """T_mem or T_gen of every seed; the last step where it was not reached."""
+def _times(table: Table, arm: str) -> np.ndarray:
+    """T_gen of every seed; the last step where it was not reached."""
     rows = _arm(table, arm)
-    return np.where(np.isfinite(rows[column]), rows[column], rows["last_step"]).astype(float)
+    return np.where(np.isfinite(rows["t_gen"]), rows["t_gen"], rows["last_step"]).astype(float)
+
+
+def _before_output(table: Table, arm: str, name: str) -> Verdict:
+    """Whether `arm` generalises before output supervision."""
+    note = f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of {name} {steps_text(_arm(table, arm)['t_gen'])}"
+    return above_one(_times(table, "output") / _times(table, arm), note)
 
 
 def judge_p1(table: Table) -> Verdict:
@@ -50,15 +56,11 @@ def judge_p2(table: Table) -> Verdict:
 
 def judge_earlier(table: Table) -> Verdict:
     """Masked diffusion U[0,.2] generalises before output supervision."""
-    output, masked = _times(table, "output"), _times(table, "md_0.2")
-    return above_one(
-        output / masked,
-        f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of U[0,.2] {steps_text(_arm(table, 'md_0.2')['t_gen'])}",
-    )
+    return _before_output(table, "md_0.2", "U[0,.2]")
 
 
 def judge_p3(table: Table) -> Verdict:
-    """The slower of the two end windows against the mean of the middle ones, in log T_gen; and the same for the faster."""
+    """The better of the two end windows against the mean of the middle ones, in log T_gen."""
     middle = np.mean([np.log(_times(table, arm)) for arm in MIDDLE], axis=0)
     ends = {arm: np.log(_times(table, arm)) for arm in ENDS}
     nearest = min(ends, key=lambda arm: float(ends[arm].mean()))
@@ -99,11 +101,7 @@ def judge_control(table: Table) -> Verdict:
 
 def judge_targets(table: Table) -> Verdict:
     """The k+1 targets alone, without noise masks, remove the delay of output supervision."""
-    output, secret = _times(table, "output"), _times(table, "secret")
-    return above_one(
-        output / secret,
-        f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of the k+1 control {steps_text(_arm(table, 'secret')['t_gen'])}",
-    )
+    return _before_output(table, "secret", "the k+1 control")
 
 
 def judge_weight(table: Table) -> Verdict:
