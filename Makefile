@@ -1,16 +1,20 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
 # TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all
+# DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
 TIER ?= cpu
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 SEEDS ?= 0
 ARMS ?=
+TEXT ?=
+DATA ?= $(MDLM_DATA)
+export MDLM_DATA = $(DATA)
 RUN = .venv/bin/mdlm run
-OPTIONS = --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)"
+OPTIONS = --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention exp-wikitext-bins verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -37,6 +41,9 @@ exp-parity-map: .venv/installed ## where masked diffusion beats output supervisi
 
 exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 	$(RUN) uniform_attention $(OPTIONS)
+
+exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (80 min; DATA=folder, or TEXT=your corpus)
+	$(RUN) wikitext_bins $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from mdlm_min.errors import InputError, RunError
@@ -16,6 +17,7 @@ examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
   mdlm run parity --tier smoke         the same machinery in seconds
   mdlm run parity --arms all --seeds 5 every arm, five seeds; finished runs are kept
+  mdlm window --text corpus.txt        the mask rates that F.4 predicts for your corpus
   mdlm verify                          every claim's verdict, recomputed from results/
   mdlm report                          results/report.md and results/report.html"""
 
@@ -38,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", type=int, default=0, help="number of seeds (default: the tier's own)")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each (default: all cores)")
     run.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
+    run.add_argument(
+        "--text", default="", help="your own corpus: a folder or file of plain text in the place of the experiment's"
+    )
     publish = command(
         "publish", "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
     )
@@ -53,6 +58,22 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
     page = command("report", "Write the page with every figure, table and verdict: report.md and report.html.")
     page.add_argument("--output", type=Path, default=golden.RESULTS, help="folder to write to (default: results)")
+    predict = command(
+        "window", "Predict the signal-rich window of a corpus from its n-grams, or from a short training run's gradients."
+    )
+    predict.add_argument(
+        "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
+    )
+    predict.add_argument(
+        "--tokenizer", default="words", help="words (default; to count only), bytes (default with --probe), gpt2, bpe:SIZE"
+    )
+    predict.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
+    predict.add_argument("--steps", type=int, default=300, help="with --probe: training steps (default: 300, some two minutes)")
+    predict.add_argument("--seed", type=int, default=0, help="with --probe: seed (default: 0)")
+    predict.add_argument("--figure", type=Path, default=Path("window.png"), help="figure to write (default: window.png)")
+    predict.add_argument(
+        "--runs", type=Path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
+    )
     command("list", "List the experiments, their tiers, arms and run counts.")
     command("gpu-queue", "List what has not been run, with its cost on a GPU, most wanted first.")
     return parser
@@ -60,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(arguments.experiment)
-    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
     print(
         f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
     )
@@ -71,7 +92,26 @@ def _run(arguments: argparse.Namespace) -> int:
     for path in report.draw(experiment, {arguments.tier: table}, folder):
         print(f"figure: {path}")
     print(f"table: {folder / 'table.csv'}")
-    verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier))
+    if arguments.text:  # the claims are about the paper's corpora
+        print("\n".join(experiment.module("claims").conclusions(table)))
+    else:
+        verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier))
+    return 0
+
+
+def _window(arguments: argparse.Namespace) -> int:
+    from mdlm_min import window
+    from mdlm_min.data.text import TextConfig
+
+    say = partial(print, flush=True)
+    if arguments.probe:
+        if arguments.steps < 3:
+            raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
+        tokenizer = "bytes" if arguments.tokenizer == "words" else arguments.tokenizer
+        config = TextConfig(arguments.text, tokenizer, length=64)
+        window.from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
+    else:
+        window.from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
     return 0
 
 
@@ -110,6 +150,8 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.output == golden.RESULTS:
                 report.write_readme(ROOT / "README.md")
             return 0
+        if arguments.command == "window":
+            return _window(arguments)
         return _list() if arguments.command == "list" else report.print_gpu_queue()
     except InputError as error:
         print(f"mdlm: {error}", file=sys.stderr)

@@ -62,6 +62,11 @@ class MaskRate:
         """Whether t = 0 has positive probability. A uniform interval [0, b] never gives t = 0."""
         return any(interval.high == 0 for interval in self.intervals)
 
+    @property
+    def mean(self) -> float:
+        """E[t]."""
+        return sum(interval.weight * (interval.low + interval.high) / 2 for interval in self.intervals)
+
     def quantile(self, u: Tensor) -> Tensor:
         """Inverse distribution function: `u` in (0, 1], any shape, to mask rates of the same shape."""
         rate = torch.empty_like(u)

@@ -1,4 +1,4 @@
-"""The Transformer: nanoGPT's pre-norm block (LayerNorm, GELU, learned positions), bidirectional or causal.
+"""The Transformer: nanoGPT's pre-norm block (LayerNorm, GELU; learned or rotary positions), bidirectional or causal.
 
 Masked diffusion reads the network only at masked positions, so the last block and the head are computed only there:
 keys and values need every position, queries and everything after the attention only those asked for. The results and
@@ -30,6 +30,7 @@ class ModelConfig:
     causal: bool = False
     attention: str = "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
     init: str = "gpt2"  # standard deviation of the weights: 0.02, or "width" for 1/sqrt(width)
+    position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys turned by their position (RoPE)
     tied: bool = False  # head weights = token embedding
 
     def __post_init__(self) -> None:
@@ -42,6 +43,12 @@ class ModelConfig:
             raise InputError(f"model.attention: {self.attention!r} is unknown; allowed: learned, uniform")
         if self.init not in ("gpt2", "width"):
             raise InputError(f"model.init: {self.init!r} is unknown; allowed: gpt2, width")
+        if self.position_encoding not in ("learned", "rotary"):
+            raise InputError(f"model.position_encoding: {self.position_encoding!r} is unknown; allowed: learned, rotary")
+        if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
+            raise InputError(
+                f"model.position_encoding: 'rotary' needs learned attention and an even width per head, not {self.width} / {self.heads}"
+            )
         if self.tied and self.outputs != self.vocab_size:
             raise InputError(f"model.tied: needs outputs = vocab_size = {self.vocab_size}, but outputs = {self.outputs}")
         if self.causal and self.attention == "uniform":
@@ -50,6 +57,9 @@ class ModelConfig:
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)); biases on, as in nanoGPT's default."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -61,6 +71,10 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
+        if config.position_encoding == "rotary":
+            angles = rotary_angles(config.length, width // config.heads)
+            self.register_buffer("cos", angles.cos(), persistent=False)
+            self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, index: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Output [batch, length, width], or [asked, width] where `positions` (bool, [batch, length]) asks for some.
@@ -81,16 +95,26 @@ class Block(nn.Module):
             h = self.norm_1(x)
             weight, bias, width = self.qkv.weight, self.qkv.bias, self.config.width
             k, v = F.linear(h, weight[width:], bias[width:]).chunk(2, dim=-1)
-            y = self._attend(F.linear(h[positions], weight[:width], bias[:width]), k, v, positions)
+            q = self._turn(F.linear(h[positions], weight[:width], bias[:width]), positions.nonzero(as_tuple=True)[1])
+            y = self._attend(q, self._turn(k), v, positions)
             x = x[positions]
         else:
             q, k, v = self.qkv(self.norm_1(x)).chunk(3, dim=-1)
-            y = self._attend(q, k, v, None)
+            y = self._attend(self._turn(q), self._turn(k), v, None)
         x = x + self.attention_out(y)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
+
+    def _turn(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """Queries or keys [..., width] turned by their position: the last but one axis, or `position` ([...])."""
+        if self.config.position_encoding != "rotary":
+            return x
+        cos, sin = (table if position is None else table[position] for table in (self.cos, self.sin))
+        cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)  # the same for every head
+        first, second = x.unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
         """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
@@ -122,6 +146,12 @@ class Block(nn.Module):
         return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
 
 
+def rotary_angles(length: int, head_width: int, theta: float = 10000.0) -> Tensor:
+    """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864)."""
+    frequency = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    return torch.arange(length, dtype=torch.float32)[:, None] * frequency
+
+
 class Transformer(nn.Module):
     """Token and position embeddings, blocks, final norm, head without bias."""
 
@@ -130,7 +160,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(config.length, config.width)
+        if config.position_encoding == "learned":
+            self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.outputs, bias=False)
@@ -153,12 +184,14 @@ class Transformer(nn.Module):
         if length != self.config.length:
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
         distinct = self.config.vocab_size * length
+        learned = self.config.position_encoding == "learned"
         index = None
-        if distinct <= batch * length // 4:  # below that, gathering costs about what it saves
+        if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
             x = (self.token_embedding.weight[:, None] + self.position_embedding.weight).flatten(0, 1)
             index = tokens * length + torch.arange(length, device=tokens.device)
         else:
-            x = self.token_embedding(tokens) + self.position_embedding.weight
+            x = self.token_embedding(tokens)
+            x = x + self.position_embedding.weight if learned else x
         for block in self.blocks[:-1]:
             x, index = block(x, index), None
         return self.head(self.norm(self.blocks[-1](x, index, positions)))

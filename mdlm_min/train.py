@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mdlm_min.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.throughput import Work
 
 OPTIMIZERS = ("adamw", "sgd")
 Progress = Callable[[str], None]
@@ -20,7 +21,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimisation of one run. Weight decay acts on matrices only, as in nanoGPT; the rate warms up linearly, then stays."""
+    """Optimisation of one run. Weight decay acts on matrices only, as in nanoGPT. The rate warms up linearly and then stays,
+    or falls along a half cosine to a tenth of itself ("cosine", nanoGPT's schedule)."""
 
     steps: int = 1000
     eval_every: int = 50
@@ -30,6 +32,9 @@ class TrainConfig:
     beta2: float = 0.95
     weight_decay: float = 0.1
     warmup: int = 0
+    schedule: str = "constant"
+    clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
+    unit_gradient: bool = False  # the gradient is scaled to norm 1, so that no arm takes larger steps than another
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every"):
@@ -37,20 +42,38 @@ class TrainConfig:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; at least 1")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"train.optimizer: {self.optimizer!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
+        if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
+            raise InputError(f"train.clip: {self.clip} is not allowed; at least 0, and 0 where train.unit_gradient is set")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"train.learning_rate: {self.learning_rate} is not allowed; above 0")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of the step after `step` steps."""
+        rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant" or step < self.warmup:
+            return rate
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 
 class Task(Protocol):
     """What the loop trains. All its randomness is a function of the seed and the step."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained."""
+
+    @property
+    def work(self) -> Work | None:
+        """What a step does, for the progress line; None where that is not counted."""
 
     def loss(self, step: int) -> Tensor:
         """Training loss at this step, a scalar with a gradient."""
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the present weights, the same names every time. Counts gathered since the last call are reset."""
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Metrics of the weights after `step` steps, the same names every time. Counts gathered since the last call are reset."""
 
     def is_done(self, rows: list[Row]) -> bool:
         """Whether to stop before the last step, given all metrics so far."""
@@ -97,7 +120,7 @@ def train(
                 )
             total.zero_()
             count = 0
-            row: Row = {"step": float(step), "loss": loss, **task.evaluate()}
+            row: Row = {"step": float(step), "loss": loss, **task.evaluate(step)}
             folder.append_metrics(row)
             rows.append(row)
             done = step >= config.steps or task.is_done(rows)
@@ -107,16 +130,17 @@ def train(
                 save_checkpoint(folder.checkpoints, step, task.model, optimizer, {"seconds": seconds + now - started})
             if done or now - last_said >= 10 or step == first:
                 last_said = now
-                line = progress_line(row, config.steps, rate=(step - first) / max(now - started, 1e-9))
+                line = progress_line(row, config.steps, (step - first) / max(now - started, 1e-9), task.work)
                 folder.log(line)
                 progress(line)
         if done:
             break
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / (config.warmup + 1))
+            group["lr"] = config.rate_at(step)
         loss_now = task.loss(step)
         optimizer.zero_grad(set_to_none=True)
         loss_now.backward()
+        limit_gradient(task.model, config)
         optimizer.step()
         total += loss_now.detach()
         count += 1
@@ -126,11 +150,24 @@ def train(
     folder.finish({"steps": step, "seconds": round(seconds, 3)})
 
 
-def progress_line(row: Row, steps: int, rate: float) -> str:
-    """What a person wants to know of a running run; `rate` in steps per second."""
+def limit_gradient(model: nn.Module, config: TrainConfig) -> None:
+    """Clip the gradient's norm, or scale it to 1, as configured."""
+    if config.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    elif config.unit_gradient:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        for gradient in gradients:
+            gradient.div_(norm.clamp(min=1e-12))
+
+
+def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:
+    """What a person wants to know of a running run; `rate` in steps per second, evaluations included."""
     left = format_seconds((steps - row["step"]) / rate if rate else math.nan)
-    metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-    return f"step {row['step']:.0f}/{steps}  {rate:.1f} steps/s  {left} left at most  {metrics}"
+    speed = f"  {work.describe(rate)}" if work and rate else ""
+    shown = [(name, value) for name, value in row.items() if name != "step" and not math.isnan(value)][:4]  # rows can be long
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown)
+    return f"step {row['step']:.0f}/{steps}  {rate:.1f} steps/s{speed}  {left} left at most  {metrics}"
 
 
 def format_seconds(seconds: float) -> str:

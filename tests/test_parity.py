@@ -58,7 +58,7 @@ def test_the_mlp_learns_an_easy_parity(tmp_path):
 
 def test_no_training_no_skill():
     task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["output"]}), 0)
-    assert 0.3 < task.evaluate()["validation_accuracy"] < 0.7
+    assert 0.3 < task.evaluate(0)["validation_accuracy"] < 0.7
 
 
 def test_output_masks_are_the_label_and_secret_masks_one_secret_token():
@@ -76,8 +76,8 @@ def test_signal_share_is_counted():
     task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"]}), 0)
     for step in range(200):
         task.loss(step)
-    assert task.evaluate()["signal_share"] == pytest.approx(signal_probability(0, 0.4, 2), abs=0.01)
-    assert math.isnan(task.evaluate()["signal_share"])
+    assert task.evaluate(0)["signal_share"] == pytest.approx(signal_probability(0, 0.4, 2), abs=0.01)
+    assert math.isnan(task.evaluate(0)["signal_share"])
 
 
 def test_a_step_s_masks_do_not_depend_on_the_steps_before():

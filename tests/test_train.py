@@ -11,14 +11,14 @@ class Line:
     """A task that can be followed by hand: one weight, loss weight * step."""
 
     def __init__(self):
-        self.model = torch.nn.Linear(1, 1)
+        self.model, self.work = torch.nn.Linear(1, 1), None
         self.steps = []
 
     def loss(self, step):
         self.steps.append(step)
         return self.model.weight.sum() * 0 + step
 
-    def evaluate(self):
+    def evaluate(self, step):
         return {"seen": float(len(self.steps))}
 
     def is_done(self, rows):

@@ -5,7 +5,8 @@
 [tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
 [tiers.TIER.arms_config.NAME] overrides one arm there
 [[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
-those in the block's own `arms`); a cell's settings override an arm's
+those in the block's own `arms`) with the tier's seeds (or at most the block's own `seeds`); a cell's settings override an
+arm's. A cell is named after its settings, or by the block's `name` where it is the only one
 """
 
 import importlib.util
@@ -82,25 +83,32 @@ class Experiment:
             raise InputError(f"tier: {tier!r} is unknown in {self.name}; allowed: {', '.join(self.plan['tiers'])}")
         return dict(self.plan["tiers"][tier])
 
-    def runs(self, tier: str, arms: str = "", seeds: int = 0) -> list[RunSpec]:
+    def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "") -> list[RunSpec]:
         """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
-        `seeds`: how many, or 0 for the tier's own number."""
+        `seeds`: how many, or 0 for the tier's own number; `corpus`: in the place of the experiment's own, whose cells that
+        are about another corpus are then left out."""
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
             raise InputError(f"arms: {unknown[0]!r} is unknown in {self.name}; allowed: all, {', '.join(known)}")
         if seeds < 0:
             raise InputError(f"seeds: {seeds} is not allowed; at least 1, or 0 for the tier's own number")
-        specs = []
+        if corpus and "corpus" not in self.plan["defaults"].get("data", {}):
+            raise InputError(f"text: {self.name} has no corpus to replace; allowed: an experiment on text")
+        chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}
+        specs: dict[str, RunSpec] = {}  # by name: blocks of a grid may overlap
         for seed in range(seeds or table["seeds"]):
             for cell in cells(table.get("grid", [])):
+                if corpus and "corpus" in cell.settings.get("data", {}):
+                    continue
                 for arm in chosen:
-                    if cell.arms and arm not in cell.arms:
+                    if (cell.arms and arm not in cell.arms) or (cell.seeds and seed >= cell.seeds):
                         continue
                     own = table.get("arms_config", {}).get(arm, {})
-                    config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings)
-                    specs.append(RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config}))
-        return specs
+                    config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)
+                    spec = RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config})
+                    specs[spec.name] = spec
+        return list(specs.values())
 
     def check(self, specs: list[RunSpec]) -> None:
         """run.py's `check(settings)` on every run, before anything is written. Raises InputError naming the run."""
@@ -129,18 +137,19 @@ def experiment_folders() -> list[Path]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a grid's values; `arms` is empty where every arm runs in it."""
+    """One combination of a grid's values; `arms` is empty where every arm runs in it, `seeds` 0 where it has the tier's."""
 
     name: str
     settings: dict[str, Any]
     arms: tuple[str, ...] = ()
+    seeds: int = 0
 
 
-def cells(grid: list[dict[str, list[Any]]]) -> list[Cell]:
+def cells(grid: list[dict[str, Any]]) -> list[Cell]:
     """Every combination of every block of a grid; one unnamed cell where there is no grid."""
-    found: dict[str, Cell] = {}
+    found: list[Cell] = []
     for block in grid:
-        swept = {path: values for path, values in block.items() if path != "arms"}
+        swept = {path: values for path, values in block.items() if path not in ("arms", "seeds", "name")}
         for values in itertools.product(*swept.values()):
             settings: dict[str, Any] = {}
             for path, value in zip(swept, values, strict=True):
@@ -148,6 +157,8 @@ def cells(grid: list[dict[str, list[Any]]]) -> list[Cell]:
                 for key in reversed(path.split(".")):
                     nested = {key: nested}
                 settings = merge(settings, nested)
-            name = "_".join(f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True))
-            found[name] = Cell(name, settings, tuple(block.get("arms", ())))
-    return list(found.values()) or [Cell("", {})]
+            name = block.get("name") or "_".join(
+                f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True)
+            )
+            found.append(Cell(name, settings, tuple(block.get("arms", ())), block.get("seeds", 0)))
+    return found or [Cell("", {})]

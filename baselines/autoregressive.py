@@ -1,0 +1,49 @@
+"""The autoregressive model of equal size: the same Transformer, causal, its own NLL on the same blocks.
+
+Masked diffusion's test loss is a bound on its NLL; this one is exact. Both see a block alone: the first token is predicted
+from a start token, which is the mask token's row of the embedding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.run_folder import Row
+from mdlm_min.language import LEVELS, LanguageRunConfig, LanguageTask
+from mdlm_min.throughput import Work, training_operations
+
+
+class AutoregressiveTask(LanguageTask):
+    """A run of the autoregressive model as the training loop sees it. Needs model.causal."""
+
+    def __init__(self, config: LanguageRunConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        if not config.model.causal:
+            raise InputError("model.causal: false is not allowed for the autoregressive model; set it to true")
+        operations = training_operations(self.model.config, config.batch, asked=1.0)
+        self.work = Work(self.work.tokens, operations, self.work.ceiling)
+
+    def nll_in_order(self, tokens: Tensor) -> Tensor:
+        """-log p in nats of every token given those before it in its block: float32 [batch, length]."""
+        inputs = F.pad(tokens[:, :-1], (1, 0), value=self.mask_token)
+        with self.autocast():
+            scores = self.model(inputs)
+        return F.cross_entropy(scores.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+
+    def loss(self, step: int) -> Tensor:
+        """Mean NLL of this step's blocks, the same blocks as masked diffusion's at this seed and step."""
+        config = self.config
+        tokens = self.data.batch("train", config.data.length, config.batch, self.seed, step)
+        return self.nll_in_order(tokens.to(self.device)).mean()
+
+    @torch.no_grad()
+    def test_loss(self, split: str, passes: int) -> Row:
+        """Exact NLL of the first blocks of a split, as many as masked diffusion has passes; of all of them for the test loss."""
+        blocks = self.data.blocks(split, self.config.data.length)
+        chosen = blocks if split == "test" else blocks[:passes]
+        total = sum(float(self.nll_in_order(part.to(self.device)).double().sum()) for part in chosen.split(64))
+        nothing = dict.fromkeys((f"{split}_{part}{name}" for part in ("", "error_") for name in LEVELS), math.nan)
+        return {f"{split}_loss": total / chosen.numel(), f"{split}_error": 0.0, **nothing}

@@ -1,0 +1,30 @@
+"""The bigram model, interpolated with the unigram model by a Dirichlet prior (MacKay and Peto, 1995); exact, no training.
+
+    p(b | a) = (count(a b) + k p(b)) / (count(a) + k)
+
+with the one number k chosen on the validation split from powers of two.
+"""
+
+import numpy as np
+
+from mdlm_min.data.text import TextData
+
+STRENGTHS = tuple(2.0**power for power in range(-2, 13))
+
+
+def bigram_loss(data: TextData, split: str) -> float:
+    """NLL of a split in nats per token, each token given the one before it; k is the best one for the validation split."""
+    losses = {strength: _loss(data, "valid", strength) for strength in STRENGTHS}
+    return _loss(data, split, min(losses, key=lambda strength: losses[strength]))
+
+
+def _loss(data: TextData, split: str, strength: float) -> float:
+    size = data.vocab_size
+    train, tokens = (data.splits[name].astype(np.int64) for name in ("train", split))
+    pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)
+    before = np.bincount(train[:-1], minlength=size)
+    wanted = tokens[:-1] * size + tokens[1:]
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    seen = np.where(pairs[place] == wanted, counts[place], 0)
+    unigram = np.exp(-data.unigram_nll().numpy().astype(np.float64))
+    return float(-np.log((seen + strength * unigram[tokens[1:]]) / (before[tokens[:-1]] + strength)).mean())

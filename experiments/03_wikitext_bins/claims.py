@@ -1,0 +1,322 @@
+"""W1 to W4 at the paper's size and at two cores' size, their controls, the predictors (W5) and F.4's weights (T9b, T10)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdlm_min.evidence import figure
+from mdlm_min.evidence.claim import Claim, Verdict, mean_interval
+from mdlm_min.evidence.golden import Table, published
+from mdlm_min.evidence.run_folder import Row
+from mdlm_min.probe import suggested_rate
+from mdlm_min.theory import WIKITEXT_WEIGHTS, mixture_optimum, mixture_signal
+
+BINS = tuple(f"bin_{index / 10:.1f}_{(index + 1) / 10:.1f}" for index in range(10))
+CENTRES = tuple(round(0.05 + 0.1 * index, 2) for index in range(10))
+CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}
+SLACK = 0.02  # nats by which a window may break the order of a U without its counting
+ORDERS = (2, 3, 4, 5, 6)
+
+
+def _losses(table: Table, arm: str) -> np.ndarray:
+    """Test loss of every seed, in the order of the seeds."""
+    frame = table.frame()
+    found = frame[frame["arm"] == arm].sort_values("seed")["test_loss"].to_numpy()
+    if not len(found):
+        raise ValueError(f"the table has no arm {arm}")
+    return found
+
+
+def _means(table: Table) -> np.ndarray:
+    return np.array([_losses(table, arm).mean() for arm in BINS])
+
+
+def _bins_text(table: Table) -> str:
+    return "Test loss of the ten windows: " + " ".join(f"{value:.3f}" for value in _means(table))
+
+
+def _above_zero(differences: np.ndarray, note: str) -> Verdict:
+    """Verdict on differences of test loss, one a seed (the same blocks and evaluation masks), that are claimed positive."""
+    mean, low, high = mean_interval(differences)
+    if low > 0:
+        return Verdict("reproduced", note, mean, low, high)
+    if high < 0:
+        return Verdict("not reproduced", note, mean, low, high)
+    smallest = "none, with one seed" if len(differences) < 2 else f"{(high - low) / 2:.3f} nats, the half-width of the interval"
+    return Verdict(
+        "underpowered", f"{note}. The smallest difference that these seeds could have shown: {smallest}", mean, low, high
+    )
+
+
+def judge_shape(table: Table) -> Verdict:
+    """W1: the least of the ten windows lies within [.2, .8] and the loss rises from it to both ends, up to SLACK."""
+    means = _means(table)
+    least = int(means.argmin())
+    falls = [means[index] - means[index + 1] for index in range(least)]
+    rises = [means[index + 1] - means[index] for index in range(least, len(means) - 1)]
+    holds = 2 <= least <= 7 and min([*falls, *rises]) > -SLACK
+    seeds = [CENTRES[int(np.argmin([_losses(table, arm)[seed] for arm in BINS]))] for seed in range(len(_losses(table, BINS[0])))]
+    note = f"{_bins_text(table)}; U[0,1] {_losses(table, 'uniform_0_1').mean():.3f}. Best window of each seed: {', '.join(map(str, seeds))}"
+    return Verdict("reproduced" if holds else "not reproduced", note, CENTRES[least])
+
+
+def judge_middle(table: Table) -> Verdict:
+    """W2: U[.45,.55] ends below U[0,1], seed by seed."""
+    uniform, middle = _losses(table, "uniform_0_1"), _losses(table, "middle")
+    better = int((_means(table) < uniform.mean()).sum())
+    note = f"U[0,1] {uniform.mean():.3f}, U[.45,.55] {middle.mean():.3f}; {better} of the ten windows end below U[0,1]"
+    if "autoregressive" in set(table.frame()["arm"]):
+        others = ", ".join(f"{arm} {_losses(table, arm)[0]:.3f}" for arm in ("autoregressive", "bigram", "unigram"))
+        note += f". Of the same size, exact: {others}"
+    return _above_zero(uniform - middle, note)
+
+
+def judge_ends(table: Table) -> Verdict:
+    """W3: both end windows end above U[0,1]; the smaller of the two differences is judged."""
+    uniform = _losses(table, "uniform_0_1")
+    ends = {arm: _losses(table, arm) - uniform for arm in (BINS[0], BINS[-1])}
+    nearest = min(ends, key=lambda arm: float(ends[arm].mean()))
+    note = "Above U[0,1] by: " + ", ".join(f"{arm} {values.mean():.3f}" for arm, values in ends.items())
+    return _above_zero(ends[nearest], note)
+
+
+def _curves(table: Table, arm: str) -> list[list[Row]]:
+    names = sorted((record["config"]["seed"], name) for name, record in table.runs.items() if record["config"]["arm"] == arm)
+    return [table.curves[name] for _, name in names]
+
+
+def judge_early(table: Table) -> Verdict:
+    """W4: from a sixth of the run on (the paper's first logged step), both middle bins are below U[0,1] at every evaluation."""
+    uniform = _curves(table, "uniform_0_1")
+    shares, worst = [], np.inf
+    for seed, rows in enumerate(uniform):
+        late = [index for index, row in enumerate(rows) if row["step"] >= rows[-1]["step"] / 6]
+        gaps = [
+            rows[index]["valid_loss"] - _curves(table, arm)[seed][index]["valid_loss"]
+            for index in late
+            for arm in ("bin_0.4_0.5", "bin_0.5_0.6")
+        ]
+        shares.append(np.mean(np.array(gaps) > 0))
+        worst = min(worst, *gaps)
+    share = float(np.mean(shares))
+    note = f"Validation loss of U[.4,.5] and U[.5,.6] below that of U[0,1] at {share:.0%} of the evaluations; the smallest gap is {worst:.3f} nats"
+    return Verdict("reproduced" if share == 1 else "not reproduced", note, share)
+
+
+def _control(arm: str, rival: str, text: str) -> Callable[[Table], Verdict]:
+    def judge(table: Table) -> Verdict:
+        """The window still wins once this control is in place."""
+        first, second = _losses(table, rival), _losses(table, arm)
+        gain = _losses(table, "uniform_0_1") - _losses(table, "middle")
+        note = f"{text}: {first.mean():.3f} against {second.mean():.3f}; the gain without the control is {gain.mean():.3f}"
+        return _above_zero(first - second, note)
+
+    return judge
+
+
+def _predictions(table: Table, cell: str) -> dict[str, float]:
+    """Mask rate that each predictor names for a cell: F.4 on its token n-grams, and the probe's two measures."""
+    part = table.cell(cell)
+    found: dict[str, float] = {}
+    if curves := _curves(part, "ngrams"):
+        found["n-grams"] = curves[0][0]["occurrences_linear"]
+    probes = [row for rows in _curves(part, "probe") for row in rows]
+    for measure in ("snr", "gain"):
+        found[measure] = suggested_rate(probes, measure)
+    return found
+
+
+def _measured(table: Table, cell: str) -> float:
+    """Centre of the best window of a cell."""
+    return CENTRES[int(_means(table.cell(cell)).argmin())]
+
+
+def _predictor(name: str) -> Callable[[Table], Verdict]:
+    def judge(table: Table) -> Verdict:
+        """W5: the predicted rate lies within .1 of the best window's centre on every corpus."""
+        errors, parts = [], []
+        for label, cell in (*CELLS.items(), ("parities of order 4", "parities")):
+            # The mixture's orders are what it was made of: F.4 is given them, not counts of its bits.
+            predicted = 0.25 if cell == "parities" and name == "n-grams" else _predictions(table, cell)[name]
+            measured = _measured(table, cell)
+            errors.append(abs(predicted - measured))
+            parts.append(f"{label}: predicted {predicted:.2f}, best window {measured:.2f}")
+        return Verdict("reproduced" if max(errors) <= 0.1 + 1e-9 else "not reproduced", "; ".join(parts), max(errors))
+
+    return judge
+
+
+def _counts(table: Table, cell: str) -> Row:
+    return _curves(table.cell(cell), "ngrams")[0][0]
+
+
+def judge_weights(table: Table) -> Verdict:
+    """T10: some reading of F.4 gives every published weight to .005."""
+    differences, parts = {}, []
+    for corpus in ("wikitext-2", "wikitext-103"):
+        for tokenizer in ("words", "gpt2"):
+            row = _counts(table, f"corpus={corpus}_tokenizer={tokenizer}")
+            for reading in ("occurrences", "types"):
+                weights = [row[f"{reading}_w{order}"] for order in ORDERS]
+                name = f"{corpus}, {tokenizer}, {reading}"
+                differences[name] = float(np.abs(np.array(weights) - WIKITEXT_WEIGHTS).max())
+                parts.append(f"{name}: {' '.join(f'{weight:.4f}' for weight in weights)}")
+    best = min(differences, key=lambda name: differences[name])
+    note = (
+        f"Nearest: {best}, largest difference {differences[best]:.4f}. Words are lower-cased runs of letters and digits; of both corpora the first part of the "
+        f"training split only. All readings: {'; '.join(parts)}"
+    )
+    return Verdict("reproduced" if differences[best] <= 0.005 else "not reproduced", note, differences[best])
+
+
+def judge_optimum(table: Table) -> Verdict:
+    """T9b: the optimum with our own counts, in the reading that T10 finds, against .46."""
+    row = _counts(table, "corpus=wikitext-2_tokenizer=words")
+    linear = row["occurrences_linear"]
+    others = "; ".join(
+        f"{label} {_counts(table, cell)['occurrences_linear']:.3f}"
+        for label, cell in (
+            ("bytes", CELLS["bytes"]),
+            ("BPE of 512", CELLS["BPE"]),
+            ("GPT-2 BPE", "corpus=wikitext-2_tokenizer=gpt2"),
+        )
+    )
+    note = (
+        f"Linear {linear:.3f} (published weights: {mixture_optimum():.3f}), with the order factor {row['occurrences_order']:.3f}, sum of squares "
+        f"{row['occurrences_sum_of_squares']:.3f}, types instead of occurrences {row['types_linear']:.3f}. On the tokens that models see: {others}"
+    )
+    return Verdict("reproduced" if abs(linear - 0.46) <= 0.01 else "not reproduced", note, linear)
+
+
+def _in_cell(judge: Callable[[Table], Verdict], cell: str) -> Callable[[Table], Verdict]:
+    return lambda table: judge(table.cell(cell))
+
+
+_SHAPE = "least window within [.2,.8], rising to both ends up to .02 nats"
+_PAPER = {
+    "tier": "paper",
+    "cost": "50M parameters, 0.92 G tokens a run, 12 arms, 3 seeds: about 10 hours of one H100 at 1M tokens a second",
+}
+_MAIN = (
+    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape),
+    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle),
+    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends),
+    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early),
+)  # fmt: skip
+_CONTROLS = (
+    ("W6", "The window's gain is not that of even draws of t", "uniform_stratified", "middle", "U[.45,.55]", "U[0,1] with stratified t"),
+    ("W7", "The window's gain does not come from the weight 1/t", "uniform_unweighted", "middle_unweighted", "U[.45,.55]", "both without 1/t"),
+    ("W8", "The window's gain is not that of larger steps", "uniform_unit_gradient", "middle_unit_gradient", "U[.45,.55]", "both with gradients of norm 1"),
+)  # fmt: skip
+
+CLAIMS = [
+    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, **_PAPER)
+      for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+    *(Claim(id=f"{id}-{label}", statement=f"{text}; WikiText-2, {label}, .35M", kind=kind, quantity=quantity, published=value, tolerance=tolerance,
+            tier="cpu", judge=_in_cell(judge, cell))
+      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+    *(Claim(id=f"{id}-bytes", statement=f"{text} (open point 12)", kind="statistical", quantity=f"test loss, U[0,1] - {name}", published="(ours)",
+            tolerance="interval above 0", tier="cpu", judge=_in_cell(_control(arm, rival, words), CELLS["bytes"]))
+      for id, text, rival, arm, name, words in _CONTROLS),
+    *(Claim(id=f"W5-{id}", statement=f"{text} predicts the best window", kind="ordinal", quantity="largest error over three corpora", published=value,
+            tolerance="within .1 on bytes, BPE and parities", tier="cpu", judge=_predictor(name))
+      for id, name, text, value in (("ngrams", "n-grams", "F.4 on the corpus's n-grams", ".46 against .45"), ("snr", "snr", "The gradient's signal-to-noise ratio", "(ours)"), ("gain", "gain", "The first-order gain of a step", "(ours)"))),
+    Claim(id="T10", statement="F.4: weights of the 2- to 6-grams of WikiText seen at least five times", kind="exact", quantity="largest difference of a weight",
+          published=".7427 .2063 .0401 .0084 .0024", tolerance=".005 in some reading", tier="cpu", judge=judge_weights),
+    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum),
+]  # fmt: skip
+
+
+def conclusions(table: Table) -> list[str]:
+    """What a sweep over a corpus of the user's own says: its best window, and what it gains over U[0,1]."""
+    lines = []
+    for cell in dict.fromkeys(record["cell"] for record in table.runs.values()):
+        part = table.cell(cell)
+        arms = {record["config"]["arm"] for record in part.runs.values()}
+        if not arms.issuperset({*BINS, "uniform_0_1"}):
+            continue
+        means = _means(part)
+        gain = _losses(part, "uniform_0_1") - _losses(part, BINS[int(means.argmin())])
+        mean, low, high = mean_interval(gain)
+        lines.append(
+            f"{cell}: best window {BINS[int(means.argmin())].removeprefix('bin_').replace('_', '-')}, test loss {means.min():.3f}; "
+            f"{mean:.3f} [{low:.3f}, {high:.3f}] nats a token below U[0,1]. {_bins_text(part)}"
+        )
+    return lines
+
+
+def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
+    frame = table.frame()
+    for seed in sorted(frame["seed"].unique()):
+        rows = frame[frame["seed"] == seed].set_index("arm")["test_loss"]
+        there = [arm for arm in BINS if arm in rows]
+        ax.plot([CENTRES[BINS.index(arm)] for arm in there], rows[there], color=figure.COLOURS[0], linewidth=0.6, alpha=0.5)
+    there = [arm for arm in BINS if arm in set(frame["arm"])]
+    ax.plot(
+        [CENTRES[BINS.index(arm)] for arm in there],
+        [_losses(table, arm).mean() for arm in there],
+        "o-",
+        color=figure.COLOURS[0],
+        label="ours, windows",
+    )
+    for arm, colour in (("uniform_0_1", 3), ("middle", 2), ("autoregressive", 4), ("bigram", 6), ("unigram", 7)):
+        if arm in set(frame["arm"]):
+            ax.axhline(_losses(table, arm).mean(), color=figure.COLOURS[colour], linewidth=1.2, label=arm)
+    ax.set(xlabel="centre of the window", ylabel="test loss, nats per token", title=title)
+
+
+def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
+    """Per tier: Fig 3 and Fig 7 with the paper's own beside ours, and the loss over t of every arm."""
+    paths = []
+    for tier, table in tables.items():
+        frame = table.frame()
+        found = [cell for cell in dict.fromkeys(frame["cell"]) if BINS[4] in set(frame[frame["cell"] == cell]["arm"])]
+        fig, axes = figure.grid(len(found) + 1, 3, width=5.0)
+        _draw_paper(axes[0])
+        for row, cell in zip(axes[1:], found, strict=True):
+            _draw_cell(row, table.cell(cell), cell)
+        paths.append(figure.save(fig, folder / f"03_wikitext_bins_{tier}.png"))
+    return paths
+
+
+def _draw_paper(axes: np.ndarray) -> None:
+    bins, curves = published("fig3_bins"), published("fig7_bin_trajectories")
+    windows = bins[bins["t_high"] - bins["t_low"] < 0.5]
+    axes[0].plot(windows["midpoint"], windows["test_loss"], "o--", color="black", label="paper, Fig 3")
+    axes[0].axhline(bins["test_loss"].iloc[-1], color=figure.COLOURS[3], linestyle="--", label="paper, U[0,1]")
+    axes[0].set(
+        xlabel="centre of the window", ylabel="test loss, nats per token", title="paper, Fig 3: 50M parameters, 6,000 steps"
+    )
+    axes[0].legend(fontsize=7)
+    for index, name in enumerate([*BINS, "uniform_0_1"]):
+        axes[1].plot(curves["step"], curves[name], color=_colour(index), linewidth=1.2, linestyle="--")
+    axes[1].set(xlabel="step", ylim=(3.4, 7), title="paper, Fig 7")
+    t = np.linspace(0, 1, 200)
+    for form, text in (("linear", "as published"), ("order", "with the order factor"), ("sum_of_squares", "sum of squares")):
+        values = mixture_signal(t, form=form)
+        axes[2].plot(t, values / values.max(), label=f"{text}: {mixture_optimum(form=form):.3f}", linestyle="--")
+    axes[2].set(xlabel="mask rate t", title="F.4: Signal(t) with the published weights")
+    axes[2].legend(fontsize=7)
+
+
+def _colour(index: int) -> str:
+    return "black" if index == len(BINS) else f"C{index}"
+
+
+def _draw_cell(axes: np.ndarray, table: Table, cell: str) -> None:
+    _window_panel(axes[0], table, f"ours, {cell}")
+    axes[0].legend(fontsize=7)
+    for index, arm in enumerate([*BINS, "uniform_0_1"]):
+        runs = [pd.DataFrame(rows) for rows in _curves(table, arm)]
+        if not runs:
+            continue
+        mean = pd.concat(runs).groupby("step").mean()
+        label = arm.removeprefix("bin_").replace("_", "-") if arm in BINS else "U[0,1]"
+        axes[1].plot(mean.index, mean["valid_loss"], color=_colour(index), linewidth=1.2, label=label)
+        levels = [mean.iloc[-1][f"test_t{low / 10:.1f}"] for low in range(10)]
+        axes[2].plot(CENTRES, levels, color=_colour(index), linewidth=1.2)
+    axes[1].set(xlabel="step", ylabel="validation loss", title="validation loss (Fig 7)")
+    axes[1].legend(fontsize=6, ncols=2)
+    axes[2].set(xlabel="mask rate t", ylabel="test loss at t", title="what a window buys, and what it costs")

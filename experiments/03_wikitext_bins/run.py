@@ -1,0 +1,78 @@
+"""One arm: a training run, a probe, a baseline without training, or a count of n-grams."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from baselines.autoregressive import AutoregressiveTask
+from baselines.bigram import bigram_loss
+from baselines.unigram import unigram_loss
+from mdlm_min import language
+from mdlm_min.config import build
+from mdlm_min.data.parities import PREFIX
+from mdlm_min.data.text import TextConfig, TextData, find_sources
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.ngrams import ORDERS, count_ngrams, load_countable
+from mdlm_min.probe import ProbeTask, suggested_rate
+from mdlm_min.theory import mixture_optimum
+
+TRAINED = {"masked": language.LanguageTask, "probe": ProbeTask, "autoregressive": AutoregressiveTask}
+COUNTED = ("unigram", "bigram", "ngrams")
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    kind, rest = settings["kind"], {name: value for name, value in settings.items() if name != "kind"}
+    if kind in TRAINED:
+        language.check(rest)
+    elif kind not in COUNTED:
+        raise InputError(f"kind: {kind!r} is unknown; allowed: {', '.join((*TRAINED, *COUNTED))}")
+    elif not (data := build(TextConfig, rest["data"], "data.")).corpus.startswith(PREFIX):
+        find_sources(data.corpus)
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
+    """Do the run of these settings in its folder."""
+    kind, rest = settings["kind"], {name: value for name, value in settings.items() if name != "kind"}
+    if kind in TRAINED:
+        language.run(rest, seed, folder, progress, TRAINED[kind])
+        return
+    started = time.monotonic()
+    folder.keep_metrics_until(-1)  # a count is short: an interrupted one starts again
+    config = build(TextConfig, rest["data"], "data.")
+    if kind == "ngrams":
+        tokens, digest = load_countable(config)
+        row = _ngrams(tokens)
+    else:
+        data = language.load_data(config)
+        digest = data.sha256
+        row = _baseline(kind, data)
+    folder.append_metrics({"step": 0.0, **row})
+    folder.write_json("data.json", {"sha256": digest, "device": "cpu", "dtype": "float64"})
+    folder.log(f"{kind}: {len(row)} quantities")
+    progress(f"{kind}: {len(row)} quantities")
+    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+
+
+def _baseline(kind: str, data: TextData) -> Row:
+    loss = unigram_loss if kind == "unigram" else bigram_loss
+    return {"test_loss": loss(data, "test"), "test_error": 0.0, "valid_loss": loss(data, "valid")}
+
+
+def _ngrams(tokens: Any) -> Row:
+    counts = count_ngrams(tokens)
+    row: Row = {"tokens": float(len(tokens))}
+    for reading in ("occurrences", "types"):
+        weights = counts.weights(reading)
+        row |= {f"{reading}_w{order}": weight for order, weight in zip(ORDERS, weights, strict=True)}
+        row |= {f"{reading}_{form}": mixture_optimum(weights, form) for form in ("linear", "order", "sum_of_squares")}
+    return row
+
+
+def summarise(rows: list[Row]) -> list[dict[str, Any]]:
+    """What a table says of one run: losses; for a predictor the mask rate that it predicts."""
+    last = rows[-1]
+    names = ["test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in language.LEVELS)]
+    predicted = last.get("occurrences_linear", suggested_rate(rows, "gain") if "gain_0.05" in last else float("nan"))
+    return [{**{name: last.get(name, float("nan")) for name in names}, "predicted_rate": predicted, "last_step": last["step"]}]

@@ -1,0 +1,273 @@
+"""Text as blocks of tokens: from the hub or from plain files, through a tokenizer, into memory-mapped arrays.
+
+A corpus is a name or a path. A path is a folder or a file of plain text (.tokens, .raw, .txt, .text, also .gz); a name is
+looked for as a folder in $MDLM_DATA, and then on the hub. A folder's files belong to the split that their name says
+(train, valid, test); where no name says anything, the last tenth of the text is held out, half of it each.
+Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of the text and of the tokenizer.
+"""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.files import locked, write_whole
+from mdlm_min.random_streams import stream
+
+SPLITS = ("train", "valid", "test")
+HUB = {
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-v1"),
+    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-v1"),
+    "wikitext-2-raw": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext-103-raw": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+}
+ENDINGS = (".tokens", ".raw", ".txt", ".text")
+CHUNK = 1 << 20  # bytes of text that are tokenized at a time; a chunk ends where a line ends
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What is read, and how: corpus name or path, tokenizer (bytes, gpt2, bpe:SIZE), tokens a block."""
+
+    corpus: str = "wikitext-2"
+    tokenizer: str = "bytes"
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise InputError(f"data.length: {self.length} is not allowed; at least 2")
+
+
+def data_folder() -> Path | None:
+    """$MDLM_DATA, where corpora and tokenizer files are looked for first."""
+    return Path(value) if (value := os.environ.get("MDLM_DATA")) else None
+
+
+def cache_folder() -> Path:
+    """$MDLM_CACHE, where tokens are kept."""
+    return Path(os.environ.get("MDLM_CACHE") or Path.home() / ".cache" / "mdlm_min")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the text of one split lies: files, read in order, from `start` to `stop` bytes of their text (None: to the end)."""
+
+    files: tuple[Path, ...]
+    start: int = 0
+    stop: int | None = None
+
+    def chunks(self) -> Iterator[str]:
+        """The text, about CHUNK bytes at a time, cut at line ends. Raises InputError for a file that is empty or not text."""
+        position, rest = 0, b""
+        for path in self.files:
+            size = 0
+            try:
+                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                    while data := file.read(CHUNK):
+                        if b"\0" in data:
+                            raise InputError(
+                                f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text"
+                            )
+                        size += len(data)
+                        low, high = self.start - position, len(data) if self.stop is None else self.stop - position
+                        position += len(data)
+                        rest += data[max(low, 0) : max(high, 0)]
+                        end = rest.rfind(b"\n") + 1
+                        if end:
+                            yield _decode(rest[:end], path)
+                            rest = rest[end:]
+            except (OSError, EOFError) as error:
+                raise InputError(f"{path}: cannot be read ({error})") from error
+            if size == 0:
+                raise InputError(f"{path}: the file is empty; a corpus needs text")
+        if rest:
+            yield _decode(rest, self.files[-1])
+
+    def sha256(self) -> str:
+        """Hash of the text itself, the same for a file and its .gz."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk.encode())
+        return digest.hexdigest()
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} in {error.object[error.start : error.start + 8]!r})") from error
+
+
+def find_sources(corpus: str) -> dict[str, Source]:
+    """The splits of a corpus. Raises InputError where it is nowhere to be found, saying which path to give."""
+    path = Path(corpus)
+    folder = data_folder()
+    if not path.exists() and folder is not None and (folder / corpus).exists():
+        path = folder / corpus
+    if not path.exists():
+        if corpus not in HUB:
+            raise InputError(f"data.corpus: {corpus!r} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}")
+        path = _from_hub(corpus)
+    if path.is_file():
+        return _cut((path,))
+    files = sorted(file for file in path.iterdir() if file.name.removesuffix(".gz").endswith(ENDINGS))
+    if not files:
+        raise InputError(f"data.corpus: no text in {path}; allowed: files ending in {', '.join(ENDINGS)}, also with .gz")
+    by_split = {split: tuple(file for file in files if split in file.name) for split in SPLITS}
+    if not any(by_split.values()):
+        return _cut(tuple(files))
+    if missing := [split for split in SPLITS if not by_split[split]]:
+        raise InputError(
+            f"data.corpus: {path} has no file whose name says {missing[0]!r}; allowed: train, valid and test, or none"
+        )
+    return {split: Source(found) for split, found in by_split.items()}
+
+
+def _cut(files: tuple[Path, ...]) -> dict[str, Source]:
+    """The first 90% of the text to train on, 5% each to validate and to test on, cut at line ends where there are any."""
+    sizes = [len(chunk.encode()) for chunk in Source(files).chunks()]
+    total, ends = sum(sizes), []
+    for share in (0.9, 0.95):
+        wanted, position = int(share * total), 0
+        for chunk in Source(files).chunks():
+            data = chunk.encode()
+            if position + len(data) >= wanted:
+                found = data.rfind(b"\n", 0, wanted - position) + 1
+                ends.append(position + found if found else wanted)
+                break
+            position += len(data)
+    return {
+        "train": Source(files, 0, ends[0]),
+        "valid": Source(files, ends[0], ends[1]),
+        "test": Source(files, ends[1], None),
+    }
+
+
+def _from_hub(name: str) -> Path:
+    """The corpus as plain files in the cache, loaded with `datasets` once. Raises InputError where there is no hub."""
+    folder = cache_folder() / "hub" / name
+    if not (folder / "test.txt").exists():
+        repository, configuration = HUB[name]
+        try:
+            import datasets
+            from huggingface_hub.utils import logging
+
+            logging.set_verbosity_error()  # its retries would bury our one line
+            splits = datasets.load_dataset(repository, configuration)
+        except Exception as error:  # the hub's client raises many kinds, none of them for us to tell apart
+            raise InputError(
+                f"data.corpus: {name!r} cannot be had from the hub ({type(error).__name__}); "
+                f"set MDLM_DATA to a folder that holds {name}/ with its train, valid and test files, or give a path"
+            ) from error
+        for split, hub_split in zip(SPLITS, ("train", "validation", "test"), strict=True):
+            write_whole(folder / f"{split}.txt", "".join(splits[hub_split]["text"]))
+    return folder
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Tokens of every split (memory-mapped, one dimension, uint16 or uint32). A block starts at a multiple of `stride`."""
+
+    splits: dict[str, np.ndarray]
+    vocab_size: int
+    sha256: str
+    stride: int = 1
+
+    def batch(self, split: str, length: int, size: int, seed: int, step: int) -> Tensor:
+        """`size` blocks at random places: int64 [size, length], a pure function of (seed, step)."""
+        tokens = self.splits[split]
+        places = (len(tokens) - length) // self.stride + 1
+        starts = torch.randint(places, (size,), generator=stream(seed, "batches", step)) * self.stride
+        return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts.tolist()]).astype(np.int64))
+
+    def blocks(self, split: str, length: int) -> Tensor:
+        """The whole split as consecutive blocks: int64 [blocks, length]; the last few tokens that fill no block are left out."""
+        tokens = self.splits[split]
+        count = len(tokens) // length
+        return torch.from_numpy(tokens[: count * length].reshape(count, length).astype(np.int64))
+
+    def unigram_nll(self) -> Tensor:
+        """-log p of every token id by its count in the training split, one added to each: float32 [vocab_size], nats."""
+        counts = np.bincount(self.splits["train"], minlength=self.vocab_size) + 1.0
+        return torch.from_numpy(-np.log(counts / counts.sum())).float()
+
+
+def load_text(config: TextConfig) -> TextData:
+    """The corpus in tokens, from the cache or into it.
+
+    Raises InputError for a corpus that cannot be found or read, and for a split shorter than a block.
+    """
+    if config.tokenizer == "words":
+        raise InputError("data.tokenizer: 'words' has no fixed vocabulary for a model; allowed: bytes, gpt2, bpe:SIZE")
+    sources = find_sources(config.corpus)
+    hashes = {split: source.sha256() for split, source in sources.items()}
+    tokenizer = find_tokenizer(config.tokenizer, sources["train"].chunks, hashes["train"], cache_folder(), data_folder())
+    splits = {
+        split: load_tokens(
+            cache_folder() / "tokens" / f"{hashes[split][:24]}-{tokenizer.identity}.npy", sources[split].chunks(), tokenizer
+        )
+        for split in sources
+    }
+    for split, tokens in splits.items():
+        if len(tokens) < config.length:
+            raise InputError(
+                f"data.length: a block is {config.length} tokens, but the {split} split of {config.corpus} has {len(tokens)}"
+            )
+        check_tokens(tokens, tokenizer.vocab_size, f"the {split} split of {config.corpus}")
+    whole = hashlib.sha256(json_bytes([*hashes.values(), tokenizer.identity])).hexdigest()
+    return TextData(splits, tokenizer.vocab_size, whole)
+
+
+def json_bytes(parts: list[str]) -> bytes:
+    return "\n".join(parts).encode()
+
+
+def check_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:
+    """Raise InputError for a token id beyond the vocabulary."""
+    for start in range(0, len(tokens), CHUNK):
+        part = tokens[start : start + CHUNK]
+        if int(part.max()) >= vocab_size:
+            place = start + int(np.argmax(part >= vocab_size))
+            raise InputError(
+                f"{where}: token id {tokens[place]} at {place} is beyond the vocabulary; allowed: 0 to {vocab_size - 1}"
+            )
+
+
+def load_tokens(path: Path, chunks: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
+    """Tokens of the chunks, memory-mapped from `path`, which is written whole where it is missing; in bounded memory."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock"), wait_seconds=3600):
+            if not path.exists():
+                _write_tokens(path, chunks, tokenizer)
+    return np.load(path, mmap_mode="r")
+
+
+def _write_tokens(path: Path, chunks: Iterable[str], tokenizer: Tokenizer) -> None:
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    raw, whole = path.with_suffix(f".{os.getpid()}.raw"), path.with_suffix(f".{os.getpid()}.tmp.npy")
+    try:
+        with raw.open("wb") as file:
+            for chunk in chunks:
+                file.write(tokenizer.encode(chunk).astype(dtype).tobytes())
+        count = raw.stat().st_size // dtype.itemsize
+        if count:
+            array = np.lib.format.open_memmap(whole, mode="w+", dtype=dtype, shape=(count,))
+            array[:] = np.memmap(raw, dtype=dtype, mode="r")
+            array.flush()
+        else:
+            np.save(whole, np.zeros(0, dtype))
+        whole.replace(path)
+    except OSError as error:
+        whole.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        raw.unlink(missing_ok=True)

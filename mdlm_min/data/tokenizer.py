@@ -1,0 +1,162 @@
+"""Tokenizers by the notation people write: "bytes", "gpt2", "bpe:1024", "words".
+
+gpt2 is GPT-2's byte-level BPE through tiktoken, from the two files encoder.json and vocab.bpe, whose checksums are
+verified; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; words are
+lower-cased runs of letters and digits, for counting n-grams only.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.files import sha256, write_whole
+
+NAMES = "bytes, gpt2, bpe:SIZE (257 to 65536), words (to count n-grams only)"
+# Checksums of the files as released with GPT-2.
+GPT2_FILES = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+
+
+class Tokenizer(Protocol):
+    """`identity` names it in file names and hashes: two tokenizers of one identity give the same tokens."""
+
+    vocab_size: int
+    identity: str
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a text, one dimension."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of token ids; bytes that are no UTF-8 become replacement marks."""
+
+
+class Bytes:
+    """Every UTF-8 byte is a token."""
+
+    vocab_size = 256
+    identity = "bytes"
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+
+class GPT2:
+    """GPT-2's BPE of 50,257 tokens. Its <|endoftext|> (50256) is counted, but never read from a text."""
+
+    vocab_size = 50257
+    identity = "gpt2"
+
+    def __init__(self, folder: Path) -> None:
+        import tiktoken
+        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+        for name, expected in GPT2_FILES.items():
+            if not (folder / name).exists():
+                raise InputError(f"data.tokenizer: {folder / name} is missing; gpt2 needs {' and '.join(GPT2_FILES)}")
+            if (found := sha256(folder / name)) != expected:
+                raise InputError(
+                    f"data.tokenizer: {folder / name} has SHA-256 {found}; the file released with GPT-2 has {expected}"
+                )
+        ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
+        pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+        self._encoding = tiktoken.Encoding(
+            "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.asarray(self._encoding.encode_ordinary(text), dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return self._encoding.decode(list(tokens))
+
+
+class TrainedBPE:
+    """A byte-level BPE read from the JSON text that `tokenizers` writes."""
+
+    def __init__(self, text: str) -> None:
+        import tokenizers
+
+        self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        self.vocab_size = int(self._tokenizer.get_vocab_size())
+        self.identity = f"bpe{self.vocab_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.asarray(self._tokenizer.encode(text).ids, dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens)))
+
+
+def train_bpe(chunks: Iterable[str], size: int) -> str:
+    """JSON text of a byte-level BPE with `size` tokens, trained on the chunks."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(chunks, trainer)
+    return str(tokenizer.to_str())
+
+
+class Words:
+    """Lower-cased runs of letters and digits; ids in the order of first sight, so how many there are is not known beforehand."""
+
+    vocab_size = 1 << 32
+    identity = "words"
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+
+    def encode(self, text: str) -> np.ndarray:
+        ids = self._ids
+        return np.asarray([ids.setdefault(word, len(ids)) for word in re.findall(r"\w+", text.lower())], dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        words = list(self._ids)
+        return " ".join(words[token] for token in tokens)
+
+
+def check_tokenizer(name: str) -> None:
+    """Raise InputError for a name that is no tokenizer."""
+    size = name.removeprefix("bpe:")
+    if name not in ("bytes", "gpt2", "words") and not (
+        name.startswith("bpe:") and size.isdecimal() and 257 <= int(size) <= 65536
+    ):
+        raise InputError(f"data.tokenizer: {name!r} is unknown; allowed: {NAMES}")
+
+
+def find_tokenizer(
+    name: str, train_chunks: Callable[[], Iterable[str]], train_hash: str, cache: Path, data: Path | None
+) -> Tokenizer:
+    """The tokenizer of that name; bpe:SIZE is trained once for each text (by its hash) and kept in `cache`.
+
+    Raises InputError for an unknown name, and for GPT-2 files that are missing or altered.
+    """
+    check_tokenizer(name)
+    if name == "bytes":
+        return Bytes()
+    if name == "words":
+        return Words()
+    if name == "gpt2":
+        if data is None or not (data / "gpt2-bpe").is_dir():
+            raise InputError(
+                "data.tokenizer: 'gpt2' needs encoder.json and vocab.bpe; set MDLM_DATA to a folder that holds them in gpt2-bpe/"
+            )
+        return GPT2(data / "gpt2-bpe")
+    path = cache / "tokenizers" / f"{train_hash[:24]}-{name.replace(':', '')}.json"
+    if not path.exists():
+        write_whole(path, train_bpe(train_chunks(), int(name.removeprefix("bpe:"))))
+    return TrainedBPE(path.read_text())
