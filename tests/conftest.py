@@ -1,6 +1,7 @@
 """Fast tests first: the slow ones (marked so) run after all others."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -24,3 +25,20 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache of tokens, and none finds data that it was not given."""
+    monkeypatch.setenv("MDLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("MDLM_DATA", raising=False)
+
+
+@pytest.fixture
+def data_folder(monkeypatch):
+    """The folder of real corpora beside the checkout, as MDLM_DATA; the test is skipped where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not (folder / "wikitext-2").is_dir():
+        pytest.skip(f"no corpora in {folder}")
+    monkeypatch.setenv("MDLM_DATA", str(folder))
+    return folder

@@ -34,7 +34,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("run", "publish", "verify", "report", "list", "gpu-queue", "exit codes"))
+    assert all(command in text for command in ("run", "publish", "verify", "report", "list", "gpu-queue", "window", "exit codes"))
 
 
 def test_list_names_every_experiment_and_arm(capsys):
@@ -63,7 +63,7 @@ def test_a_smoke_run_ends_with_a_table_and_a_figure(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["theory", "parity_map", "uniform_attention"])
+@pytest.mark.parametrize("experiment", ["theory", "parity_map", "uniform_attention", "wikitext_bins"])
 def test_every_experiment_s_smoke_tier_runs_and_draws(experiment, tmp_path, capsys):
     assert main(["run", experiment, "--tier", "smoke", "--jobs", "2", "--runs", str(tmp_path)]) == 0
     text = capsys.readouterr().out

@@ -9,6 +9,7 @@ from mdlm_min.model import ModelConfig, Transformer
 SHAPES = [
     {"layers": 1}, {"layers": 2}, {"layers": 3, "causal": True}, {"layers": 1, "causal": True},
     {"layers": 1, "attention": "uniform"}, {"layers": 2, "attention": "uniform"}, {"layers": 2, "tied": True, "outputs": 3},
+    {"layers": 2, "position_encoding": "rotary"}, {"layers": 1, "position_encoding": "rotary"}, {"layers": 2, "position_encoding": "rotary", "causal": True},
 ]  # fmt: skip
 
 
@@ -72,6 +73,17 @@ def test_bidirectional_output_sees_everything():
     assert not torch.allclose(model(changed)[:, 0], model(tokens)[:, 0])
 
 
+def test_rotary_scores_depend_on_the_distance_alone():
+    model, _ = make(1, length=12, layers=1, position_encoding="rotary")
+    block, x = model.blocks[0], torch.randn(8, dtype=torch.float64)
+    turned = block._turn(x.expand(1, 12, 8))[0].unflatten(-1, (2, 4))
+    scores = torch.einsum("qhd,khd->hqk", turned, turned)
+    for distance in range(1, 11):
+        values = torch.stack([scores[:, i, i + distance] for i in range(12 - distance)])
+        torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)  # angles are float32
+    assert not torch.allclose(scores[:, 0, 1], scores[:, 0, 5])
+
+
 def test_uniform_attention_ignores_queries_and_keys():
     model, tokens = make(3, layers=1, attention="uniform")
     before = model(tokens)
@@ -96,7 +108,8 @@ def test_initial_weights_are_a_function_of_the_generator():
 @pytest.mark.parametrize(
     ("options", "field"),
     [({"width": 9}, "model.width"), ({"layers": 0}, "model.layers"), ({"attention": "linear"}, "model.attention"), ({"init": "big"}, "model.init"),
-     ({"tied": True, "outputs": 2}, "model.tied"), ({"causal": True, "attention": "uniform"}, "model.attention")],
+     ({"tied": True, "outputs": 2}, "model.tied"), ({"causal": True, "attention": "uniform"}, "model.attention"),
+     ({"position_encoding": "sinus"}, "model.position_encoding"), ({"position_encoding": "rotary", "heads": 8}, "model.position_encoding")],
 )  # fmt: skip
 def test_bad_configuration_names_the_field(options, field):
     with pytest.raises(InputError, match=field):

@@ -3,6 +3,7 @@ import pytest
 from mdlm_min.config import build
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.experiment import TIERS, Experiment, cells, experiment_folders
+from mdlm_min.language import LanguageRunConfig
 from mdlm_min.parity import ParityRunConfig
 
 ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
@@ -58,6 +59,34 @@ def test_grid_blocks_multiply_and_join():
     assert found[0].arms == ()
     assert found[2].arms == ("masked",)
     assert [cell.name for cell in cells([])] == [""]
+
+
+def test_a_block_may_have_its_own_name_arms_and_seeds():
+    [cell] = cells([{"name": "small", "width": [3], "arms": ["a"], "seeds": 1}])
+    assert (cell.name, cell.settings, cell.arms, cell.seeds) == ("small", {"width": 3}, ("a",), 1)
+
+
+def test_blocks_with_one_cell_join_and_their_seeds_differ():
+    specs = Experiment("wikitext_bins").runs("cpu")
+    bytes_cell = [spec for spec in specs if spec.cell == "tokenizer=bytes"]
+    assert {spec.seed for spec in bytes_cell if spec.arm == "middle"} == {0, 1, 2}
+    assert {spec.seed for spec in bytes_cell if spec.arm == "bigram"} == {0}
+
+
+def test_a_corpus_of_the_user_s_own_replaces_the_experiment_s():
+    specs = Experiment("wikitext_bins").runs("cpu", corpus="mine.txt")
+    assert {spec.config["data"]["corpus"] for spec in specs} == {"mine.txt"}
+    assert "parities" not in {spec.cell for spec in specs}
+    with pytest.raises(InputError, match="text: 01_parity has no corpus to replace"):
+        Experiment("parity").runs("cpu", corpus="mine.txt")
+
+
+def test_every_configuration_on_text_is_valid():
+    experiment = Experiment("wikitext_bins")
+    for tier in experiment.plan["tiers"]:
+        for spec in experiment.runs(tier, arms="all", seeds=1):
+            if spec.config["kind"] in ("masked", "probe", "autoregressive"):
+                build(LanguageRunConfig, {key: value for key, value in spec.settings.items() if key != "kind"})
 
 
 def test_a_bad_setting_is_found_before_anything_is_written(tmp_path, monkeypatch):

@@ -1,0 +1,207 @@
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mdlm_min.data import text
+from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text
+from mdlm_min.errors import InputError
+
+LINES = [f"line {number} of a small corpus, with a word or two more\n" for number in range(400)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder with the three splits."""
+    for name, lines in (("wiki.train.txt", LINES[:300]), ("wiki.valid.txt", LINES[300:350]), ("wiki.test.txt", LINES[350:])):
+        (tmp_path / name).write_text("".join(lines))
+    return tmp_path
+
+
+def test_splits_are_found_by_name_and_tokens_are_the_text(corpus):
+    data = load_text(TextConfig(str(corpus), "bytes", 16))
+    assert bytes(data.splits["train"].tolist()).decode() == "".join(LINES[:300])
+    assert bytes(data.splits["test"].tolist()).decode() == "".join(LINES[350:])
+    assert data.vocab_size == 256
+
+
+def test_a_gzip_file_is_the_same_corpus(corpus, tmp_path):
+    plain = load_text(TextConfig(str(corpus), "bytes", 16)).sha256
+    for path in list(corpus.glob("*.txt")):
+        path.with_suffix(".txt.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert load_text(TextConfig(str(corpus), "bytes", 16)).sha256 == plain
+
+
+def test_one_file_is_cut_at_line_ends_without_loss(tmp_path):
+    path = tmp_path / "all.txt"
+    path.write_text("".join(LINES))
+    sources = find_sources(str(path))
+    parts = {split: "".join(source.chunks()) for split, source in sources.items()}
+    assert "".join(parts.values()) == "".join(LINES)
+    assert all(part.endswith("\n") for part in parts.values())
+    assert len(parts["train"]) == pytest.approx(0.9 * len("".join(LINES)), rel=0.02)
+    assert len(parts["test"]) > 0 < len(parts["valid"])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 10**6])
+def test_chunks_join_to_the_text_whatever_their_size(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(text, "CHUNK", chunk)
+    content = "ünïcödé ✓ line\nsecond\n\nlast without an end"
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "b.txt").write_text("more\n")
+    chunks = list(Source((tmp_path / "a.txt", tmp_path / "b.txt")).chunks())
+    assert "".join(chunks) == content + "more\n"
+
+
+def test_batches_are_a_function_of_seed_and_step(corpus):
+    data = load_text(TextConfig(str(corpus), "bytes", 16))
+    assert torch.equal(data.batch("train", 16, 8, 0, 5), data.batch("train", 16, 8, 0, 5))
+    assert not torch.equal(data.batch("train", 16, 8, 0, 5), data.batch("train", 16, 8, 0, 6))
+    assert not torch.equal(data.batch("train", 16, 8, 0, 5), data.batch("train", 16, 8, 1, 5))
+    whole = bytes(data.splits["train"].tolist())
+    assert all(bytes(row.tolist()) in whole for row in data.batch("train", 16, 8, 0, 5))
+
+
+def test_every_place_of_the_split_can_start_a_block():
+    data = TextData({"train": np.arange(10, dtype=np.uint16)}, 10, "")
+    starts = data.batch("train", 4, 2000, 0, 0)[:, 0]
+    assert sorted(set(starts.tolist())) == list(range(7))
+    assert set(TextData(data.splits, 10, "", stride=5).batch("train", 5, 200, 0, 0)[:, 0].tolist()) == {0, 5}
+
+
+def test_blocks_cover_the_split_in_order():
+    data = TextData({"test": np.arange(11, dtype=np.uint16)}, 11, "")
+    assert data.blocks("test", 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_the_unigram_model_is_a_distribution_by_counts():
+    data = TextData({"train": np.array([0, 0, 2], dtype=np.uint16)}, 4, "")
+    torch.testing.assert_close(data.unigram_nll().exp().reciprocal(), torch.tensor([3, 1, 2, 1]) / 7)
+
+
+def test_tokens_are_written_once_and_mapped(corpus, monkeypatch):
+    config = TextConfig(str(corpus), "bytes", 16)
+    first = load_text(config)
+    monkeypatch.setattr(text, "_write_tokens", lambda *_: pytest.fail("written a second time"))
+    second = load_text(config)
+    assert isinstance(second.splits["train"], np.memmap)
+    assert first.sha256 == second.sha256
+
+
+def test_a_changed_corpus_has_another_hash(corpus):
+    before = load_text(TextConfig(str(corpus), "bytes", 16)).sha256
+    (corpus / "wiki.test.txt").write_text("".join(LINES[350:])[:-2] + "!\n")
+    assert load_text(TextConfig(str(corpus), "bytes", 16)).sha256 != before
+
+
+def test_a_trained_bpe_has_its_size_and_loses_nothing(corpus):
+    data = load_text(TextConfig(str(corpus), "bpe:300", 16))
+    assert data.vocab_size == 300
+    assert len(data.splits["train"]) < len("".join(LINES[:300])) / 2
+    from mdlm_min.data.tokenizer import TrainedBPE, train_bpe
+
+    tokenizer = TrainedBPE(train_bpe(LINES[:300], 300))
+    assert tokenizer.decode(tokenizer.encode("line 7 of ünknown ✓\n").tolist()) == "line 7 of ünknown ✓\n"
+
+
+def test_gpt2_tokens_are_those_of_gpt2(data_folder):
+    from mdlm_min.data.tokenizer import GPT2
+
+    tokenizer = GPT2(data_folder / "gpt2-bpe")
+    assert tokenizer.encode("Hello world, it's 2026!").tolist() == [15496, 995, 11, 340, 338, 1160, 2075, 0]
+    assert tokenizer.decode(tokenizer.encode("ünïcödé ✓\n\n x").tolist()) == "ünïcödé ✓\n\n x"
+
+
+def test_wikitext_has_its_published_size(data_folder):
+    source = find_sources("wikitext-2")["test"]
+    words = sum(len(chunk.split()) for chunk in source.chunks())
+    assert words == 241_211
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"abc\0def\n", "a zero byte at 3: this is no text"),
+        (b"caf\xe9 au lait\n", "not UTF-8 text"),
+        (b"too short\n" * 3, "a block is 64 tokens, but the train split"),
+    ],
+)
+def test_what_is_no_corpus_is_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "corpus.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message) as refused:
+        load_text(TextConfig(str(tmp_path / "corpus.txt"), "bytes", 64))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    (tmp_path / "corpus.txt.gz").write_bytes(gzip.compress(b"some text\n" * 1000)[:-20])
+    with pytest.raises(InputError, match=r"corpus.txt.gz: cannot be read"):
+        load_text(TextConfig(str(tmp_path / "corpus.txt.gz"), "bytes", 4))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"corpus": "no-such-corpus"}, "data.corpus: 'no-such-corpus' is neither a path nor a known name; allowed: a path, wikitext-2"),
+        ({"tokenizer": "letters"}, "data.tokenizer: 'letters' is unknown; allowed: bytes, gpt2, bpe:SIZE"),
+        ({"tokenizer": "bpe:12"}, "data.tokenizer: 'bpe:12' is unknown"),
+        ({"tokenizer": "gpt2"}, "set MDLM_DATA to a folder that holds them in gpt2-bpe/"),
+        ({"tokenizer": "words"}, "data.tokenizer: 'words' has no fixed vocabulary"),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_refused(corpus, config, message):
+    with pytest.raises(InputError, match=message):
+        load_text(TextConfig(**{"corpus": str(corpus), "length": 16, **config}))
+
+
+def test_a_folder_without_one_split_is_refused(corpus):
+    (corpus / "wiki.valid.txt").unlink()
+    with pytest.raises(InputError, match="no file whose name says 'valid'"):
+        find_sources(str(corpus))
+
+
+def test_altered_gpt2_files_are_refused(tmp_path, monkeypatch, corpus):
+    (tmp_path / "gpt2-bpe").mkdir()
+    for name in ("encoder.json", "vocab.bpe"):
+        (tmp_path / "gpt2-bpe" / name).write_text("{}")
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="the file released with GPT-2 has 1ce1664773c5"):
+        load_text(TextConfig(str(corpus), "gpt2", 16))
+
+
+def test_a_token_beyond_the_vocabulary_is_found():
+    with pytest.raises(InputError, match=r"valid: token id 9 at 2 is beyond the vocabulary; allowed: 0 to 8"):
+        check_tokens(np.array([1, 8, 9, 9], dtype=np.uint16), 9, "valid")
+
+
+def test_without_a_hub_one_line_says_which_path_to_give(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def offline(*_, **__):
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(InputError, match="set MDLM_DATA to a folder that holds wikitext-2/ with its train, valid and test files"):
+        find_sources("wikitext-2")
+
+
+def test_what_the_hub_gives_is_kept_as_plain_files(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": ["", " = Title = \n", " words \n"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: dict.fromkeys(("train", "validation", "test"), rows))
+    sources = find_sources("wikitext-103-raw")
+    assert "".join(sources["valid"].chunks()) == " = Title = \n words \n"
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("asked a second time"))
+    assert find_sources("wikitext-103-raw").keys() == sources.keys()
+
+
+def test_two_processes_may_write_the_same_tokens(corpus):
+    program = "from mdlm_min.data.text import *; import sys; print(load_text(TextConfig(sys.argv[1], 'bpe:300', 16)).sha256)"
+    both = [subprocess.Popen([sys.executable, "-c", program, str(corpus)], stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in both]
+    assert outputs[0] == outputs[1] != b""
