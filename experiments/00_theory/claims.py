@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Verdict
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.golden import Table
 
 EQUAL = 1e-9  # float64 sums over up to 8,192 pairs
@@ -18,7 +18,7 @@ def _rows(table: Table, arm: str, start: str) -> pd.DataFrame:
     frame = table.frame()
     found = frame[(frame["arm"] == arm) & frame["quantity"].str.startswith(start)]
     if found.empty:
-        raise ValueError(f"no quantity of {arm} starts with {start!r}")
+        raise MissingArmError(arm)
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Verdict, above_one, every_seed, mean_interval, steps_text
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_one, every_seed, mean_interval, steps_text
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.run_folder import Row
 from mdlm_min.parity import stays_above
@@ -21,7 +21,7 @@ TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
 def _curves(table: Table, arm: str) -> list[list[Row]]:
     found = [table.curves[name] for name, record in table.runs.items() if record["config"]["arm"] == arm]
     if not found:
-        raise ValueError(f"the table has no arm {arm}")
+        raise MissingArmError(arm)
     return found
 
 
@@ -38,6 +38,8 @@ def _present(table: Table, arms: tuple[str, ...]) -> list[str]:
 def _best(table: Table) -> str:
     """The masked-diffusion arm with the best final validation accuracy: the paper states no optimiser, so one must do it."""
     arms = _present(table, MASKED_ARMS)
+    if not arms:
+        raise MissingArmError(MASKED_ARMS[0])
     return max(arms, key=lambda arm: float(np.mean([rows[-1]["validation_accuracy"] for rows in _curves(table, arm)])))
 
 
@@ -87,6 +89,8 @@ def judge_output(table: Table) -> Verdict:
 
 def judge_ablation(table: Table) -> Verdict:
     """The Transformer with uniform attention generalises, without delay, in every seed."""
+    for arm in TRANSFORMER_ARMS:
+        _curves(table, arm)
     frame = table.frame().set_index("arm")
     fixed = frame.loc[["transformer_uniform"]]
     found = [bool(np.isfinite(b) and b <= 1.2 * a) for a, b in zip(fixed["t_mem"], fixed["t_gen"], strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Verdict, mean_interval
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, mean_interval
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.run_folder import Row
 from mdlm_min.probe import suggested_rate
@@ -25,7 +25,7 @@ def _losses(table: Table, arm: str) -> np.ndarray:
     frame = table.frame()
     found = frame[frame["arm"] == arm].sort_values("seed")["test_loss"].to_numpy()
     if not len(found):
-        raise ValueError(f"the table has no arm {arm}")
+        raise MissingArmError(arm)
     return found
 
 

@@ -13,6 +13,10 @@ KINDS = ("exact", "ordinal", "statistical")
 VERDICTS = ("reproduced", "not reproduced", "underpowered", "not run")
 
 
+class MissingArmError(LookupError):
+    """What a claim's judge raises where the table lacks an arm that the claim is about: it was not run."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What our runs say of a claim: the number that it turns on, its 95% interval over seeds, and one sentence."""
@@ -33,7 +37,7 @@ class Claim:
     """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
 
     `quantity` names the number reported as ours, `published` is the paper's for it (text, since some are pairs or
-    ranges), `cost` what it would take where the tier was not run, `needs` arms that the tier runs on request only.
+    ranges), `cost` what it would take where the tier was not run.
     """
 
     id: str
@@ -45,7 +49,6 @@ class Claim:
     tier: str
     judge: Callable[[Table], Verdict]
     cost: str = ""
-    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mdlm_min.errors import InputError
 from mdlm_min.evidence import golden
-from mdlm_min.evidence.claim import Claim, Verdict
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.files import sha256, write_whole
 
@@ -21,13 +21,13 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
         if only and claim.tier != only:
             continue
         table = tables.get(claim.tier)
-        missing = sorted(set(claim.needs) - {record["config"]["arm"] for record in table.runs.values()}) if table else []
         if table is None:
             judged.append((claim, Verdict("not run", f"tier {claim.tier}: {claim.cost}")))
-        elif missing:
-            judged.append((claim, Verdict("not run", f"needs the arms {', '.join(missing)}: ARMS=all")))
-        else:
+            continue
+        try:
             judged.append((claim, claim.judge(table)))
+        except MissingArmError as missing:
+            judged.append((claim, Verdict("not run", f"needs the arm {missing}: ARMS=all")))
     return judged
 
 

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_min.evidence.claim import Verdict, above_one, every_seed, mean_interval, share_interval, steps_text
+from mdlm_min.evidence.claim import VERDICTS, Verdict, above_one, every_seed, mean_interval, share_interval, steps_text
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.golden import Table, golden_by_tier
+from mdlm_min.evidence.verify import judge
 
 
 def test_mean_interval_covers_the_mean_95_times_of_100():
@@ -61,3 +63,15 @@ def test_a_claim_about_every_seed(found, verdict):
 
 def test_steps_text():
     assert steps_text([250.0, float("inf")]) == "250, never"
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in experiment_folders()])
+def test_every_claim_has_a_verdict_whatever_arms_were_run(name):
+    """A table of one arm alone: a verdict or "not run", never a traceback."""
+    experiment = Experiment(name)
+    for tier, table in golden_by_tier(name).items():
+        for arm in {record["config"]["arm"] for record in table.runs.values()}:
+            runs = {key: record for key, record in table.runs.items() if record["config"]["arm"] == arm}
+            part = Table(name, tier, runs, {key: table.curves[key] for key in runs})
+            verdicts = [verdict.verdict for _, verdict in judge(experiment, {tier: part}, only=tier)]
+            assert set(verdicts) <= set(VERDICTS)
