@@ -63,6 +63,8 @@ class LanguageRunConfig:
         for name, least in (("batch", 1), ("validation_passes", 24 * STRATA), ("test_passes", 24 * STRATA)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
+        if self.data.length < STRATA:
+            raise InputError(f"data.length: {self.data.length} is not allowed; at least {STRATA}, for the loss in tenths of t")
         if self.data.corpus.startswith(PREFIX):
             layout(self.data.corpus, self.data.length)
         else:

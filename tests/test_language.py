@@ -14,7 +14,7 @@ from mdlm_min.likelihood import exact_masks
 from mdlm_min.probe import RATES, ProbeTask, suggested_rate
 
 SMALL = {
-    "data": {"corpus": "parities:2", "length": 8}, "model": {"layers": 1, "heads": 2, "width": 16, "position_encoding": "learned"},
+    "data": {"corpus": "parities:2", "length": 12}, "model": {"layers": 1, "heads": 2, "width": 16, "position_encoding": "learned"},
     "train": {"steps": 30, "eval_every": 10, "learning_rate": 1e-2, "warmup": 3, "schedule": "cosine", "clip": 1.0},
     "batch": 32, "validation_passes": 240, "test_passes": 240,
 }  # fmt: skip
@@ -36,7 +36,7 @@ def test_an_untrained_model_of_zero_weights_has_the_loss_of_a_uniform_guess():
 
 def test_training_learns_pairs_and_the_low_rates_first(tmp_path):
     with open_run(tmp_path / "run", {"seed": 0}) as folder:
-        run({**SMALL, "train": {**SMALL["train"], "steps": 200, "eval_every": 100}}, 0, folder, lambda _: None)
+        run({**SMALL, "train": {**SMALL["train"], "steps": 600, "eval_every": 300}}, 0, folder, lambda _: None)
     rows = folder.metrics()
     # A pair's bit is known exactly where the other one is visible: the best loss at rate t is t log 2, on average log 2 / 2.
     assert rows[0]["valid_loss"] > 0.6
@@ -47,8 +47,8 @@ def test_training_learns_pairs_and_the_low_rates_first(tmp_path):
 
 def test_masked_tokens_are_hidden():
     task = LanguageTask(config(), 0)
-    tokens = task.data.blocks("valid", 8)[:4]
-    mask = exact_masks(torch.full((4,), 3), 8, torch.Generator().manual_seed(0))
+    tokens = task.data.blocks("valid", 12)[:4]
+    mask = exact_masks(torch.full((4,), 3), 12, torch.Generator().manual_seed(0))
     other = torch.where(mask, 1 - tokens, tokens)
     with torch.no_grad():
         both = task.nll(tokens, mask).exp().reciprocal() + task.nll(other, mask).exp().reciprocal()
@@ -63,7 +63,7 @@ def test_the_test_loss_is_a_function_of_the_weights_alone():
 
 def test_seeds_and_arms_share_blocks_but_not_masks():
     one, two = LanguageTask(config(), 0), LanguageTask(config(mask_rate="U[0.45,0.55]"), 0)
-    assert torch.equal(one.data.batch("train", 8, 4, 0, 3), two.data.batch("train", 8, 4, 0, 3))
+    assert torch.equal(one.data.batch("train", 12, 4, 0, 3), two.data.batch("train", 12, 4, 0, 3))
     assert torch.equal(one.model.head.weight, two.model.head.weight)
     assert not torch.equal(one.model.head.weight, LanguageTask(config(), 1).model.head.weight)
 
@@ -89,7 +89,7 @@ def test_bfloat16_is_near_float32():
 def test_a_corpus_that_changes_between_runs_is_refused(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("some words in a row\n" * 300)
-    settings = {**SMALL, "data": {"corpus": str(path), "tokenizer": "bytes", "length": 8}}
+    settings = {**SMALL, "data": {"corpus": str(path), "tokenizer": "bytes", "length": 12}}
     with open_run(tmp_path / "run", {}) as folder:
         run(settings, 0, folder, lambda _: None)
     path.write_text("other words in a row\n" * 300)
@@ -104,8 +104,9 @@ def test_a_corpus_that_changes_between_runs_is_refused(tmp_path):
         ({"weight": "t"}, "weight: 't' is unknown"),
         ({"dtype": "float16"}, "dtype: 'float16' is unknown; allowed: float32, bfloat16"),
         ({"test_passes": 10}, "test_passes: 10 is not allowed; at least 240"),
+        ({"data": {"corpus": "parities:4", "length": 8}}, "data.length: 8 is not allowed; at least 10"),
         ({"batch": 0}, "batch: 0 is not allowed"),
-        ({"data": {"corpus": "parities:3", "length": 8}}, "data.length: 1 of 8 tokens"),
+        ({"data": {"corpus": "parities:5", "length": 12}}, "data.length: 1 of 12 tokens"),
         ({"model": {"width": 30, "heads": 4}}, "model.width: 30"),
         ({"train": {"schedule": "linear"}}, "train.schedule: 'linear' is unknown"),
         ({"train": {"clip": 1.0, "unit_gradient": True}}, "train.clip: 1.0 is not allowed"),
@@ -119,7 +120,7 @@ def test_bad_settings_are_named(changes, message):
 
 def test_the_autoregressive_model_sees_only_what_came_before():
     task = AutoregressiveTask(config(model={**SMALL["model"], "causal": True}), 0)
-    tokens = task.data.blocks("valid", 8)[:4]
+    tokens = task.data.blocks("valid", 12)[:4]
     changed = tokens.clone()
     changed[:, 5:] = 1 - changed[:, 5:]
     with torch.no_grad():
@@ -132,7 +133,7 @@ def test_the_autoregressive_model_sees_only_what_came_before():
 def test_the_autoregressive_loss_is_that_of_the_whole_split():
     task = AutoregressiveTask(config(model={**SMALL["model"], "causal": True}), 0)
     with torch.no_grad():
-        expected = float(task.nll_in_order(task.data.blocks("test", 8)).double().mean())
+        expected = float(task.nll_in_order(task.data.blocks("test", 12)).double().mean())
     assert task.test_loss("test", 240)["test_loss"] == pytest.approx(expected, rel=1e-6)
     assert task.evaluate(0).keys() == LanguageTask(config(), 0).evaluate(0).keys()
 
@@ -161,7 +162,7 @@ def test_the_suggestion_is_the_mean_of_the_later_probes():
 
 def test_a_given_corpus_is_used_as_it_is():
     data = TextData({name: np.tile(np.arange(4, dtype=np.uint16), 200) for name in ("train", "valid", "test")}, 4, "hash")
-    task = LanguageTask(build(LanguageRunConfig, {**SMALL, "data": {"corpus": "parities:2", "length": 8}}), 0, data)
+    task = LanguageTask(build(LanguageRunConfig, {**SMALL, "data": {"corpus": "parities:2", "length": 12}}), 0, data)
     assert task.mask_token == 4
     assert len(task.evaluate(0)) == 2 * (2 + 2 * len(LEVELS))
     assert TextConfig().length == 128

@@ -29,7 +29,8 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys):
+def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mdlm_min.probe.BATCHES", 2)
     arguments = [
         "window",
         "--text",

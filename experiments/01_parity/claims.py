@@ -204,7 +204,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                     curves = [
                         pd.DataFrame(part.curves[name]) for name, record in part.runs.items() if record["config"]["arm"] == arm
                     ]
-                    figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
+                    figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm, band=len(arms) <= 7)
             data = next(iter(part.runs.values()))["config"]["data"]
             seeds = len({record["config"]["seed"] for record in part.runs.values()})
             axes[0, column].set_title(

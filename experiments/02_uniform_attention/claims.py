@@ -70,7 +70,9 @@ def judge_plateau(table: Table) -> Verdict:
     steps = {arm: _first(table, arm, "validation_accuracy", HALFWAY) for arm in _present(table, MASKED_ARMS)}
     matching = [arm for arm, values in steps.items() if all(13236 / 1.5 <= value <= 13236 * 1.5 for value in values)]
     best = min(steps, key=lambda arm: abs(np.log(np.mean(steps[arm]) / 13236)))
-    note = "Steps to .75: " + "; ".join(f"{arm} {steps_text(values)}" for arm, values in steps.items())
+    note = "Steps to .75: " + "; ".join(f"{arm} {steps_text(values)}" for arm, values in steps.items()) + ". AdamW's are in P5d"
+    if not np.isfinite(steps[best]).all():
+        return Verdict("not reproduced", note)
     return Verdict("reproduced" if matching else "not reproduced", note, *mean_interval(steps[best]))
 
 
@@ -158,8 +160,9 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                         axes[0, 2].plot(
                             frame["step"], frame[metric], style, color=figure.COLOURS[index], label=label, linewidth=1.2
                         )
+        if _present(table, TRANSFORMER_ARMS):
+            axes[0, 2].legend(fontsize=7)
         axes[0, 2].set(xlabel="step", title="one-layer Transformer, (14,5), N=600, every seed")
         axes[0, 1].legend(fontsize=7)
-        axes[0, 2].legend(fontsize=7)
         paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
     return paths
