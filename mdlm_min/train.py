@@ -31,6 +31,7 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
+    momentum: float = 0.0  # of "sgd"
     warmup: int = 0
     schedule: str = "constant"
     clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
@@ -42,6 +43,8 @@ class TrainConfig:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; at least 1")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"train.optimizer: {self.optimizer!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.momentum < 1 or (self.momentum and self.optimizer != "sgd"):
+            raise InputError(f"train.momentum: {self.momentum} is not allowed; 0 to below 1, and only with train.optimizer = sgd")
         if self.schedule not in ("constant", "cosine"):
             raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
         if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
@@ -85,7 +88,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
