@@ -63,6 +63,46 @@ def test_the_rate_warms_up_and_stays(tmp_path):
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
+def test_the_cosine_ends_at_a_tenth():
+    config = TrainConfig(steps=110, learning_rate=1.0, warmup=10, schedule="cosine")
+    assert [config.rate_at(step) for step in (0, 10, 60)] == pytest.approx([1 / 11, 1.0, 0.55])
+    assert config.rate_at(109) == pytest.approx(0.1, abs=1e-3)
+    rates = [config.rate_at(step) for step in range(10, 110)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "sgd", "momentum": 0.9}], ids=["adamw", "sgd with momentum"])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_at_the_same_bits(tmp_path, optimizer):
+    def task():
+        torch.manual_seed(0)
+        found = Line()
+        found.loss = lambda step: (found.model(torch.tensor([[float(step % 3)]])) - 1).square().mean()
+        return found
+
+    def state(folder):
+        return (folder.path / "metrics.csv").read_bytes(), sorted(folder.checkpoints.iterdir())[-1].joinpath(
+            "state.safetensors"
+        ).read_bytes()
+
+    settings = {"eval_every": 5, "schedule": "cosine", "learning_rate": 0.1, **optimizer}
+    with open_run(tmp_path / "whole", {}) as folder:
+        train(task(), TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
+        whole = state(folder)
+
+    class KilledError(Exception):
+        pass
+
+    broken = task()
+    evaluate, broken.evaluate = broken.evaluate, lambda step: (_ for _ in ()).throw(KilledError) if step == 15 else evaluate(step)
+    with open_run(tmp_path / "broken", {}) as folder:
+        with pytest.raises(KilledError):
+            train(broken, TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
+        train(task(), TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
+        resumed = state(folder)
+    assert resumed[1] == whole[1]
+    assert resumed[0].splitlines()[0] == whole[0].splitlines()[0]
+
+
 def test_progress_says_rate_time_left_and_loss():
     line = progress_line({"step": 100.0, "loss": 0.5}, 700, rate=10.0)
     assert line == "step 100/700  10.0 steps/s  0:01:00 left at most  loss 0.5"

@@ -190,36 +190,44 @@ CLAIMS = [
 ]
 
 
+MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
+
+
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published."""
+    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published;
+    and, where they were run, the loss weights and other rates (ARMS=all)."""
     paths = []
     for tier, table in tables.items():
-        cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
-        fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
-        for column, cell in enumerate(cells):
-            part = table.cell(cell)
-            arms = list(dict.fromkeys(record["config"]["arm"] for record in part.runs.values()))
-            for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
-                for index, arm in enumerate(arms):
-                    curves = [
-                        pd.DataFrame(part.curves[name]) for name, record in part.runs.items() if record["config"]["arm"] == arm
-                    ]
-                    figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm, band=len(arms) <= 7)
-            data = next(iter(part.runs.values()))["config"]["data"]
-            seeds = len({record["config"]["seed"] for record in part.runs.values()})
-            axes[0, column].set_title(
-                f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)", fontsize=10
-            )
-        for row, panel in enumerate(("train", "val")):
-            paper = published(f"fig2_parity_{panel}")
-            for arm, name in FIG2.items():
-                colour = figure.COLOURS[arms.index(arm) % len(figure.COLOURS)] if arm in arms else "grey"
-                axes[row, -1].plot(paper["step"], paper[name], color=colour, label=f"{arm} (published)", **figure.PUBLISHED)
-            axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
-        axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed", fontsize=10)
-        for ax in axes[1]:
-            ax.set_xlabel("step")
-        axes[1, 0].legend(fontsize=7, loc="lower right")
-        axes[1, -1].legend(fontsize=7, loc="lower right")
-        paths.append(figure.save(fig, folder / f"01_parity_{tier}.png"))
+        there = list(dict.fromkeys(record["config"]["arm"] for record in table.runs.values()))
+        paths.append(_draw(table, [arm for arm in there if arm not in MORE[1:]], folder / f"01_parity_{tier}.png"))
+        if set(MORE[1:]) & set(there):
+            paths.append(_draw(table, [arm for arm in MORE if arm in there], folder / f"01_parity_{tier}_weights.png"))
     return paths
+
+
+def _draw(table: Table, arms: list[str], path: Path) -> Path:
+    cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
+    fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
+    for column, cell in enumerate(cells):
+        part = table.cell(cell)
+        for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
+            for index, arm in enumerate(arms):
+                curves = [pd.DataFrame(part.curves[name]) for name, record in part.runs.items() if record["config"]["arm"] == arm]
+                figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
+        data = next(iter(part.runs.values()))["config"]["data"]
+        seeds = len({record["config"]["seed"] for record in part.runs.values()})
+        axes[0, column].set_title(
+            f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)", fontsize=10
+        )
+    for row, panel in enumerate(("train", "val")):
+        paper = published(f"fig2_parity_{panel}")
+        for arm, name in FIG2.items():
+            colour = figure.COLOURS[arms.index(arm)] if arm in arms else "grey"
+            axes[row, -1].plot(paper["step"], paper[name], color=colour, label=f"{arm} (published)", **figure.PUBLISHED)
+        axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
+    axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed", fontsize=10)
+    for ax in axes[1]:
+        ax.set_xlabel("step")
+    axes[1, 0].legend(fontsize=7, loc="lower right")
+    axes[1, -1].legend(fontsize=7, loc="lower right")
+    return figure.save(fig, path)

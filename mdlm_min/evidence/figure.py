@@ -43,8 +43,8 @@ def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **opt
     return figure, axes
 
 
-def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str, band: bool = True) -> None:
-    """Median over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band (`band`).
+def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
+    """Median over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
 
     A run that stopped early keeps its last value. The median, not the mean: seeds tend to have learned or not.
     """
@@ -52,8 +52,7 @@ def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str
     values = np.array([np.interp(steps, curve["step"], curve[metric]) for curve in curves])
     ax.plot(steps, np.median(values, axis=0), color=colour, label=label, linewidth=1.8)
     ax.plot(steps, values.T, color=colour, alpha=0.4, linewidth=0.5)
-    if band:
-        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
+    ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
 
 def save(figure: Figure, path: Path) -> Path:
