@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdlm_min.data.parities import PREFIX, make_parities
-from mdlm_min.data.text import TextConfig, cache_folder, data_folder, find_sources, load_tokens
+from mdlm_min.data.text import Source, TextConfig, cache_folder, data_folder, find_sources, load_tokens
 from mdlm_min.data.tokenizer import find_tokenizer
 
 ORDERS = (2, 3, 4, 5, 6)
@@ -71,11 +71,17 @@ def count_ngrams(tokens: np.ndarray, minimum: int = MINIMUM) -> Counts:
 
 
 def load_countable(config: TextConfig) -> tuple[np.ndarray, str]:
-    """Tokens of a corpus's training split and the hash of what they come from. Allows "words" besides a model's tokenizers."""
+    """Tokens of a corpus's training split (of all of it, where the splits are cut from one text) and the hash of that text.
+
+    Allows "words" besides a model's tokenizers.
+    """
     if config.corpus.startswith(PREFIX):
         data = make_parities(config.corpus, config.length)
         return data.splits["train"], data.sha256
-    source = find_sources(config.corpus)["train"]
+    sources = find_sources(config.corpus)
+    source = sources["train"]
+    if sources["test"].files == source.files:
+        source = Source(source.files)
     digest = source.sha256()
     tokenizer = find_tokenizer(config.tokenizer, source.chunks, digest, cache_folder(), data_folder())
     return load_tokens(cache_folder() / "tokens" / f"{digest[:24]}-{tokenizer.identity}.npy", source.chunks(), tokenizer), digest

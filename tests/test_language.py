@@ -11,6 +11,7 @@ from mdlm_min.errors import InputError
 from mdlm_min.evidence.run_folder import open_run
 from mdlm_min.language import LEVELS, LanguageRunConfig, LanguageTask, check, run
 from mdlm_min.likelihood import exact_masks
+from mdlm_min.masking import bernoulli
 from mdlm_min.probe import RATES, ProbeTask, suggested_rate
 
 SMALL = {
@@ -43,6 +44,29 @@ def test_training_learns_pairs_and_the_low_rates_first(tmp_path):
     assert rows[-1]["test_loss"] == pytest.approx(math.log(2) / 2, abs=0.05)
     assert rows[-1]["test_t0.0"] < 0.2 < 0.6 < rows[-1]["test_t0.9"]
     assert all(math.isnan(row["test_loss"]) for row in rows[:-1])
+
+
+def test_the_estimate_agrees_with_brute_force_on_a_trained_model():
+    """Whole-split loss by the estimator, and by t ~ U(0,1), Bernoulli masks and the weight 1/t, as section 5 writes it."""
+    task = LanguageTask(config(), 0)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
+    for step in range(120):
+        optimizer.zero_grad()
+        task.loss(step).backward()
+        optimizer.step()
+    blocks, generator = task.data.blocks("valid", 12), torch.Generator().manual_seed(3)
+    found = task.test_loss("valid", 2400)
+    draws = 20_000
+    chosen = blocks[torch.randint(len(blocks), (draws,), generator=generator)]
+    rate = 1 - torch.rand(draws, generator=generator)
+    mask = bernoulli(rate, 12, generator)
+    values = torch.zeros(mask.shape)
+    with torch.no_grad():
+        values[mask] = task.nll(chosen, mask)
+    losses = values.sum(dim=1) / rate / 12
+    error = float(losses.std()) / math.sqrt(draws)
+    assert abs(float(losses.mean()) - found["valid_loss"]) < 4 * math.hypot(error, found["valid_error"])
+    assert found["valid_error"] < error
 
 
 def test_masked_tokens_are_hidden():

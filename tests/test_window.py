@@ -22,7 +22,7 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
     # 4 words at random: every 2- to 4-gram is frequent, so the orders weigh about the same.
-    assert "corpus.txt: 5,400 tokens (words)" in text
+    assert "corpus.txt: 6,000 tokens (words)" in text
     assert "w2 0.2" in text
     assert "predicted window: mask_rate = U[0." in text
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
