@@ -5,7 +5,7 @@
 [tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
 [tiers.TIER.arms_config.NAME] overrides one arm there
 [[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
-those in the block's own `arms`) with the tier's seeds (or at most the block's own `seeds`); a cell's settings override an
+those in the block's own `arms`) with the tier's seeds (or the block's own `seeds`); a cell's settings override an
 arm's. A cell is named after its settings, or by the block's `name` where it is the only one
 """
 
@@ -97,12 +97,13 @@ class Experiment:
             raise InputError(f"text: {self.name} has no corpus to replace; allowed: an experiment on text")
         chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}
         specs: dict[str, RunSpec] = {}  # by name: blocks of a grid may overlap
-        for seed in range(seeds or table["seeds"]):
-            for cell in cells(table.get("grid", [])):
+        grid = cells(table.get("grid", []))
+        for seed in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
+            for cell in grid:
                 if corpus and "corpus" in cell.settings.get("data", {}):
                     continue
                 for arm in chosen:
-                    if (cell.arms and arm not in cell.arms) or (cell.seeds and seed >= cell.seeds):
+                    if (cell.arms and arm not in cell.arms) or seed >= (cell.seeds or seeds or table["seeds"]):
                         continue
                     own = table.get("arms_config", {}).get(arm, {})
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)

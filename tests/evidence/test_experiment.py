@@ -71,6 +71,10 @@ def test_blocks_with_one_cell_join_and_their_seeds_differ():
     bytes_cell = [spec for spec in specs if spec.cell == "tokenizer=bytes"]
     assert {spec.seed for spec in bytes_cell if spec.arm == "middle"} == {0, 1, 2}
     assert {spec.seed for spec in bytes_cell if spec.arm == "bigram"} == {0}
+    assert {spec.seed for spec in specs if spec.cell == "parities"} == set(range(8))
+    few = Experiment("wikitext_bins").runs("cpu", seeds=2)
+    assert {spec.seed for spec in few} == {0, 1}
+    assert {spec.seed for spec in few if spec.arm == "bigram"} == {0}
 
 
 def test_a_corpus_of_the_user_s_own_replaces_the_experiment_s():
