@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.text:  # the claims are about the paper's corpora
         print("\n".join(experiment.module("claims").conclusions(table)))
     else:
-        verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier))
+        verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Tokenizers by the notation people write: "bytes", "gpt2", "bpe:1024", "words".
 
 gpt2 is GPT-2's byte-level BPE through tiktoken, from the two files encoder.json and vocab.bpe, whose checksums are
-verified; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; words are
+verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; words are
 lower-cased runs of letters and digits, for counting n-grams only.
 """
 
@@ -56,10 +56,20 @@ class GPT2:
     vocab_size = 50257
     identity = "gpt2"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
+        """From encoder.json and vocab.bpe in `folder`, or, without one, as tiktoken loads it."""
         import tiktoken
         from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
+        if folder is None:
+            try:
+                self._encoding = tiktoken.get_encoding("gpt2")
+            except Exception as error:  # whatever its download raises
+                raise InputError(
+                    f"data.tokenizer: 'gpt2' cannot be downloaded ({type(error).__name__}); set MDLM_DATA to a folder that holds "
+                    "encoder.json and vocab.bpe in gpt2-bpe/"
+                ) from error
+            return
         for name, expected in GPT2_FILES.items():
             if not (folder / name).exists():
                 raise InputError(f"data.tokenizer: {folder / name} is missing; gpt2 needs {' and '.join(GPT2_FILES)}")
@@ -151,11 +161,8 @@ def find_tokenizer(
     if name == "words":
         return Words()
     if name == "gpt2":
-        if data is None or not (data / "gpt2-bpe").is_dir():
-            raise InputError(
-                "data.tokenizer: 'gpt2' needs encoder.json and vocab.bpe; set MDLM_DATA to a folder that holds them in gpt2-bpe/"
-            )
-        return GPT2(data / "gpt2-bpe")
+        folder = data / "gpt2-bpe" if data is not None else None
+        return GPT2(folder if folder is not None and folder.is_dir() else None)
     path = cache / "tokenizers" / f"{train_hash[:24]}-{name.replace(':', '')}.json"
     if not path.exists():
         write_whole(path, train_bpe(train_chunks(), int(name.removeprefix("bpe:"))))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ def interval(verdict: Verdict) -> str:
     return "" if math.isnan(verdict.low) else f" [{number(verdict.low)}, {number(verdict.high)}]"
 
 
-def print_verdicts(judged: Judged) -> None:
-    """One line a claim."""
+def print_verdicts(judged: Judged, notes: bool) -> None:
+    """One line a claim, with `notes` its note below it."""
     for claim, verdict in judged:
         print(
-            f"{claim.id:8} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)}"
-            f" ({claim.quantity}); tolerance: {claim.tolerance}. {verdict.note}"
+            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} ({claim.quantity}); "
+            f"tolerance: {claim.tolerance}"
         )
+        if notes:
+            print(textwrap.fill(verdict.note, 120, initial_indent=" " * 10, subsequent_indent=" " * 10))
 
 
 def as_json(judged: Judged) -> str:
@@ -165,7 +168,7 @@ def verify(runs: Path, accept: bool) -> int:
     The accepted verdicts, results/verdicts.json, are written with `accept` only: a moved verdict stays moved until
     somebody accepts it."""
     judged = judge_all()
-    print_verdicts(judged)
+    print_verdicts(judged, notes=False)
     if accept:
         write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")

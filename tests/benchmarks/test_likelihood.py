@@ -38,7 +38,7 @@ def task():
 
 
 @pytest.mark.benchmark(group="likelihood")
-@pytest.mark.parametrize(("count", "draws", "repeats"), [(120, 4, 40), (40, 32, 40), (20, 128, 30)])
+@pytest.mark.parametrize(("count", "draws", "repeats"), [(120, 4, 40), (24, 32, 40), (12, 128, 24)])
 def test_variance_per_pass_against_llada(benchmark, task, count, draws, repeats):
     blocks = task.data.blocks("valid", 64)
     blocks = blocks[torch.randperm(len(blocks), generator=stream(0, "subset"))[:count]]

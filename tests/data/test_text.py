@@ -150,13 +150,23 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
         ({"corpus": "no-such-corpus"}, "data.corpus: 'no-such-corpus' is neither a path nor a known name; allowed: a path, wikitext-2"),
         ({"tokenizer": "letters"}, "data.tokenizer: 'letters' is unknown; allowed: bytes, gpt2, bpe:SIZE"),
         ({"tokenizer": "bpe:12"}, "data.tokenizer: 'bpe:12' is unknown"),
-        ({"tokenizer": "gpt2"}, "set MDLM_DATA to a folder that holds them in gpt2-bpe/"),
         ({"tokenizer": "words"}, "data.tokenizer: 'words' has no fixed vocabulary"),
     ],
 )  # fmt: skip
 def test_unknown_names_are_refused(corpus, config, message):
     with pytest.raises(InputError, match=message):
         load_text(TextConfig(**{"corpus": str(corpus), "length": 16, **config}))
+
+
+def test_gpt2_without_a_network_says_what_to_set(corpus, monkeypatch):
+    import tiktoken
+
+    def offline(_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(InputError, match="set MDLM_DATA to a folder that holds encoder.json and vocab.bpe in gpt2-bpe/"):
+        load_text(TextConfig(str(corpus), "gpt2", 16))
 
 
 def test_a_folder_without_one_split_is_refused(corpus):
