@@ -100,7 +100,7 @@ def estimate(
             samples[index] = torch.cat((samples[index], _sample(score, blocks, known, low, high, extra, generator, batch)))
     fits = [_regress(sample) for sample in samples]
     means = torch.tensor([fit.mean for fit in fits], dtype=torch.float64)
-    errors = torch.tensor([math.sqrt(fit.variance / len(sample)) for fit, sample in zip(fits, samples, strict=True)])
+    errors = torch.tensor([fit.error for fit in fits], dtype=torch.float64)
     return Estimate(
         float((shares * means).sum()), float((shares * errors).square().sum().sqrt()),
         [(low + high - 1) / 2 / length for low, high in ranges], means.tolist(), errors.tolist(),
@@ -128,18 +128,23 @@ def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, 
 
 @dataclass(frozen=True)
 class _Fit:
+    """A stratum's mean, its standard error, and the variance of one pass around the regression."""
+
     mean: float
+    error: float
     variance: float
 
 
 def _regress(sample: Tensor) -> _Fit:
-    """Mean of the first column where the others, centred on their exact means, are zero; variance of what is left."""
+    """Least squares of the first column on the others, which are centred on their exact means: the mean is the intercept."""
     design = torch.cat((torch.ones(len(sample), 1, dtype=torch.float64), sample[:, 1:]), dim=1)
     used = design.std(dim=0) > 1e-12
     used[0] = True
-    solution = torch.linalg.lstsq(design[:, used], sample[:, :1], driver="gelsd").solution
-    rest = sample[:, :1] - design[:, used] @ solution
-    return _Fit(float(solution[0]), float(rest.square().sum()) / max(1, len(sample) - int(used.sum())))
+    design = design[:, used]
+    inverse = torch.linalg.pinv(design.T @ design, hermitian=True)
+    solution = inverse @ (design.T @ sample[:, :1])
+    variance = float((sample[:, :1] - design @ solution).square().sum()) / max(1, len(sample) - design.shape[1])
+    return _Fit(float(solution[0]), math.sqrt(variance * float(inverse[0, 0])), variance)
 
 
 def _sample(
