@@ -241,10 +241,10 @@ def conclusions(table: Table) -> list[str]:
         gain = _losses(part, "uniform_0_1") - _losses(part, BINS[int(means.argmin())])
         mean, low, high = mean_interval(gain)
         lines.append(
-            f"{cell}: best window {BINS[int(means.argmin())].removeprefix('bin_').replace('_', '-')}, test loss {means.min():.3f}; "
+            f"{cell or 'this corpus'}: best window {BINS[int(means.argmin())].removeprefix('bin_').replace('_', '-')}, test loss {means.min():.3f}; "
             f"{mean:.3f} [{low:.3f}, {high:.3f}] nats a token below U[0,1]. {_bins_text(part)}"
         )
-    return lines
+    return lines or ["no cell has all ten windows and U[0,1]: nothing to conclude"]
 
 
 def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
