@@ -125,13 +125,19 @@ def write(folder: Path) -> list[Path]:
 
 
 def print_gpu_queue() -> int:
-    """Tiers that have no golden table, most wanted first, with what they cost on one GPU. Returns the exit code 0."""
+    """Tiers with runs that no golden table has, most wanted first, with what the tier costs on one GPU. Returns the exit code 0."""
     queue = []
     for path in experiment_folders():
         experiment = Experiment(path.name)
+        tables = golden.golden_by_tier(experiment.name)
         for tier, plan in experiment.plan["tiers"].items():
-            if "gpu_minutes" in plan and tier not in golden.golden_by_tier(experiment.name):
-                queue.append((plan["worth"], experiment.name, tier, plan["gpu_minutes"], len(experiment.runs(tier)), plan["why"]))
-    for worth, name, tier, minutes, runs, why in sorted(queue, reverse=True):
-        print(f"worth {worth}: mdlm run {name} --tier {tier}   {runs} runs, about {minutes:g} GPU minutes. {why}")
+            done = tables[tier].runs if tier in tables else {}
+            specs = experiment.runs(tier)
+            missing = sum(spec.name not in done for spec in specs)
+            if "gpu_minutes" in plan and missing:
+                queue.append((plan["worth"], experiment.name, tier, plan["gpu_minutes"], missing, len(specs), plan["why"]))
+    for worth, name, tier, minutes, missing, runs, why in sorted(queue, reverse=True):
+        print(
+            f"worth {worth}: mdlm run {name} --tier {tier}   {missing} of {runs} runs missing, about {minutes:g} GPU minutes for all. {why}"
+        )
     return 0
