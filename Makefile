@@ -8,8 +8,9 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 SEEDS ?= 0
 ARMS ?=
 TEXT ?=
-DATA ?= $(MDLM_DATA)
-export MDLM_DATA = $(DATA)
+ifdef DATA
+export MDLM_DATA := $(abspath $(DATA))
+endif
 RUN = .venv/bin/mdlm run
 OPTIONS = --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
 
