@@ -1,4 +1,5 @@
-"""The Transformer: nanoGPT's pre-norm block (LayerNorm, GELU; learned or rotary positions), bidirectional or causal.
+"""The Transformer: nanoGPT's pre-norm block (LayerNorm, GELU, learned positions) or LLaDA's (RMSNorm, SwiGLU, rotary positions,
+no biases), or anything between, bidirectional or causal.
 
 Masked diffusion reads the network only at masked positions, so the last block and the head are computed only there:
 keys and values need every position, queries and everything after the attention only those asked for. The results and
@@ -29,9 +30,14 @@ class ModelConfig:
     width: int = 128
     causal: bool = False
     attention: str = "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
-    init: str = "gpt2"  # standard deviation of the weights: 0.02, or "width" for 1/sqrt(width)
+    init: str = "gpt2"  # deviation of the weights: 0.02; "width": 1/sqrt(width); "llada": that, cut at three deviations
     position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys turned by their position (RoPE)
     tied: bool = False  # head weights = token embedding
+    norm: str = "layernorm"  # or "rmsnorm"
+    mlp: str = "gelu"  # or "swiglu": silu(gate) * in
+    mlp_width: int = 0  # 0 for four times the width
+    bias: bool = True  # in every projection of a block
+    rotary_base: float = 10000.0
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "length", "outputs", "layers", "heads", "width"):
@@ -41,8 +47,15 @@ class ModelConfig:
             raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
         if self.attention not in ("learned", "uniform"):
             raise InputError(f"model.attention: {self.attention!r} is unknown; allowed: learned, uniform")
-        if self.init not in ("gpt2", "width"):
-            raise InputError(f"model.init: {self.init!r} is unknown; allowed: gpt2, width")
+        for name, allowed in (
+            ("init", ("gpt2", "width", "llada")),
+            ("norm", ("layernorm", "rmsnorm")),
+            ("mlp", ("gelu", "swiglu")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"model.{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
+        if self.mlp_width < 0:
+            raise InputError(f"model.mlp_width: {self.mlp_width} is not allowed; at least 1, or 0 for four times the width")
         if self.position_encoding not in ("learned", "rotary"):
             raise InputError(f"model.position_encoding: {self.position_encoding!r} is unknown; allowed: learned, rotary")
         if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
@@ -56,7 +69,7 @@ class ModelConfig:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)); biases on, as in nanoGPT's default."""
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
 
     cos: Tensor
     sin: Tensor
@@ -65,14 +78,17 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.config = config
-        self.norm_1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.norm_2 = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
+        hidden = config.mlp_width or 4 * width
+        self.norm_1 = make_norm(config)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.bias)
+        self.attention_out = nn.Linear(width, width, bias=config.bias)
+        self.norm_2 = make_norm(config)
+        self.mlp_in = nn.Linear(width, hidden, bias=config.bias)
+        if config.mlp == "swiglu":
+            self.mlp_gate = nn.Linear(width, hidden, bias=config.bias)
+        self.mlp_out = nn.Linear(hidden, width, bias=config.bias)
         if config.position_encoding == "rotary":
-            angles = rotary_angles(config.length, width // config.heads)
+            angles = rotary_angles(config.length, width // config.heads, config.rotary_base)
             self.register_buffer("cos", angles.cos(), persistent=False)
             self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -93,16 +109,20 @@ class Block(nn.Module):
             x = x if positions is None else x[positions]
         elif positions is not None:
             h = self.norm_1(x)
-            weight, bias, width = self.qkv.weight, self.qkv.bias, self.config.width
-            k, v = F.linear(h, weight[width:], bias[width:]).chunk(2, dim=-1)
-            q = self._turn(F.linear(h[positions], weight[:width], bias[:width]), positions.nonzero(as_tuple=True)[1])
+            width = self.config.width
+            q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
+            q_bias, kv_bias = self.qkv.bias.split((width, 2 * width)) if self.config.bias else (None, None)
+            k, v = F.linear(h, kv_weight, kv_bias).chunk(2, dim=-1)
+            q = self._turn(F.linear(h[positions], q_weight, q_bias), positions.nonzero(as_tuple=True)[1])
             y = self._attend(q, self._turn(k), v, positions)
             x = x[positions]
         else:
             q, k, v = self.qkv(self.norm_1(x)).chunk(3, dim=-1)
             y = self._attend(self._turn(q), self._turn(k), v, None)
         x = x + self.attention_out(y)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
+        h = self.norm_2(x)
+        inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
+        return x + self.mlp_out(inner)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
@@ -112,9 +132,10 @@ class Block(nn.Module):
         if self.config.position_encoding != "rotary":
             return x
         cos, sin = (table if position is None else table[position] for table in (self.cos, self.sin))
-        cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)  # the same for every head
-        first, second = x.unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
+        # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
+        first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
         """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
@@ -146,9 +167,14 @@ class Block(nn.Module):
         return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
 
 
-def rotary_angles(length: int, head_width: int, theta: float = 10000.0) -> Tensor:
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm with LLaDA's epsilon."""
+    return nn.LayerNorm(config.width) if config.norm == "layernorm" else nn.RMSNorm(config.width, eps=1e-5)
+
+
+def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
     """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864)."""
-    frequency = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     return torch.arange(length, dtype=torch.float32)[:, None] * frequency
 
 
@@ -163,17 +189,27 @@ class Transformer(nn.Module):
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = make_norm(config)
         self.head = nn.Linear(config.width, config.outputs, bias=False)
         if config.tied:
             self.head.weight = self.token_embedding.weight
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        config = self.config
         deviation = 0.02 if config.init == "gpt2" else 1 / math.sqrt(config.width)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                # GPT-2 scales the projections back into the residual stream by the number of them.
-                residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
-                scale = 1 / math.sqrt(2 * config.layers) if residual else 1.0
-                nn.init.normal_(parameter, std=deviation * scale, generator=generator)
+                scale = 1.0
+                if name.endswith(("attention_out.weight", "mlp_out.weight")):
+                    # Projections back into the residual stream: GPT-2 scales all by their number, LLaDA by the block's own depth.
+                    depth = config.layers if config.init != "llada" else int(name.split(".")[1]) + 1
+                    scale = 1 / math.sqrt(2 * depth)
+                std = deviation * scale
+                if config.init == "llada":
+                    nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std, generator=generator)
+                else:
+                    nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
