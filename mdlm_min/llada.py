@@ -142,7 +142,7 @@ def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTE
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_whole(folder / file, save({name: tensor.contiguous() for name, tensor in shard.items()}, {"format": "pt"}))
