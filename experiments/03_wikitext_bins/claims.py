@@ -22,11 +22,10 @@ ORDERS = (2, 3, 4, 5, 6)
 
 def _losses(table: Table, arm: str) -> np.ndarray:
     """Test loss of every seed, in the order of the seeds."""
-    frame = table.frame()
-    found = frame[frame["arm"] == arm].sort_values("seed")["test_loss"].to_numpy()
-    if not len(found):
+    if not _curves(table, arm):
         raise MissingArmError(arm)
-    return found
+    frame = table.frame()
+    return frame[frame["arm"] == arm].sort_values("seed")["test_loss"].to_numpy()
 
 
 def _means(table: Table) -> np.ndarray:
@@ -90,6 +89,7 @@ def _curves(table: Table, arm: str) -> list[list[Row]]:
 def judge_early(table: Table) -> Verdict:
     """W4: from a sixth of the run on (the paper's first logged step), both middle bins are below U[0,1] at every evaluation."""
     uniform = _curves(table, "uniform_0_1")
+    _means(table)  # every window was run
     shares, worst = [], np.inf
     for seed, rows in enumerate(uniform):
         late = [index for index, row in enumerate(rows) if row["step"] >= rows[-1]["step"] / 6]
@@ -123,8 +123,8 @@ def _predictions(table: Table, cell: str) -> dict[str, float]:
     if curves := _curves(part, "ngrams"):
         found["n-grams"] = curves[0][0]["occurrences_linear"]
     probes = [row for rows in _curves(part, "probe") for row in rows]
-    for measure in ("snr", "gain"):
-        found[measure] = suggested_rate(probes, measure)
+    if probes:
+        found |= {measure: suggested_rate(probes, measure) for measure in ("snr", "gain")}
     return found
 
 
@@ -139,7 +139,10 @@ def _predictor(name: str) -> Callable[[Table], Verdict]:
         errors, parts = [], []
         for label, cell in (*CELLS.items(), ("parities of order 4", "parities")):
             # The mixture's orders are what it was made of: F.4 is given them, not counts of its bits.
-            predicted = 0.25 if cell == "parities" and name == "n-grams" else _predictions(table, cell)[name]
+            predictions = {"n-grams": 0.25} if cell == "parities" and name == "n-grams" else _predictions(table, cell)
+            if name not in predictions:
+                raise MissingArmError("ngrams" if name == "n-grams" else "probe")
+            predicted = predictions[name]
             measured = _measured(table, cell)
             errors.append(abs(predicted - measured))
             parts.append(f"{label}: predicted {predicted:.2f}, best window {measured:.2f}")
@@ -149,7 +152,9 @@ def _predictor(name: str) -> Callable[[Table], Verdict]:
 
 
 def _counts(table: Table, cell: str) -> Row:
-    return _curves(table.cell(cell), "ngrams")[0][0]
+    if not (curves := _curves(table.cell(cell), "ngrams")):
+        raise MissingArmError("ngrams")
+    return curves[0][0]
 
 
 def judge_weights(table: Table) -> Verdict:
