@@ -14,17 +14,19 @@ STRENGTHS = tuple(2.0**power for power in range(-2, 13))
 
 def bigram_loss(data: TextData, split: str) -> float:
     """NLL of a split in nats per token, each token given the one before it; k is the best one for the validation split."""
-    losses = {strength: _loss(data, "valid", strength) for strength in STRENGTHS}
-    return _loss(data, split, min(losses, key=lambda strength: losses[strength]))
-
-
-def _loss(data: TextData, split: str, strength: float) -> float:
     size = data.vocab_size
-    train, tokens = (data.splits[name].astype(np.int64) for name in ("train", split))
+    train = data.splits["train"].astype(np.int64)
     pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)
     before = np.bincount(train[:-1], minlength=size)
-    wanted = tokens[:-1] * size + tokens[1:]
-    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    seen = np.where(pairs[place] == wanted, counts[place], 0)
     unigram = np.exp(-data.unigram_nll().numpy().astype(np.float64))
-    return float(-np.log((seen + strength * unigram[tokens[1:]]) / (before[tokens[:-1]] + strength)).mean())
+
+    def losses(name: str, strengths: tuple[float, ...]) -> list[float]:
+        tokens = data.splits[name].astype(np.int64)
+        wanted = tokens[:-1] * size + tokens[1:]
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        seen = np.where(pairs[place] == wanted, counts[place], 0)
+        known, total = unigram[tokens[1:]], before[tokens[:-1]]
+        return [float(-np.log((seen + strength * known) / (total + strength)).mean()) for strength in strengths]
+
+    best = STRENGTHS[int(np.argmin(losses("valid", STRENGTHS)))]
+    return losses(split, (best,))[0]

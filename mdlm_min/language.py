@@ -21,7 +21,7 @@ from mdlm_min.model import ModelConfig, Transformer
 from mdlm_min.objective import check_weight, masked_loss
 from mdlm_min.random_streams import stream
 from mdlm_min.throughput import Work, matmul_ceiling, training_operations
-from mdlm_min.train import Progress, TrainConfig, train
+from mdlm_min.train import Progress, TrainConfig, check_device, train
 
 LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ...: the columns of a loss over t
 STRATA = len(LEVELS)
@@ -153,8 +153,7 @@ def load_data(config: TextConfig) -> TextData:
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
     config = build(LanguageRunConfig, settings)
-    if config.device != "cpu" and not (config.device == "cuda" and torch.cuda.is_available()):
-        raise InputError(f"device: {config.device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
+    check_device(config.device)
     if not config.data.corpus.startswith(PREFIX):
         find_sources(config.data.corpus)
 

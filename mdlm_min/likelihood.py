@@ -53,11 +53,15 @@ def pass_means(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor
     order = mask.sum(dim=1).argsort(stable=True)
     means = torch.empty(len(tokens), dtype=torch.float64)
     for chosen in order.split(batch):
-        masked = mask[chosen]
-        values = torch.zeros(masked.shape, dtype=torch.float64)
-        values[masked] = score(tokens[chosen], masked).double().cpu()
-        means[chosen] = values.sum(dim=1) / masked.sum(dim=1)
+        means[chosen] = _in_place(score, tokens[chosen], mask[chosen]).sum(dim=1) / mask[chosen].sum(dim=1)
     return means
+
+
+def _in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
+    """NLL of the masked tokens where they stand, zero elsewhere: float64 [passes, length]."""
+    values = torch.zeros(mask.shape, dtype=torch.float64)
+    values[mask] = score(tokens, mask).double().cpu()
+    return values
 
 
 def llada_estimate(score: Score, blocks: Tensor, draws: int, generator: torch.Generator, batch: int = 64) -> float:
@@ -119,10 +123,7 @@ def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, 
     found = torch.zeros(blocks.shape, dtype=torch.float64)
     for number in range(parts):
         for rows in torch.arange(len(blocks)).split(batch):
-            mask = part[rows] == number
-            values = torch.zeros(mask.shape, dtype=torch.float64)
-            values[mask] = score(blocks[rows], mask).double().cpu()
-            found[rows] += values
+            found[rows] += _in_place(score, blocks[rows], part[rows] == number)
     return found
 
 

@@ -84,4 +84,4 @@ def load_countable(config: TextConfig) -> tuple[np.ndarray, str]:
         source = Source(source.files)
     digest = source.sha256()
     tokenizer = find_tokenizer(config.tokenizer, source.chunks, digest, cache_folder(), data_folder())
-    return load_tokens(cache_folder() / "tokens" / f"{digest[:24]}-{tokenizer.identity}.npy", source.chunks(), tokenizer), digest
+    return load_tokens(source, digest, tokenizer), digest

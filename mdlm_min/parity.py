@@ -24,7 +24,7 @@ from mdlm_min.model import ModelConfig, Transformer
 from mdlm_min.objective import TOKEN_LOSSES, check_weight, masked_loss, sign_cross_entropy, squared_error
 from mdlm_min.random_streams import stream
 from mdlm_min.throughput import Work
-from mdlm_min.train import Progress, TrainConfig, train
+from mdlm_min.train import Progress, TrainConfig, check_device, train
 
 SUPERVISIONS = ("output", "secret", "masked")
 SOLVED = 0.99
@@ -170,9 +170,7 @@ def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluat
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
-    device = build(ParityRunConfig, settings).device
-    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
-        raise InputError(f"device: {device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
+    check_device(build(ParityRunConfig, settings).device)
 
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:

@@ -82,6 +82,12 @@ class Task(Protocol):
         """Whether to stop before the last step, given all metrics so far."""
 
 
+def check_device(device: str) -> None:
+    """Raise InputError for a device that is not to be had here."""
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise InputError(f"device: {device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW (fused) or plain SGD with the configured decay on matrices and none on vectors."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]

@@ -10,14 +10,14 @@ from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, mean_interval
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.run_folder import Row
+from mdlm_min.ngrams import ORDERS
+from mdlm_min.probe import RATES as CENTRES  # a probe measures at the windows' centres
 from mdlm_min.probe import suggested_rate
 from mdlm_min.theory import WIKITEXT_WEIGHTS, mixture_optimum, mixture_signal
 
 BINS = tuple(f"bin_{index / 10:.1f}_{(index + 1) / 10:.1f}" for index in range(10))
-CENTRES = tuple(round(0.05 + 0.1 * index, 2) for index in range(10))
 CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}
 SLACK = 0.02  # nats by which a window may break the order of a U without its counting
-ORDERS = (2, 3, 4, 5, 6)
 
 
 def _losses(table: Table, arm: str) -> np.ndarray:

@@ -210,24 +210,15 @@ def load_text(config: TextConfig) -> TextData:
     sources = find_sources(config.corpus)
     hashes = {split: source.sha256() for split, source in sources.items()}
     tokenizer = find_tokenizer(config.tokenizer, sources["train"].chunks, hashes["train"], cache_folder(), data_folder())
-    splits = {
-        split: load_tokens(
-            cache_folder() / "tokens" / f"{hashes[split][:24]}-{tokenizer.identity}.npy", sources[split].chunks(), tokenizer
-        )
-        for split in sources
-    }
+    splits = {split: load_tokens(source, hashes[split], tokenizer) for split, source in sources.items()}
     for split, tokens in splits.items():
         if len(tokens) < config.length:
             raise InputError(
                 f"data.length: a block is {config.length} tokens, but the {split} split of {config.corpus} has {len(tokens)}"
             )
         check_tokens(tokens, tokenizer.vocab_size, f"the {split} split of {config.corpus}")
-    whole = hashlib.sha256(json_bytes([*hashes.values(), tokenizer.identity])).hexdigest()
+    whole = hashlib.sha256("\n".join([*hashes.values(), tokenizer.identity]).encode()).hexdigest()
     return TextData(splits, tokenizer.vocab_size, whole)
-
-
-def json_bytes(parts: list[str]) -> bytes:
-    return "\n".join(parts).encode()
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:
@@ -241,13 +232,15 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:
             )
 
 
-def load_tokens(path: Path, chunks: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Tokens of the chunks, memory-mapped from `path`, which is written whole where it is missing; in bounded memory."""
+def load_tokens(source: Source, text_hash: str, tokenizer: Tokenizer) -> np.ndarray:
+    """Tokens of a source whose text has this hash, memory-mapped from the cache; written there whole, in bounded memory, where
+    they are missing."""
+    path = cache_folder() / "tokens" / f"{text_hash[:24]}-{tokenizer.identity}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock"), wait_seconds=3600):
             if not path.exists():
-                _write_tokens(path, chunks, tokenizer)
+                _write_tokens(path, source.chunks(), tokenizer)
     return np.load(path, mmap_mode="r")
 
 
