@@ -1,58 +1,117 @@
-"""Training state on disk: safetensors for tensors, JSON for the rest, each checkpoint with the hash of its tensors.
+"""Training state on disk: safetensors for tensors, JSON for the rest, every file under its checksum.
 
 A checkpoint is a folder that is renamed into place once it is complete, so a kill leaves either the old state or the
 new one. The newest two are kept; nothing is unpickled.
+
+state.json                 step, shards (file -> SHA-256), places (tensor -> file), and whatever the caller records
+shard-RRRRR-NNNNN.safetensors   written by process R; tensors are whole, so any number of processes can read them
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from mdlm_min import processes
 from mdlm_min.errors import InputError
 
+SHARD_BYTES = 2 << 30  # a shard is serialised in memory
 _PREFIX = "step-"
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, step: int, tensors: Iterable[tuple[str, Tensor]], record: dict[str, Any], shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write the state after `step` steps below `folder` and drop all but the newest two. `record` is free JSON.
 
+    Every process calls this with the same names in the same order; tensor i is written by process i modulo their number.
     Raises InputError where the disk refuses; the checkpoints already there are then untouched.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            tensors[f"optimizer.{names[parameter]}.{key}"] = value.contiguous()
-    tensors = {name: value.detach().clone() for name, value in tensors.items()}  # tied weights share storage, files may not
-    data = save(tensors)
-    temporary = folder / f".new-{os.getpid()}"
+    first = processes.rank() == 0
+    temporary = folder / f".new-{step:09d}"
+    trouble: OSError | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".new-*"):
-            shutil.rmtree(stale)
-        temporary.mkdir()
-        text = json.dumps({"step": step, "sha256": hashlib.sha256(data).hexdigest(), **record}, indent=1)
-        for name, content in (("state.safetensors", data), ("state.json", text.encode())):
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        final = folder / f"{_PREFIX}{step:09d}"
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(".new-*"):
+                shutil.rmtree(stale)
+            temporary.mkdir()
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"cannot write a checkpoint below {folder}: {error.strerror}; the last good one is kept") from error
-    for old in checkpoints(folder)[:-2]:
-        shutil.rmtree(old)
+        trouble = error
+    _all_well(trouble, folder)
+    shards: dict[str, str] = {}
+    places: dict[str, str] = {}
+    mine: dict[str, Tensor] = {}
+    for index, (name, tensor) in enumerate(tensors):
+        if index % processes.world() != processes.rank() or trouble:
+            continue  # a process in trouble still takes part in gathering the others' tensors
+        try:
+            if mine and sum(part.nbytes for part in mine.values()) + tensor.nbytes > shard_bytes:
+                _write_shard(temporary, mine, shards, places)
+            mine[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied weights share storage
+        except OSError as error:
+            trouble = error
+    try:
+        if mine and not trouble:
+            _write_shard(temporary, mine, shards, places)
+        if not trouble:
+            _write(temporary / f"list-{processes.rank():05d}.json", json.dumps([shards, places]).encode())
+    except OSError as error:
+        trouble = error
+    _all_well(trouble, folder)
+    try:
+        if first:
+            for part in sorted(temporary.glob("list-*.json")):
+                found = json.loads(part.read_text())
+                shards |= found[0]
+                places |= found[1]
+                part.unlink()
+            text = json.dumps({"step": step, "shards": shards, "places": places, **record}, indent=1)
+            _write(temporary / "state.json", text.encode())
+            final = folder / f"{_PREFIX}{step:09d}"
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            for old in checkpoints(folder)[:-2]:
+                shutil.rmtree(old)
+    except OSError as error:
+        trouble = error
+    _all_well(trouble, folder)
+
+
+def _write_shard(folder: Path, tensors: dict[str, Tensor], shards: dict[str, str], places: dict[str, str]) -> None:
+    """Write `tensors` as the next shard of this process and forget them."""
+    file = f"shard-{processes.rank():05d}-{len(shards):05d}.safetensors"
+    data = save(tensors)
+    _write(folder / file, data)
+    shards[file] = hashlib.sha256(data).hexdigest()
+    places |= dict.fromkeys(tensors, file)
+    tensors.clear()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _all_well(trouble: OSError | None, folder: Path) -> None:
+    """Raise InputError on every process where one has met trouble."""
+    if processes.any_of(trouble is not None)[0]:
+        if processes.rank() == 0 or trouble:
+            for stale in folder.glob(".new-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+        why = trouble.strerror if trouble else "another process could not write its part"
+        raise InputError(f"cannot write a checkpoint below {folder}: {why}; the last good one is kept") from trouble
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -60,28 +119,29 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the state at `path` into model and optimizer; returns its record, "step" included.
+class Checkpoint:
+    """A checkpoint that has been verified: its record, "step" included, and its tensors one by one."""
 
-    Raises InputError where a file is missing, truncated or altered, naming it.
-    """
-    advice = f"delete {path} to go on from the checkpoint before it"
-    try:
-        record = json.loads((path / "state.json").read_text())
-        data = (path / "state.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"checkpoint {path} cannot be read ({error}); {advice}") from error
-    if not isinstance(record, dict) or hashlib.sha256(data).hexdigest() != record.get("sha256"):
-        raise InputError(
-            f"checkpoint {path / 'state.safetensors'} is truncated or altered: its hash is not the recorded one; {advice}"
-        )
-    tensors = load(data)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
-    for name, parameter in model.named_parameters():
-        state: dict[str, Tensor] = {}
-        for key in ("exp_avg", "exp_avg_sq", "step", "momentum_buffer"):
-            if (value := tensors.get(f"optimizer.{name}.{key}")) is not None:
-                state[key] = value.to(parameter.device)
-        if state:
-            optimizer.state[parameter] = state
-    return record
+    def __init__(self, path: Path) -> None:
+        """Raises InputError where a file is missing, truncated or altered, naming it. Each process verifies its share."""
+        self.path = path
+        problem = ""
+        try:
+            self.record: dict[str, Any] = json.loads((path / "state.json").read_text())
+            shards = self.record["shards"]
+            for file in sorted(shards)[processes.rank() :: processes.world()]:
+                with (path / file).open("rb") as opened:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != shards[file]:
+                        problem = f"checkpoint {path / file} is truncated or altered: its hash is not the recorded one"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"checkpoint {path} cannot be read ({error})"
+        if processes.any_of(bool(problem))[0]:
+            problem = problem or f"checkpoint {path} is damaged: another process names the file"
+            raise InputError(f"{problem}; delete {path} to go on from the checkpoint before it")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.record["places"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.path / self.record["places"][name], framework="pt") as shard:
+            return shard.get_tensor(name)

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -137,6 +139,8 @@ def _list() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: checkpoint, one line, exit code 130
     try:
         if arguments.command == "run":
             return _run(arguments)

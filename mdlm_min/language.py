@@ -19,9 +19,11 @@ from mdlm_min.mask_rate import MaskRate
 from mdlm_min.masking import bernoulli
 from mdlm_min.model import ModelConfig, Transformer
 from mdlm_min.objective import check_weight, masked_loss
+from mdlm_min.optimizer import TrainConfig
 from mdlm_min.random_streams import stream
+from mdlm_min.task import Task
 from mdlm_min.throughput import Work, matmul_ceiling, training_operations
-from mdlm_min.train import Progress, TrainConfig, check_device, train
+from mdlm_min.train import Progress, check_device, train
 
 LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ...: the columns of a loss over t
 STRATA = len(LEVELS)
@@ -80,7 +82,7 @@ class LanguageRunConfig:
         )  # fmt: skip
 
 
-class LanguageTask:
+class LanguageTask(Task):
     """A run on text as the training loop sees it."""
 
     def __init__(self, config: LanguageRunConfig, seed: int, data: TextData | None = None) -> None:

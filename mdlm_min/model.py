@@ -6,6 +6,9 @@ keys and values need every position, queries and everything after the attention 
 gradients are those of the full computation. A second saving is exact too: the first block sees only
 vocab_size x length distinct inputs, so where that is fewer than the tokens of a batch (parity: 63 against 42,000) its
 projections are computed once for each distinct input.
+
+Rotary positions allow sequences shorter than the configured length, and sequences of several lengths in one batch: what
+lies beyond a sequence's end is padding, which nothing attends to.
 """
 
 import math
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mdlm_min.errors import InputError
 
@@ -68,6 +72,24 @@ class ModelConfig:
             raise InputError("model.attention: 'uniform' is defined for the bidirectional model only; set causal = false")
 
 
+class Projections(nn.Linear):
+    """Queries, keys and values from one matrix, its rows in that order."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__(width, 3 * width, bias)
+
+    def forward(self, x: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """q, k, v, each shaped as `x` ([..., width]); given `asked` (bool, the shape of x without its last axis), q only there."""
+        if asked is None:
+            q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
+            return q, k, v
+        sizes = (self.in_features, 2 * self.in_features)
+        q_weight, kv_weight = self.weight.split(sizes)
+        q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
+        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
+        return F.linear(x[asked], q_weight, q_bias), k, v
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x))."""
 
@@ -80,7 +102,7 @@ class Block(nn.Module):
         self.config = config
         hidden = config.mlp_width or 4 * width
         self.norm_1 = make_norm(config)
-        self.qkv = nn.Linear(width, 3 * width, bias=config.bias)
+        self.qkv = Projections(width, config.bias)
         self.attention_out = nn.Linear(width, width, bias=config.bias)
         self.norm_2 = make_norm(config)
         self.mlp_in = nn.Linear(width, hidden, bias=config.bias)
@@ -92,33 +114,31 @@ class Block(nn.Module):
             self.register_buffer("cos", angles.cos(), persistent=False)
             self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, x: Tensor, index: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, index: Tensor | None = None, positions: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Output [batch, length, width], or [asked, width] where `positions` (bool, [batch, length]) asks for some.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
-        [distinct, width] that `index` points into.
+        [distinct, width] that `index` points into. `present` (bool, [batch, length]) is False at padding; None for no padding.
         """
         if index is not None and positions is not None and self.config.attention == "learned" and not self.config.causal:
             asked = index[positions]
             y = self._attend_distinct(x, asked, index, positions)
             x = x[asked]
         elif index is not None:
-            q, k, v = (part[index] for part in self.qkv(self.norm_1(x)).chunk(3, dim=-1))
+            q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
             x = x[index]
-            y = self._attend(q if positions is None else q[positions], k, v, positions)
+            y = self._attend(q if positions is None else q[positions], k, v, positions, present)
             x = x if positions is None else x[positions]
         elif positions is not None:
-            h = self.norm_1(x)
-            width = self.config.width
-            q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
-            q_bias, kv_bias = self.qkv.bias.split((width, 2 * width)) if self.config.bias else (None, None)
-            k, v = F.linear(h, kv_weight, kv_bias).chunk(2, dim=-1)
-            q = self._turn(F.linear(h[positions], q_weight, q_bias), positions.nonzero(as_tuple=True)[1])
-            y = self._attend(q, self._turn(k), v, positions)
+            q, k, v = self.qkv(self.norm_1(x), positions)
+            q = self._turn(q, positions.nonzero(as_tuple=True)[1])
+            y = self._attend(q, self._turn(k), v, positions, present)
             x = x[positions]
         else:
-            q, k, v = self.qkv(self.norm_1(x)).chunk(3, dim=-1)
-            y = self._attend(self._turn(q), self._turn(k), v, None)
+            q, k, v = self.qkv(self.norm_1(x))
+            y = self._attend(self._turn(q), self._turn(k), v, None, present)
         x = x + self.attention_out(y)
         h = self.norm_2(x)
         inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
@@ -131,26 +151,29 @@ class Block(nn.Module):
         """Queries or keys [..., width] turned by their position: the last but one axis, or `position` ([...])."""
         if self.config.position_encoding != "rotary":
             return x
-        cos, sin = (table if position is None else table[position] for table in (self.cos, self.sin))
+        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in (self.cos, self.sin))
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
         # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
         first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, present: Tensor | None) -> Tensor:
         """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
         if self.config.attention == "uniform":
             mean = v.mean(dim=1, keepdim=True).expand_as(v)
             return mean if positions is None else mean[positions]
+        visible = None if present is None else present[:, None, None]  # [batch, heads, queries, keys]
         if positions is None:
-            y = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v), is_causal=self.config.causal)
+            causal = self.config.causal
+            y = F.scaled_dot_product_attention(
+                self._heads(q), self._heads(k), self._heads(v), attn_mask=visible, is_causal=causal
+            )
             return y.transpose(-3, -2).flatten(-2)
         # Sequences ask for different numbers of positions: pack each one's queries to the left of a padded tensor.
         row, column = positions.nonzero(as_tuple=True)
         slot = (positions.cumsum(dim=1) - 1)[positions]
         most = int(positions.sum(dim=1).max()) if len(row) else 0
         packed = q.new_zeros(len(positions), most, q.shape[-1]).index_put((row, slot), q)
-        visible = None
         if self.config.causal:
             at = column.new_zeros(len(positions), most).index_put((row, slot), column)
             visible = (torch.arange(positions.shape[1], device=q.device) <= at[:, :, None])[:, None]
@@ -159,10 +182,10 @@ class Block(nn.Module):
 
     def _attend_distinct(self, table: Tensor, asked: Tensor, index: Tensor, positions: Tensor) -> Tensor:
         """Attention of the `asked` inputs over the whole table, closed to the inputs that their sequence lacks."""
-        q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)).chunk(3, dim=-1))  # [heads, distinct, dim]
+        q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)))  # [heads, distinct, dim]
         scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).transpose(0, 1)  # [distinct, heads, distinct]
-        present = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
-        absent = ~present[positions.nonzero(as_tuple=True)[0]]
+        seen = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
+        absent = ~seen[positions.nonzero(as_tuple=True)[0]]
         weights = F.embedding(asked, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
         return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
 
@@ -185,6 +208,7 @@ class Transformer(nn.Module):
         """`generator` gives the initial weights; it lives on the CPU, so that they are the same on every device."""
         super().__init__()
         self.config = config
+        self.recompute = False  # activation checkpointing, block by block
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.length, config.width)
@@ -213,14 +237,21 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given `positions` (bool, [batch, length]),
-        only theirs, [asked, outputs], in row-major order. Raises ValueError where the length is not the configured one."""
+        only theirs, [asked, outputs], in row-major order. `present` (bool, [batch, length]) is False at padding, whose own
+        scores mean nothing; None where there is none.
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
+        without rotary positions or in a causal model.
+        """
         batch, length = tokens.shape
-        if length != self.config.length:
-            raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
-        distinct = self.config.vocab_size * length
         learned = self.config.position_encoding == "learned"
+        if length > self.config.length or (learned and length != self.config.length):
+            raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
+        if present is not None and (learned or self.config.causal):
+            raise ValueError("present: padding needs rotary positions and a bidirectional model")
+        distinct = self.config.vocab_size * length
         index = None
         if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
             x = (self.token_embedding.weight[:, None] + self.position_embedding.weight).flatten(0, 1)
@@ -229,5 +260,11 @@ class Transformer(nn.Module):
             x = self.token_embedding(tokens)
             x = x + self.position_embedding.weight if learned else x
         for block in self.blocks[:-1]:
-            x, index = block(x, index), None
-        return self.head(self.norm(self.blocks[-1](x, index, positions)))
+            x, index = self._through(block, x, index, None, present), None
+        return self.head(self.norm(self._through(self.blocks[-1], x, index, positions, present)))
+
+    def _through(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """One block; with `recompute`, its activations are computed again in the backward pass instead of being kept."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in a block is random
+        return block(*inputs)

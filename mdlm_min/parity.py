@@ -22,9 +22,11 @@ from mdlm_min.masking import bernoulli, one_of
 from mdlm_min.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model import ModelConfig, Transformer
 from mdlm_min.objective import TOKEN_LOSSES, check_weight, masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.optimizer import TrainConfig
 from mdlm_min.random_streams import stream
+from mdlm_min.task import Task
 from mdlm_min.throughput import Work
-from mdlm_min.train import Progress, TrainConfig, check_device, train
+from mdlm_min.train import Progress, check_device, train
 
 SUPERVISIONS = ("output", "secret", "masked")
 SOLVED = 0.99
@@ -86,7 +88,7 @@ class ParityRunConfig:
             return Transformer(config, generator)
 
 
-class ParityTask:
+class ParityTask(Task):
     """A run on parity as the training loop sees it. The network's one output is the log-odds (or the value) of +1."""
 
     work: Work | None = None  # the distinct-input table makes the usual count of operations meaningless here
@@ -149,6 +151,15 @@ class ParityTask:
         }
         self._reset_counts()
         return row
+
+    def state(self) -> dict[str, Any]:
+        """The counts since the last evaluation."""
+        return {"masks_seen": self.masks_seen, "signal_masks": int(self.signal_masks)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self.masks_seen = state["masks_seen"]
+        self.signal_masks += state["signal_masks"]
 
     def is_done(self, rows: list[Row]) -> bool:
         """Whether the last `stop_after` evaluations all had both accuracies at .99 or above."""

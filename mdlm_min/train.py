@@ -1,85 +1,29 @@
-"""The training loop. What is trained, on what and how it is judged is a Task; where it is recorded is a run folder."""
+"""The training loop. What is trained, on what and how it is judged is a Task; how a step is taken is an engine's business
+(engine.py); where it is recorded is a run folder."""
 
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mdlm_min.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mdlm_min import processes
+from mdlm_min.checkpoint import Checkpoint, checkpoints, save_checkpoint
+from mdlm_min.engine import Engine, TorchEngine
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.optimizer import Guard, TrainConfig
+from mdlm_min.task import Task
 from mdlm_min.throughput import Work
 
-OPTIMIZERS = ("adamw", "sgd")
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Optimisation of one run. Weight decay acts on matrices only, as in nanoGPT. The rate warms up linearly and then stays,
-    or falls along a half cosine to a tenth of itself ("cosine", nanoGPT's schedule)."""
-
-    steps: int = 1000
-    eval_every: int = 50
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    momentum: float = 0.0  # of "sgd"
-    warmup: int = 0
-    schedule: str = "constant"
-    clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
-    unit_gradient: bool = False  # the gradient is scaled to norm 1, so that no arm takes larger steps than another
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "eval_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; at least 1")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"train.optimizer: {self.optimizer!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
-        if not 0 <= self.momentum < 1 or (self.momentum and self.optimizer != "sgd"):
-            raise InputError(f"train.momentum: {self.momentum} is not allowed; 0 to below 1, and only with train.optimizer = sgd")
-        if self.schedule not in ("constant", "cosine"):
-            raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
-        if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
-            raise InputError(f"train.clip: {self.clip} is not allowed; at least 0, and 0 where train.unit_gradient is set")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"train.learning_rate: {self.learning_rate} is not allowed; above 0")
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of the step after `step` steps."""
-        rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
-        if self.schedule == "constant" or step < self.warmup:
-            return rate
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-
-
-class Task(Protocol):
-    """What the loop trains. All its randomness is a function of the seed and the step."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that is trained."""
-
-    @property
-    def work(self) -> Work | None:
-        """What a step does, for the progress line; None where that is not counted."""
-
-    def loss(self, step: int) -> Tensor:
-        """Training loss at this step, a scalar with a gradient."""
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Metrics of the weights after `step` steps, the same names every time. Counts gathered since the last call are reset."""
-
-    def is_done(self, rows: list[Row]) -> bool:
-        """Whether to stop before the last step, given all metrics so far."""
 
 
 def check_device(device: str) -> None:
@@ -88,86 +32,137 @@ def check_device(device: str) -> None:
         raise InputError(f"device: {device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (fused) or plain SGD with the configured decay on matrices and none on vectors."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+@dataclass
+class _Progress:
+    """What a checkpoint records besides tensors: time spent, and the losses since the last evaluation."""
+
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    guard: dict[str, float] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
-    task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, checkpoint_seconds: float | None = None
+    task: Task,
+    config: TrainConfig,
+    folder: RunFolder,
+    progress: Progress,
+    checkpoint_seconds: float | None = None,
+    engine_of: Callable[[Task, TrainConfig], Engine] | None = None,
 ) -> None:
     """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
 
-    Checkpoints are taken at evaluations, at most one in `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20).
-    Raises RunError for a loss that is not finite; the checkpoint before it is kept.
+    Checkpoints are taken every `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20), at the end, and on SIGTERM and
+    SIGINT, upon which KeyboardInterrupt is raised. `engine_of` makes the engine (default: plain torch) once the weights are in place.
+    Raises RunError for a loss that is not finite where `config.spike` does not skip it; the checkpoint before it is kept.
     """
     if checkpoint_seconds is None:
         checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", "20"))
-    optimizer = make_optimizer(task.model, config)
-    first, seconds = 0, 0.0
-    if saved := checkpoints(folder.checkpoints):
-        record = load_checkpoint(saved[-1], task.model, optimizer)
-        first, seconds = record["step"], record["seconds"]
+    device = next(task.model.parameters()).device
+    saved = Checkpoint(found[-1]) if (found := checkpoints(folder.checkpoints)) else None
+    before = _Progress()
+    first = 0
+    if saved:
+        first = saved.record["step"]
+        before = _Progress(**{name: saved.record[name] for name in _Progress.__dataclass_fields__})
+        task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
+    engine = (engine_of or TorchEngine)(task, config)
+    guard = Guard(config.spike, **before.guard) if config.spike else None  # type: ignore[arg-type]
+    if saved:
+        engine.restore(saved)
+        task.restore(before.task)
         folder.log(f"resumed at step {first}")
     rows = folder.keep_metrics_until(first if saved else -1)
     done = bool(rows) and (first >= config.steps or task.is_done(rows))
-    total = torch.zeros((), device=next(task.model.parameters()).device)
-    count = 0
+    total = torch.tensor(before.loss_sum, device=device)
+    count = before.loss_count
     started = last_saved = last_said = time.monotonic()
     step = first
-    while not done:
-        if (step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step)) or step == config.steps:
-            loss = float(total) / count if count else math.nan
-            if count and not math.isfinite(loss):
+
+    def mean_loss() -> float:
+        loss = float(total) / count if count else math.nan
+        if count and not math.isfinite(loss):
+            raise RunError(
+                f"loss is {loss} between steps {step - count} and {step}; lower train.learning_rate. The last good checkpoint is kept"
+            )
+        return loss
+
+    def finite() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in engine.tensors():
+            if not torch.isfinite(tensor).all():
                 raise RunError(
-                    f"loss is {loss} between steps {step - count} and {step}; lower train.learning_rate. The last good checkpoint is kept"
+                    f"{name} is not finite after {step} steps; lower train.learning_rate. The last good checkpoint is kept"
                 )
-            total.zero_()
-            count = 0
-            row: Row = {"step": float(step), "loss": loss, **task.evaluate(step)}
-            folder.append_metrics(row)
-            rows.append(row)
-            done = step >= config.steps or task.is_done(rows)
-            now = time.monotonic()
-            if done or now - last_saved >= checkpoint_seconds:
-                last_saved = now
-                save_checkpoint(folder.checkpoints, step, task.model, optimizer, {"seconds": seconds + now - started})
-            if done or now - last_said >= 10 or step == first:
-                last_said = now
-                line = progress_line(row, config.steps, (step - first) / max(now - started, 1e-9), task.work)
-                folder.log(line)
-                progress(line)
-        if done:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate_at(step)
-        loss_now = task.loss(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss_now.backward()
-        limit_gradient(task.model, config)
-        optimizer.step()
-        total += loss_now.detach()
-        count += 1
-        step += 1
-    seconds += time.monotonic() - started
+            yield name, tensor
+
+    def save() -> None:
+        nonlocal last_saved
+        mean_loss()
+        kept = {name: value for name, value in vars(guard).items() if name not in ("spike", "patience")} if guard else {}
+        record = _Progress(before.seconds + time.monotonic() - started, float(total), count, kept, task.state())
+        save_checkpoint(folder.checkpoints, step, finite(), vars(record))
+        last_saved = time.monotonic()
+
+    with _stop_signals() as stopped:
+        while not done:
+            if (step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step)) or step == config.steps:
+                loss = mean_loss()
+                total.zero_()
+                count = 0
+                skips = {"skipped": float(guard.skipped)} if guard else {}
+                row: Row = {"step": float(step), "loss": loss, **skips, **task.evaluate(step)}
+                folder.append_metrics(row)
+                rows.append(row)
+                done = step >= config.steps or task.is_done(rows)
+                now = time.monotonic()
+                if done or now - last_said >= 10 or step == first:
+                    last_said = now
+                    line = progress_line(row, config.steps, (step - first) / max(now - started, 1e-9), task.work)
+                    folder.log(line)
+                    progress(line)
+            due = done or time.monotonic() - last_saved >= checkpoint_seconds
+            due, stop = processes.any_of(due, bool(stopped), device=device)
+            if due or stop:
+                save()
+            if stop and not done:
+                folder.log(f"stopped at step {step} by a signal; the checkpoint is written")
+                raise KeyboardInterrupt
+            if done:
+                break
+            loss_now, taken = engine.step(step, config.rate_at(step), guard)
+            if guard:
+                guard.record(float(loss_now), taken)
+            if taken:
+                total += loss_now
+                count += 1
+            else:
+                folder.log(f"step {step} skipped: loss {float(loss_now):.4g}")
+            step += 1
     folder.log(f"finished at step {step}")
-    folder.finish({"steps": step, "seconds": round(seconds, 3)})
+    folder.finish({"steps": step, "seconds": round(before.seconds + time.monotonic() - started, 3)})
 
 
-def limit_gradient(model: nn.Module, config: TrainConfig) -> None:
-    """Clip the gradient's norm, or scale it to 1, as configured."""
-    if config.clip:
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    elif config.unit_gradient:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        for gradient in gradients:
-            gradient.div_(norm.clamp(min=1e-12))
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The stop signals (SIGTERM, SIGINT) seen so far; the second one acts as it did before. Nothing outside the main thread."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: object) -> None:
+        seen.append(number)
+        signal.signal(number, old[signal.Signals(number)])
+
+    for number in old:
+        signal.signal(number, note)
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:

@@ -93,7 +93,7 @@ def test_seeds_and_arms_share_blocks_but_not_masks():
 
 
 def test_unit_gradients_have_norm_one_and_clipped_ones_at_most_that():
-    from mdlm_min.train import TrainConfig, limit_gradient
+    from mdlm_min.optimizer import TrainConfig, limit_gradient
 
     task = LanguageTask(config(), 0)
     for settings, allowed in ((TrainConfig(unit_gradient=True), (0.999, 1.001)), (TrainConfig(clip=1e-3), (0, 1.001e-3))):

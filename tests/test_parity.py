@@ -112,10 +112,10 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_the_checkpoint(tmp_pa
     import mdlm_min.parity
 
     monkeypatch.setattr(mdlm_min.parity, "train", lambda *args: mdlm_min.train.train(*args, checkpoint_seconds=0))
-    with pytest.raises(RunError, match="loss is nan between steps 50 and 75"):
+    with pytest.raises(RunError, match="loss is nan between steps 50 and 61"):
         execute({**EASY, **ARMS["output"]}, tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == ["step-000000025", "step-000000050"]
+    assert kept == ["step-000000059", "step-000000060"]
     assert not (tmp_path / "run" / "finished.json").exists()
 
 

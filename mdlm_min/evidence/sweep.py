@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mdlm_min.errors import InputError, RunError
@@ -22,10 +24,13 @@ def execute(spec: RunSpec, runs: Path) -> None:
                 )
     except (InputError, RunError) as error:
         raise type(error)(f"{spec.name}: {error}") from error
+    except KeyboardInterrupt:  # a stop signal, after its checkpoint: no other run may begin here
+        os._exit(130)
 
 
 def _prepare_worker(parent: int) -> None:
     """One thread a process, and no life after the parent: a killed sweep must not leave runs that hold their folders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on as SIGTERM
     import torch
 
     torch.set_num_threads(1)
@@ -66,8 +71,12 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
                 left = elapsed / done * (len(waiting) - done)
                 name = futures[future].name
                 print(f"[{done}/{len(waiting)}] {name} finished; {elapsed:.1f} min so far, about {left:.1f} min left", flush=True)
-        except BaseException:  # bad input, Ctrl-C: what runs now ends, nothing new starts
+        except BrokenProcessPool as error:
+            raise RunError("a run's process was ended from outside; the same command goes on from its last checkpoint") from error
+        except BaseException:  # bad input, a stop signal: what runs now writes its checkpoint and ends, nothing new starts
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
             raise
     if failed:
         raise RunError(f"{len(failed)} of {len(waiting)} runs failed; first: {failed[0]}")

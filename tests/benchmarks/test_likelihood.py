@@ -13,8 +13,8 @@ import torch
 from mdlm_min.config import build
 from mdlm_min.language import LanguageRunConfig, LanguageTask
 from mdlm_min.likelihood import estimate, llada_estimate
+from mdlm_min.optimizer import make_optimizer
 from mdlm_min.random_streams import stream
-from mdlm_min.train import make_optimizer
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def one_run():
 def final_state(runs):
     folder = RunFolder(one_run().folder(runs))
     last = sorted(folder.checkpoints.iterdir())[-1]
-    return (folder.path / "metrics.csv").read_bytes(), last.name, sha256(last / "state.safetensors")
+    return (folder.path / "metrics.csv").read_bytes(), last.name, sha256(last / "shard-00000-00000.safetensors")
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_half_written_metrics_line_is_dropped(interrupted, finished):
 @pytest.mark.parametrize("damage", ["truncate", "alter", "json", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_kept(interrupted, finished, damage):
     before, newest = sorted((interrupted / "checkpoints").iterdir())
-    tensors = newest / "state.safetensors"
+    tensors = newest / "shard-00000-00000.safetensors"
     data = bytearray(tensors.read_bytes())
     if damage == "truncate":
         tensors.write_bytes(data[: len(data) // 2])
