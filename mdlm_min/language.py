@@ -14,7 +14,7 @@ from mdlm_min.data.text import TextConfig, TextData, find_sources, load_text
 from mdlm_min.data.tokenizer import check_tokenizer
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.run_folder import Row, RunFolder
-from mdlm_min.likelihood import estimate
+from mdlm_min.likelihood import Score, estimate
 from mdlm_min.mask_rate import MaskRate
 from mdlm_min.masking import bernoulli
 from mdlm_min.model import ModelConfig, Transformer
@@ -119,21 +119,11 @@ class LanguageTask(Task):
 
     @torch.no_grad()
     def test_loss(self, split: str, passes: int) -> Row:
-        """Loss over t in [0, 1] on the blocks of a split, its standard error, and both in each tenth of t.
-
-        The passes' blocks and masks are the same for every arm and seed, so that a comparison is not of their luck.
-        """
+        """Loss over t in [0, 1] on the blocks of a split, its standard error, and both in each tenth of t."""
         blocks = self.data.blocks(split, self.config.data.length)
-        result = estimate(
-            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)),
-            blocks, self.prior[blocks], passes, stream(0, f"likelihood {split}"), STRATA,
-        )  # fmt: skip
-        return {
-            f"{split}_loss": result.loss,
-            f"{split}_error": result.error,
-            **{f"{split}_{name}": value for name, value in zip(LEVELS, result.levels, strict=True)},
-            **{f"{split}_error_{name}": value for name, value in zip(LEVELS, result.level_errors, strict=True)},
-        }
+        return loss_over_rates(
+            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)), blocks, self.prior[blocks], passes, split
+        )
 
     def evaluate(self, step: int) -> Row:
         """Validation loss; after the last step the test loss too (before it, those columns are not a number)."""
@@ -145,6 +135,21 @@ class LanguageTask(Task):
     def is_done(self, rows: list[Row]) -> bool:
         """Every arm runs to its last step."""
         return False
+
+
+def loss_over_rates(score: Score, blocks: Tensor, prior: Tensor, passes: int, split: str) -> Row:
+    """Test loss of `score` on `blocks` as columns named after the split: the loss over t in [0, 1], its standard error, and both in
+    each tenth of t (likelihood.estimate).
+
+    The passes' blocks and masks are the same for every arm and seed, so that a comparison is not of their luck.
+    """
+    result = estimate(score, blocks, prior, passes, stream(0, f"likelihood {split}"), STRATA)
+    return {
+        f"{split}_loss": result.loss,
+        f"{split}_error": result.error,
+        **{f"{split}_{name}": value for name, value in zip(LEVELS, result.levels, strict=True)},
+        **{f"{split}_error_{name}": value for name, value in zip(LEVELS, result.level_errors, strict=True)},
+    }
 
 
 def load_data(config: TextConfig) -> TextData:

@@ -26,16 +26,22 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square() / 2
 
 
-def masked_loss(token_loss: Tensor, mask: Tensor, rate: Tensor | None, weight: str) -> Tensor:
+def masked_loss(
+    token_loss: Tensor, mask: Tensor, rate: Tensor | None, weight: str, whole: tuple[int, int] | None = None
+) -> Tensor:
     """Mean over sequences of the weighted sum of the masked tokens' losses; a scalar.
 
     token_loss: [masked], in the row-major order of `mask` ([batch, length], bool). rate: [batch], needed by "1/t".
+    whole: sequences and tokens of the whole batch, where these rows are a part of it or padded; the parts' losses then add up
+    to the batch's, whose L is the mean length.
     weight, for a sequence of L tokens, M of them masked at rate t:
       "1/t"   sum / (t L): Eq. 1 and the objective of section 5, divided by L;
       "none"  sum / L: every masked token counts the same (open point 1: what maximising P_S fits);
       "mean"  sum / M: a sequence without masked tokens counts as zero.
     """
-    batch, length = mask.shape
+    batch, columns = mask.shape
+    sequences, tokens = whole or (batch, batch * columns)
+    length = tokens / sequences
     if weight == "mean":
         scale = 1 / mask.sum(dim=1).clamp(min=1)
     elif weight == "none":
@@ -44,7 +50,7 @@ def masked_loss(token_loss: Tensor, mask: Tensor, rate: Tensor | None, weight: s
         scale = 1 / (rate * length)
     else:
         raise ValueError(f"weight {weight!r} with rate {rate}")
-    return (token_loss * scale[:, None].expand(batch, length)[mask]).sum() / batch
+    return (token_loss * scale[:, None].expand(batch, columns)[mask]).sum() / sequences
 
 
 def check_weight(weight: str, rate: MaskRate) -> None:

@@ -29,9 +29,10 @@ def training_operations(config: ModelConfig, batch: int, asked: float) -> float:
     Counts matrix products only, 2 operations a multiply-add, attention scores included.
     """
     tokens, width = batch * config.length, config.width
-    projections, attention = 24 * width**2, 4 * config.length * width
-    full_blocks = (config.layers - 1) * (projections + attention)
-    last_block = 4 * width**2 + asked * (20 * width**2 + attention)  # keys and values everywhere
+    mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)
+    attention = 4 * config.length * width
+    full_blocks = (config.layers - 1) * (8 * width**2 + mlp + attention)
+    last_block = 4 * width**2 + asked * (4 * width**2 + mlp + attention)  # keys and values everywhere
     head = asked * 2 * width * config.outputs
     return 3.0 * tokens * (full_blocks + last_block + head)
 

@@ -174,12 +174,14 @@ def _from_hub(name: str) -> Path:
 
 @dataclass(frozen=True)
 class TextData:
-    """Tokens of every split (memory-mapped, one dimension, uint16 or uint32). A block starts at a multiple of `stride`."""
+    """Tokens of every split (memory-mapped, one dimension, uint16 or uint32). A block starts at a multiple of `stride`; data that
+    were never text have no tokenizer."""
 
     splits: dict[str, np.ndarray]
     vocab_size: int
     sha256: str
     stride: int = 1
+    tokenizer: Tokenizer | None = None
 
     def batch(self, split: str, length: int, size: int, seed: int, step: int) -> Tensor:
         """`size` blocks at random places: int64 [size, length], a pure function of (seed, step)."""
@@ -218,7 +220,7 @@ def load_text(config: TextConfig) -> TextData:
             )
         check_tokens(tokens, tokenizer.vocab_size, f"the {split} split of {config.corpus}")
     whole = hashlib.sha256("\n".join([*hashes.values(), tokenizer.identity]).encode()).hexdigest()
-    return TextData(splits, tokenizer.vocab_size, whole)
+    return TextData(splits, tokenizer.vocab_size, whole, tokenizer=tokenizer)
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:

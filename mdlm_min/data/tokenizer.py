@@ -1,8 +1,9 @@
-"""Tokenizers by the notation people write: "bytes", "gpt2", "bpe:1024", "words".
+"""Tokenizers by the notation people write: "bytes", "gpt2", "bpe:1024", "words", or a path to a tokenizer.json.
 
 gpt2 is GPT-2's byte-level BPE through tiktoken, from the two files encoder.json and vocab.bpe, whose checksums are
-verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; words are
-lower-cased runs of letters and digits, for counting n-grams only.
+verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; a
+path names a tokenizer.json of `tokenizers`, or a folder (a released model's) that holds one; words are lower-cased runs of letters and
+digits, for counting n-grams only.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.files import sha256, write_whole
 
-NAMES = "bytes, gpt2, bpe:SIZE (257 to 65536), words (to count n-grams only)"
+NAMES = "bytes, gpt2, bpe:SIZE (257 to 65536), a path to a tokenizer.json, words (to count n-grams only)"
 # Checksums of the files as released with GPT-2.
 GPT2_FILES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -91,17 +92,18 @@ class GPT2:
 
 
 class TrainedBPE:
-    """A byte-level BPE read from the JSON text that `tokenizers` writes."""
+    """A tokenizer read from the JSON text that `tokenizers` writes. Special tokens are never read from a text."""
 
     def __init__(self, text: str) -> None:
         import tokenizers
 
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        self._tokenizer.encode_special_tokens = True  # a text that spells out <|mdm_mask|> must not hold a mask
         self.vocab_size = int(self._tokenizer.get_vocab_size())
         self.identity = f"bpe{self.vocab_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def encode(self, text: str) -> np.ndarray:
-        return np.asarray(self._tokenizer.encode(text).ids, dtype=np.uint32)
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
         return str(self._tokenizer.decode(list(tokens)))
@@ -142,10 +144,15 @@ class Words:
 def check_tokenizer(name: str) -> None:
     """Raise InputError for a name that is no tokenizer."""
     size = name.removeprefix("bpe:")
-    if name not in ("bytes", "gpt2", "words") and not (
-        name.startswith("bpe:") and size.isdecimal() and 257 <= int(size) <= 65536
-    ):
+    trained = name.startswith("bpe:") and size.isdecimal() and 257 <= int(size) <= 65536
+    if name not in ("bytes", "gpt2", "words") and not trained and _released(name) is None:
         raise InputError(f"data.tokenizer: {name!r} is unknown; allowed: {NAMES}")
+
+
+def _released(name: str) -> Path | None:
+    """The tokenizer.json that a path names, or None."""
+    path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
+    return path if path.suffix == ".json" and path.is_file() else None
 
 
 def find_tokenizer(
@@ -160,6 +167,11 @@ def find_tokenizer(
         return Bytes()
     if name == "words":
         return Words()
+    if (path := _released(name)) is not None:
+        try:
+            return TrainedBPE(path.read_text())
+        except Exception as error:  # `tokenizers` raises plain Exception
+            raise InputError(f"data.tokenizer: {path} cannot be read ({error})") from error
     if name == "gpt2":
         folder = data / "gpt2-bpe" if data is not None else None
         return GPT2(folder if folder is not None and folder.is_dir() else None)

@@ -5,7 +5,8 @@ environment.json  what it ran on
 metrics.csv       one row an evaluation, the same bytes however often the run was interrupted
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
-finished.json     written last: steps, seconds, hashes of metrics and log
+items.csv         where there are test items: one row an item (task, item, then numbers), written with the last evaluation
+finished.json     written last: steps, seconds, hashes of metrics, items and log
 """
 
 import csv
@@ -91,6 +92,12 @@ class RunFolder:
             (self.path / "metrics.csv").unlink(missing_ok=True)
         return rows
 
+    def write_items(self, rows: list[dict[str, str | float]]) -> None:
+        """Write items.csv whole."""
+        lines = [",".join(rows[0])]
+        lines += [",".join(value if isinstance(value, str) else format_number(value) for value in row.values()) for row in rows]
+        write_whole(self.path / "items.csv", "\n".join(lines) + "\n")
+
     def log(self, line: str) -> None:
         try:
             with (self.path / "log.txt").open("a") as file:
@@ -100,8 +107,32 @@ class RunFolder:
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Mark the run as done, with the hashes of what it leaves."""
-        hashes = {f"{name}_sha256": sha256(self.path / f"{name}.{end}") for name, end in (("metrics", "csv"), ("log", "txt"))}
+        files = [self.path / name for name in ("metrics.csv", "items.csv", "log.txt")]
+        hashes = {f"{file.stem}_sha256": sha256(file) for file in files if file.exists()}
         self.write_json("finished.json", {**record, **hashes})
+
+
+class Follower(RunFolder):
+    """A run folder as the other processes of a run see it: the first one writes."""
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def append_metrics(self, row: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def keep_metrics_until(self, step: int) -> list[Row]:
+        """The rows until `step`."""
+        return [row for row in self.metrics() if row["step"] <= step]
+
+    def write_items(self, rows: list[dict[str, str | float]]) -> None:
+        """Nothing."""
+
+    def log(self, line: str) -> None:
+        """Nothing."""
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
 
 
 def format_number(value: float) -> str:

@@ -1,0 +1,270 @@
+"""Pre-training LLaDA's block, at any size between a laptop's and 8B, on one process or many.
+
+A step's samples, mask rates and masks are one function of seed and step for the whole batch; a process computes the rows that
+are its part. So one process and many, with or without accumulation, take the same steps.
+"""
+
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdlm_min import processes
+from mdlm_min.choices import judge_items
+from mdlm_min.config import build
+from mdlm_min.data.items import TASKS, items_file, load_items
+from mdlm_min.data.stream import Batch, StreamConfig, open_data
+from mdlm_min.engine import EngineConfig
+from mdlm_min.errors import InputError
+from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.language import DTYPES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.llada import scaled
+from mdlm_min.mask_rate import MaskRate
+from mdlm_min.masking import bernoulli
+from mdlm_min.model import ModelConfig, Transformer
+from mdlm_min.objective import check_weight, masked_loss
+from mdlm_min.optimizer import TrainConfig
+from mdlm_min.random_streams import stream
+from mdlm_min.task import Task
+from mdlm_min.throughput import Work, matmul_ceiling, training_operations
+from mdlm_min.train import Progress, check_device, train
+
+BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
+ITEM_COLUMNS = ("acc", "acc_norm", "nll")
+
+
+@dataclass(frozen=True)
+class LladaShape:
+    """LLaDA's block at another size (llada.scaled); 32, 32, 4096 is LLaDA-8B."""
+
+    layers: int = 2
+    heads: int = 2
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run. `dtype` is what is computed in; `weights` what weights and optimiser states are kept in on plain torch
+    (DeepSpeed keeps float32 ones). `items` of each zero-shot task are judged at the end, by `item_passes` passes an answer."""
+
+    data: StreamConfig = StreamConfig()
+    model: LladaShape = LladaShape()
+    train: TrainConfig = TrainConfig()
+    engine: EngineConfig = EngineConfig()
+    mask_rate: str = "U[0.001,1]"
+    weight: str = "1/t"
+    batch: int = 16
+    dtype: str = "float32"
+    weights: str = "float32"
+    device: str = "cpu"
+    validation_passes: int = 240  # forward passes of one block, for the curve; 0 for none
+    test_passes: int = 2400  # and for the test loss at the end
+    items: int = 0
+    item_passes: int = 8
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight, MaskRate.parse(self.mask_rate))
+        for name in ("dtype", "weights"):
+            if getattr(self, name) not in DTYPES:
+                raise InputError(f"{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(DTYPES)}")
+        if self.engine.kind == "deepspeed" and self.weights != "float32":
+            raise InputError(
+                f"weights: {self.weights!r} is for engine.kind = torch; DeepSpeed keeps float32 weights beside bfloat16"
+            )
+        for name, least in (("batch", 1), ("items", 0), ("item_passes", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
+        for name in ("validation_passes", "test_passes"):
+            if 0 < getattr(self, name) < 24 * STRATA or getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)} is not allowed; 0 for none, or at least {24 * STRATA}")
+        if self.data.length < STRATA:
+            raise InputError(f"data.length: {self.data.length} is not allowed; at least {STRATA}, for the loss in tenths of t")
+        self.engine.parts(self.batch, self.engine.processes)
+        self.model_config(vocab_size=256)
+
+    def model_config(self, vocab_size: int) -> ModelConfig:
+        """The Transformer for this vocabulary, mask and end token included."""
+        shape = self.model
+        return scaled(shape.layers, shape.heads, shape.width, length=self.data.length, vocab_size=vocab_size, outputs=vocab_size)
+
+
+class PretrainTask(Task):
+    """A pre-training run as the training loop sees it."""
+
+    def __init__(self, config: PretrainConfig, seed: int, folder: RunFolder) -> None:
+        self.config, self.seed, self.folder = config, seed, folder
+        self.data = open_data(config.data)
+        self.prior = self.data.prior
+        self.device = (
+            torch.device(config.device, processes.rank() % max(1, torch.cuda.device_count()))
+            if config.device == "cuda"
+            else torch.device("cpu")
+        )
+        self.dtype = DTYPES[config.dtype]
+        shape = config.model_config(self.data.vocab_size)
+        self.model = Transformer(shape, stream(seed, "weights")).to(self.device, DTYPES[config.weights])
+        self.model.recompute = config.engine.recompute
+        self.network: Any = self.model  # what is called; an engine may wrap the model
+        self.mask_rate = MaskRate.parse(config.mask_rate)
+        self.parts = config.engine.parts(config.batch, processes.world())
+        self.stream = self.data.stream(seed)
+        self._reader = ThreadPoolExecutor(1)  # the next batch is read while this one is computed
+        self._coming: Future[tuple[Batch, dict[str, Any]]] | None = None
+        self._state: dict[str, Any] = {}
+        self._step, self._batch = -1, Batch(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+        ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads()) * processes.world()
+        self.work = Work(
+            config.batch * config.data.length, training_operations(shape, config.batch, self.mask_rate.mean), ceiling
+        )
+
+    def _read(self) -> tuple[Batch, dict[str, Any]]:
+        return self.stream.take(self.config.batch), self.stream.state()
+
+    def batch(self, step: int) -> Batch:
+        """The whole batch of a step, the same on every process; the first one reads it. Steps come in order."""
+        if step != self._step:
+            if processes.rank() == 0:
+                coming = self._coming or self._reader.submit(self._read)
+                self._batch, self._state = coming.result()
+                self._coming = self._reader.submit(self._read)
+            else:
+                self._batch = Batch(
+                    torch.zeros(self.config.batch, self.config.data.length, dtype=torch.int64),
+                    torch.zeros(self.config.batch, dtype=torch.int64),
+                )
+            if processes.world() > 1:
+                tokens, lengths = (
+                    processes.from_first(part.to(self.device)).cpu() for part in (self._batch.tokens, self._batch.lengths)
+                )
+                self._batch = Batch(tokens, lengths)
+            self._step = step
+        return self._batch
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def nll(self, tokens: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
+        """-log p in nats of the masked tokens given the others: float32 [masked], in row-major order of `mask`."""
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        present = None if present is None or bool(present.all()) else present.to(self.device)
+        with self.autocast():
+            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, present)
+        return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
+
+    def loss(self, step: int) -> Tensor:
+        """Training loss of the whole batch in this one process, in nats per token."""
+        return self._rows_loss(step, 0, self.config.batch)
+
+    def part_loss(self, step: int, part: int) -> Tensor:
+        """The summand of one pass of this process."""
+        size = self.config.batch // processes.world() // self.parts
+        first = (processes.rank() * self.parts + part) * size
+        return self._rows_loss(step, first, first + size)
+
+    def _rows_loss(self, step: int, first: int, last: int) -> Tensor:
+        config, batch = self.config, self.batch(step)
+        generator = stream(self.seed, "masks", step)
+        rate = self.mask_rate.sample(config.batch, generator)
+        present = torch.arange(config.data.length) < batch.lengths[:, None]
+        mask = bernoulli(rate, config.data.length, generator) & present
+        whole = (config.batch, int(batch.lengths.sum()))
+        losses = self.nll(batch.tokens[first:last], mask[first:last], present[first:last])
+        return masked_loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), config.weight, whole)
+
+    @torch.no_grad()
+    def _shared_nll(self, tokens: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
+        """`nll` with the rows shared among the processes: every one gets all values, on the CPU."""
+        world = processes.world()
+        if world == 1:
+            return self.nll(tokens, mask, present).cpu()
+        shares = torch.arange(len(tokens)).tensor_split(world)
+        counts = [int(mask[rows].sum()) for rows in shares]
+        mine = shares[processes.rank()]
+        rows = (
+            mine if len(mine) else torch.zeros(1, dtype=torch.int64)
+        )  # every process must call a network whose weights are shared out
+        found = self.nll(tokens[rows], mask[rows], None if present is None else present[rows])
+        return processes.joined(found[: counts[processes.rank()]], counts).cpu()
+
+    def evaluate(self, step: int) -> Row:
+        """Validation loss; after the last step the test loss and the zero-shot items too (before it, not a number)."""
+        config, last = self.config, step == self.config.train.steps
+        row: Row = {"records": float(self._state.get("read", 0)), "corrupt": float(self._state.get("corrupt", 0))}
+        for split, blocks, passes in (
+            ("valid", self.data.valid, config.validation_passes),
+            ("test", self.data.test, config.test_passes),
+        ):
+            names = (f"{split}_loss", f"{split}_error", *(f"{split}_{name}" for name in BLOCK))
+            if passes and (last or split == "valid"):
+                row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks], passes, split)
+            else:
+                row |= dict.fromkeys(names, math.nan)
+        return row | self._judge_items(last) if config.items else row
+
+    def _judge_items(self, last: bool) -> Row:
+        config = self.config
+        if not last:
+            return {f"{task}_{name}": math.nan for task in TASKS for name in ITEM_COLUMNS}
+        means: Row = {}
+        rows: list[dict[str, str | float]] = []
+        for task in TASKS:
+            items = load_items(task, config.items)
+            judged = judge_items(self._shared_nll, items, self.data.tokenizer, config.data.length, config.item_passes, task)
+            for name in ITEM_COLUMNS:
+                means[f"{task}_{name}"] = sum(float(getattr(one, name)) for one in judged) / len(judged)
+            for index, one in enumerate(judged):
+                rows.append(
+                    {
+                        "task": task,
+                        "item": float(index),
+                        "acc": float(one.acc),
+                        "acc_norm": float(one.acc_norm),
+                        "nll": round(one.nll, 5),
+                    }
+                )
+        self.folder.write_items(rows)
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """The position in the data, behind the last batch that was trained on."""
+        return self._state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to such a position."""
+        if self._coming:
+            self._coming.result()
+        self._coming, self._state, self._step = None, state, -1
+        self.stream.restore(state)
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    config = build(PretrainConfig, settings)
+    check_device(config.device)
+    if config.items:
+        for task in TASKS:
+            items_file(task)
+
+
+def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainTask:
+    """The task of a run folder. Raises InputError where the folder was begun on other data."""
+    config = build(PretrainConfig, settings)
+    task = PretrainTask(config, seed, folder)
+    if (folder.path / "data.json").exists() and (before := folder.read_json("data.json")["sha256"]) != task.data.sha256:
+        raise InputError(
+            f"data.source: {config.data.source!r} has changed since this run began (SHA-256 {before[:12]}, now {task.data.sha256[:12]}); "
+            f"bring the old text back, or delete {folder.path}"
+        )
+    folder.write_json("data.json", {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype})
+    return task
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
+    """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
+    config = build(PretrainConfig, settings)
+    task = prepare(settings, seed, folder)
+    train(task, config.train, folder, progress)
