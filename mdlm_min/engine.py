@@ -185,6 +185,8 @@ class DeepSpeedEngine:
             # DeepSpeed averages over processes and passes; ours are summands.
             scale = processes.world() * parts if wanted else math.nan
             self.engine.backward(loss * scale)
+            if part < parts - 1:
+                self.engine.step()  # only counts the pass
         taken = self._take()
         self.updates += taken
         return total, taken
@@ -203,6 +205,13 @@ class DeepSpeedEngine:
         self.engine.step()
         return finite
 
+    def _link_states(self) -> None:
+        """ZeRO 1 and 2 (as of 0.19) link every parameter to its optimiser state once the first group has stepped, when the groups
+        behind it have no state yet. So this is done again."""
+        if self.zero in (1, 2) and self.updates:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine. Partitioned tensors are gathered one at a time; weights are the float32 ones that the optimiser steps."""
         if not self.zero:
@@ -210,6 +219,7 @@ class DeepSpeedEngine:
             return
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        self._link_states()
         for name, parameter in self.task.model.named_parameters():
             yield f"model.{name}", safe_get_full_fp32_param(parameter)
             if self.updates:
@@ -230,6 +240,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         self.step(saved.record["step"], 0.0, None)
+        self._link_states()
         for name, parameter in self.task.model.named_parameters():
             device = self.engine.device
             safe_set_full_fp32_param(parameter, saved[f"model.{name}"].float().to(device))

@@ -22,6 +22,7 @@ from mdlm_min.engine import EngineConfig
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.run_folder import Row, RunFolder
 from mdlm_min.language import DTYPES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.launch import launch
 from mdlm_min.llada import scaled
 from mdlm_min.mask_rate import MaskRate
 from mdlm_min.masking import bernoulli
@@ -266,5 +267,7 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainT
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
     """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
     config = build(PretrainConfig, settings)
-    task = prepare(settings, seed, folder)
-    train(task, config.train, folder, progress)
+    if config.engine.kind == "deepspeed":
+        launch(config.engine, folder, progress)
+    else:
+        train(prepare(settings, seed, folder), config.train, folder, progress)

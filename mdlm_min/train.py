@@ -53,8 +53,8 @@ def train(
 ) -> None:
     """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
 
-    Checkpoints are taken every `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20), at the end, and on SIGTERM and
-    SIGINT, upon which KeyboardInterrupt is raised. `engine_of` makes the engine (default: plain torch) once the weights are in place.
+    Checkpoints are taken every `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20), at the end, and on SIGTERM,
+    SIGINT or a file `stop` in the folder, upon which KeyboardInterrupt is raised. `engine_of` makes the engine (default: plain torch) once the weights are in place.
     Raises RunError for a loss that is not finite where `config.spike` does not skip it; the checkpoint before it is kept.
     """
     if checkpoint_seconds is None:
@@ -122,11 +122,11 @@ def train(
                     folder.log(line)
                     progress(line)
             due = done or time.monotonic() - last_saved >= checkpoint_seconds
-            due, stop = processes.any_of(due, bool(stopped), device=device)
+            due, stop = processes.any_of(due, bool(stopped) or folder.stop_requested(), device=device)
             if due or stop:
                 save()
             if stop and not done:
-                folder.log(f"stopped at step {step} by a signal; the checkpoint is written")
+                folder.log(f"stopped at step {step} as asked; the checkpoint is written")
                 raise KeyboardInterrupt
             if done:
                 break

@@ -16,4 +16,6 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     last = rows[-1]
     names = ["test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS)]
     names += [f"{task}_{name}" for task in TASKS for name in pretrain.ITEM_COLUMNS]
-    return [{**{name: last.get(name, float("nan")) for name in names}, "skipped": last.get("skipped", 0.0), "last_step": last["step"]}]
+    return [
+        {**{name: last.get(name, float("nan")) for name in names}, "skipped": last.get("skipped", 0.0), "last_step": last["step"]}
+    ]

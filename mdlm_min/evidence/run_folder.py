@@ -98,6 +98,10 @@ class RunFolder:
         lines += [",".join(value if isinstance(value, str) else format_number(value) for value in row.values()) for row in rows]
         write_whole(self.path / "items.csv", "\n".join(lines) + "\n")
 
+    def stop_requested(self) -> bool:
+        """Whether a file `stop` lies in the folder: the run writes its checkpoint and ends."""
+        return (self.path / "stop").exists()
+
     def log(self, line: str) -> None:
         try:
             with (self.path / "log.txt").open("a") as file:
