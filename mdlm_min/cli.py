@@ -7,6 +7,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence import golden, report, verify
@@ -45,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--text", default="", help="your own corpus: a folder or file of plain text in the place of the experiment's"
     )
+    run.add_argument("--processes", type=int, default=0, help="processes a node of a run on DeepSpeed (default: the tier's own)")
+    run.add_argument("--hostfile", default="", help="DeepSpeed's list of nodes, for a run on several (default: this node)")
     publish = command(
         "publish", "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
     )
@@ -84,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
+    for spec in specs:
+        _place(spec.config, arguments.processes, arguments.hostfile)
     print(
         f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
     )
@@ -99,6 +104,15 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
     return 0
+
+
+def _place(config: dict[str, Any], processes: int, hostfile: str) -> None:
+    """Put the processes and nodes that were asked for into a run's configuration, in place."""
+    asked = {name: value for name, value in (("processes", processes), ("hostfile", hostfile)) if value}
+    if asked and config.get("engine", {}).get("kind") != "deepspeed":
+        raise InputError(f"{next(iter(asked))}: this tier runs on plain torch; allowed: a tier whose engine.kind is deepspeed")
+    if asked:
+        config["engine"] = config["engine"] | asked
 
 
 def _window(arguments: argparse.Namespace) -> int:

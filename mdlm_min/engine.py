@@ -198,12 +198,12 @@ class DeepSpeedEngine:
             self.engine.step()
             return bool(self.engine.skipped_steps == before)
         gradients = [parameter.grad for parameter in self.task.model.parameters() if parameter.grad is not None]
-        finite = bool(torch.isfinite(nn.utils.get_total_norm(gradients)))  # they are summed over the processes already
-        if not finite:
-            for parameter in self.task.model.parameters():
-                parameter.grad = None
-        self.engine.step()
-        return finite
+        if torch.isfinite(nn.utils.get_total_norm(gradients)):  # they are summed over the processes already
+            self.engine.step()
+            return True
+        self.engine.zero_grad()
+        self.engine.micro_steps += 1  # the pass is over all the same: DeepSpeed counts them to know where a step ends
+        return False
 
     def _link_states(self) -> None:
         """ZeRO 1 and 2 (as of 0.19) link every parameter to its optimiser state once the first group has stepped, when the groups

@@ -194,7 +194,7 @@ class PretrainTask(Task):
     def evaluate(self, step: int) -> Row:
         """Validation loss; after the last step the test loss and the zero-shot items too (before it, not a number)."""
         config, last = self.config, step == self.config.train.steps
-        row: Row = {"records": float(self._state.get("read", 0)), "corrupt": float(self._state.get("corrupt", 0))}
+        row: Row = {}
         for split, blocks, passes in (
             ("valid", self.data.valid, config.validation_passes),
             ("test", self.data.test, config.test_passes),
@@ -204,7 +204,9 @@ class PretrainTask(Task):
                 row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks], passes, split)
             else:
                 row |= dict.fromkeys(names, math.nan)
-        return row | self._judge_items(last) if config.items else row
+        if config.items:
+            row |= self._judge_items(last)
+        return row | {"epoch": float(self._state.get("epoch", 0)), "corrupt": float(self._state.get("corrupt", 0))}
 
     def _judge_items(self, last: bool) -> Row:
         config = self.config

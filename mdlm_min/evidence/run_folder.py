@@ -56,7 +56,7 @@ class RunFolder:
 
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether this very configuration has run to its end here."""
-        return (self.path / "finished.json").exists() and self.read_json("config.json") == json.loads(json.dumps(config))
+        return (self.path / "finished.json").exists() and _what(self.read_json("config.json")) == _what(config)
 
     def metrics(self) -> list[Row]:
         """The rows of metrics.csv; an incomplete last line, left by a kill, is dropped."""
@@ -144,6 +144,12 @@ def format_number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
 
 
+def _what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without its engine: on how many processes a run is computed may change on the way, what it is may not."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return {name: value for name, value in plain.items() if name != "engine"}
+
+
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
     """Lock `path` and prepare it for `config`: an unfinished run goes on, another configuration is refused.
@@ -152,13 +158,12 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
     """
     with locked(path / "lock", wait_seconds):
         folder = RunFolder(path)
-        plain = json.loads(json.dumps(config))
-        if (path / "config.json").exists() and (old := folder.read_json("config.json")) != plain:
-            changed = sorted(key for key in old.keys() | plain.keys() if old.get(key) != plain.get(key))
+        if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
+            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise InputError(
                 f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another --runs folder"
             )
-        if not (path / "config.json").exists():
+        if not folder.is_finished(config):
             folder.write_json("config.json", config)
         folder.write_json("environment.json", environment.describe())
         yield folder
