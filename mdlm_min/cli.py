@@ -21,6 +21,7 @@ examples:
   mdlm run parity --tier smoke         the same machinery in seconds
   mdlm run parity --arms all --seeds 5 every arm, five seeds; finished runs are kept
   mdlm window --text corpus.txt        the mask rates that F.4 predicts for your corpus
+  mdlm plan 8b_pt --gpus 8 --gpu h100  memory, hours and what to change before a large run
   mdlm verify                          every claim's verdict, recomputed from results/
   mdlm report                          results/report.md and results/report.html"""
 
@@ -78,6 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--figure", type=Path, default=Path("window.png"), help="figure to write (default: window.png)")
     predict.add_argument(
         "--runs", type=Path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
+    )
+    size = command("plan", "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit.")
+    size.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
+    size.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
+    size.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
+    size.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
+    size.add_argument("--gpu", default="h100", help="a100, h100, h800, h200, b200 (default: h100)")
+    size.add_argument(
+        "--utilisation", type=float, default=0.4, help="share of the GPUs' peak rate that is reached (default: 0.4)"
     )
     command("list", "List the experiments, their tiers, arms and run counts.")
     command("gpu-queue", "List what has not been run, with its cost on a GPU, most wanted first.")
@@ -140,6 +150,15 @@ def _publish(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from mdlm_min import plan
+
+    experiment = Experiment(arguments.experiment)
+    settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
+    print(plan.describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
+    return 0
+
+
 def _list() -> int:
     for folder in experiment_folders():
         experiment = Experiment(folder.name)
@@ -170,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if arguments.command == "window":
             return _window(arguments)
+        if arguments.command == "plan":
+            return _plan(arguments)
         return _list() if arguments.command == "list" else report.print_gpu_queue()
     except InputError as error:
         print(f"mdlm: {error}", file=sys.stderr)

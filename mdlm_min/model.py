@@ -72,14 +72,39 @@ class ModelConfig:
             raise InputError("model.attention: 'uniform' is defined for the bidirectional model only; set causal = false")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The positions that a forward pass is asked for, [asked] of them in row-major order.
+
+    mask: bool [batch, length]. row, column: where each is; slot: which of its row's it is, `most` being a row's most.
+    """
+
+    mask: Tensor
+    row: Tensor
+    column: Tensor
+    slot: Tensor
+    most: int
+
+    @staticmethod
+    def of(mask: Tensor) -> "Asked":
+        """The True entries of a mask."""
+        row, column = mask.nonzero(as_tuple=True)
+        slot = (mask.cumsum(dim=1) - 1)[row, column]
+        return Asked(mask, row, column, slot, int(mask.sum(dim=1).max()) if len(row) else 0)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """[batch, length, ...] to [asked, ...]."""
+        return x[self.row, self.column]
+
+
 class Projections(nn.Linear):
     """Queries, keys and values from one matrix, its rows in that order."""
 
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__(width, 3 * width, bias)
 
-    def forward(self, x: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """q, k, v, each shaped as `x` ([..., width]); given `asked` (bool, the shape of x without its last axis), q only there."""
+    def forward(self, x: Tensor, asked: Asked | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """q, k, v, each shaped as `x` ([..., width]); q only where it is asked for, [asked, width]."""
         if asked is None:
             q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
             return q, k, v
@@ -87,7 +112,7 @@ class Projections(nn.Linear):
         q_weight, kv_weight = self.weight.split(sizes)
         q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
         k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
-        return F.linear(x[asked], q_weight, q_bias), k, v
+        return F.linear(asked.pick(x), q_weight, q_bias), k, v
 
 
 class Block(nn.Module):
@@ -115,27 +140,26 @@ class Block(nn.Module):
             self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(
-        self, x: Tensor, index: Tensor | None = None, positions: Tensor | None = None, present: Tensor | None = None
+        self, x: Tensor, index: Tensor | None = None, asked: Asked | None = None, present: Tensor | None = None
     ) -> Tensor:
-        """Output [batch, length, width], or [asked, width] where `positions` (bool, [batch, length]) asks for some.
+        """Output [batch, length, width], or [asked, width] where only some positions are asked for.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
         [distinct, width] that `index` points into. `present` (bool, [batch, length]) is False at padding; None for no padding.
         """
-        if index is not None and positions is not None and self.config.attention == "learned" and not self.config.causal:
-            asked = index[positions]
-            y = self._attend_distinct(x, asked, index, positions)
-            x = x[asked]
+        if index is not None and asked is not None and self.config.attention == "learned" and not self.config.causal:
+            chosen = asked.pick(index)
+            y = self._attend_distinct(x, chosen, index, asked)
+            x = x[chosen]
         elif index is not None:
             q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
             x = x[index]
-            y = self._attend(q if positions is None else q[positions], k, v, positions, present)
-            x = x if positions is None else x[positions]
-        elif positions is not None:
-            q, k, v = self.qkv(self.norm_1(x), positions)
-            q = self._turn(q, positions.nonzero(as_tuple=True)[1])
-            y = self._attend(q, self._turn(k), v, positions, present)
-            x = x[positions]
+            y = self._attend(q if asked is None else asked.pick(q), k, v, asked, present)
+            x = x if asked is None else asked.pick(x)
+        elif asked is not None:
+            q, k, v = self.qkv(self.norm_1(x), asked)
+            y = self._attend(self._turn(q, asked.column), self._turn(k), v, asked, present)
+            x = asked.pick(x)
         else:
             q, k, v = self.qkv(self.norm_1(x))
             y = self._attend(self._turn(q), self._turn(k), v, None, present)
@@ -157,36 +181,33 @@ class Block(nn.Module):
         first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, present: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, asked: Asked | None, present: Tensor | None) -> Tensor:
         """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
         if self.config.attention == "uniform":
             mean = v.mean(dim=1, keepdim=True).expand_as(v)
-            return mean if positions is None else mean[positions]
+            return mean if asked is None else asked.pick(mean)
         visible = None if present is None else present[:, None, None]  # [batch, heads, queries, keys]
-        if positions is None:
+        if asked is None:
             causal = self.config.causal
             y = F.scaled_dot_product_attention(
                 self._heads(q), self._heads(k), self._heads(v), attn_mask=visible, is_causal=causal
             )
             return y.transpose(-3, -2).flatten(-2)
         # Sequences ask for different numbers of positions: pack each one's queries to the left of a padded tensor.
-        row, column = positions.nonzero(as_tuple=True)
-        slot = (positions.cumsum(dim=1) - 1)[positions]
-        most = int(positions.sum(dim=1).max()) if len(row) else 0
-        packed = q.new_zeros(len(positions), most, q.shape[-1]).index_put((row, slot), q)
+        packed = q.new_zeros(len(k), asked.most, q.shape[-1]).index_put((asked.row, asked.slot), q)
         if self.config.causal:
-            at = column.new_zeros(len(positions), most).index_put((row, slot), column)
-            visible = (torch.arange(positions.shape[1], device=q.device) <= at[:, :, None])[:, None]
+            at = asked.column.new_zeros(len(k), asked.most).index_put((asked.row, asked.slot), asked.column)
+            visible = (torch.arange(k.shape[1], device=q.device) <= at[:, :, None])[:, None]
         y = F.scaled_dot_product_attention(self._heads(packed), self._heads(k), self._heads(v), attn_mask=visible)
-        return y.transpose(-3, -2).flatten(-2)[row, slot]
+        return y.transpose(-3, -2).flatten(-2)[asked.row, asked.slot]
 
-    def _attend_distinct(self, table: Tensor, asked: Tensor, index: Tensor, positions: Tensor) -> Tensor:
-        """Attention of the `asked` inputs over the whole table, closed to the inputs that their sequence lacks."""
+    def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, asked: Asked) -> Tensor:
+        """Attention of the `chosen` inputs over the whole table, closed to the inputs that their sequence lacks."""
         q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)))  # [heads, distinct, dim]
         scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).transpose(0, 1)  # [distinct, heads, distinct]
         seen = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
-        absent = ~seen[positions.nonzero(as_tuple=True)[0]]
-        weights = F.embedding(asked, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
+        absent = ~seen[asked.row]
+        weights = F.embedding(chosen, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
         return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
 
 
@@ -204,8 +225,9 @@ def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
 class Transformer(nn.Module):
     """Token and position embeddings, blocks, final norm, head without bias."""
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
-        """`generator` gives the initial weights; it lives on the CPU, so that they are the same on every device."""
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
+        """`generator` gives the initial weights; it lives on the CPU, so that they are the same on every device. Without one they
+        are as torch makes them, for a model that is to be loaded, or only measured."""
         super().__init__()
         self.config = config
         self.recompute = False  # activation checkpointing, block by block
@@ -217,7 +239,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.width, config.outputs, bias=False)
         if config.tied:
             self.head.weight = self.token_embedding.weight
-        self._initialise(generator)
+        if generator is not None:
+            self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
         config = self.config
@@ -237,7 +260,7 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor | Asked | None = None, present: Tensor | None = None) -> Tensor:
         """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given `positions` (bool, [batch, length]),
         only theirs, [asked, outputs], in row-major order. `present` (bool, [batch, length]) is False at padding, whose own
         scores mean nothing; None where there is none.
@@ -259,11 +282,12 @@ class Transformer(nn.Module):
         else:
             x = self.token_embedding(tokens)
             x = x + self.position_embedding.weight if learned else x
+        asked = Asked.of(positions) if isinstance(positions, Tensor) else positions
         for block in self.blocks[:-1]:
             x, index = self._through(block, x, index, None, present), None
-        return self.head(self.norm(self._through(self.blocks[-1], x, index, positions, present)))
+        return self.head(self.norm(self._through(self.blocks[-1], x, index, asked, present)))
 
-    def _through(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def _through(self, block: nn.Module, *inputs: Tensor | Asked | None) -> Tensor:
         """One block; with `recompute`, its activations are computed again in the backward pass instead of being kept."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in a block is random

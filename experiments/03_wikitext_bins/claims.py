@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, mean_interval
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_zero, by_seed, mean_interval
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.run_folder import Row
 from mdlm_min.ngrams import ORDERS
@@ -22,10 +22,7 @@ SLACK = 0.02  # nats by which a window may break the order of a U without its co
 
 def _losses(table: Table, arm: str) -> np.ndarray:
     """Test loss of every seed, in the order of the seeds."""
-    if not _curves(table, arm):
-        raise MissingArmError(arm)
-    frame = table.frame()
-    return frame[frame["arm"] == arm].sort_values("seed")["test_loss"].to_numpy()
+    return by_seed(table, arm, "test_loss")
 
 
 def _means(table: Table) -> np.ndarray:
@@ -34,19 +31,6 @@ def _means(table: Table) -> np.ndarray:
 
 def _bins_text(table: Table) -> str:
     return "Test loss of the ten windows: " + " ".join(f"{value:.3f}" for value in _means(table))
-
-
-def _above_zero(differences: np.ndarray, note: str) -> Verdict:
-    """Verdict on differences of test loss, one a seed (the same blocks and evaluation masks), that are claimed positive."""
-    mean, low, high = mean_interval(differences)
-    if low > 0:
-        return Verdict("reproduced", note, mean, low, high)
-    if high < 0:
-        return Verdict("not reproduced", note, mean, low, high)
-    smallest = "none, with one seed" if len(differences) < 2 else f"{(high - low) / 2:.3f} nats, the half-width of the interval"
-    return Verdict(
-        "underpowered", f"{note}. The smallest difference that these seeds could have shown: {smallest}", mean, low, high
-    )
 
 
 def judge_shape(table: Table) -> Verdict:
@@ -69,7 +53,7 @@ def judge_middle(table: Table) -> Verdict:
     if "autoregressive" in set(table.frame()["arm"]):
         others = ", ".join(f"{arm} {_losses(table, arm)[0]:.3f}" for arm in ("autoregressive", "bigram", "unigram"))
         note += f". Of the same size, exact: {others}"
-    return _above_zero(uniform - middle, note)
+    return above_zero(uniform - middle, note)
 
 
 def judge_ends(table: Table) -> Verdict:
@@ -78,7 +62,7 @@ def judge_ends(table: Table) -> Verdict:
     ends = {arm: _losses(table, arm) - uniform for arm in (BINS[0], BINS[-1])}
     nearest = min(ends, key=lambda arm: float(ends[arm].mean()))
     note = "Above U[0,1] by: " + ", ".join(f"{arm} {values.mean():.3f}" for arm, values in ends.items())
-    return _above_zero(ends[nearest], note)
+    return above_zero(ends[nearest], note)
 
 
 def _curves(table: Table, arm: str) -> list[list[Row]]:
@@ -111,7 +95,7 @@ def _control(arm: str, rival: str, text: str) -> Callable[[Table], Verdict]:
         first, second = _losses(table, rival), _losses(table, arm)
         gain = _losses(table, "uniform_0_1") - _losses(table, "middle")
         note = f"{text}: {first.mean():.3f} against {second.mean():.3f}; the gain without the control is {gain.mean():.3f}"
-        return _above_zero(first - second, note)
+        return above_zero(first - second, note)
 
     return judge
 

@@ -1,21 +1,68 @@
-"""One arm of the pre-training comparison, at any size."""
+"""One arm of the pre-training comparison at any size, or the cost of the paper's own."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from mdlm_min import pretrain
+from mdlm_min import plan, pretrain
+from mdlm_min.config import build
 from mdlm_min.data.items import TASKS
-from mdlm_min.evidence.run_folder import Row
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.run_folder import Row, RunFolder
 from mdlm_min.language import LEVELS
+from mdlm_min.llada import parameter_count
+from mdlm_min.throughput import training_operations
 
-check = pretrain.check
-run = pretrain.run
+PUBLISHED = {"pretraining": (128, 4096, 15000, 20.0), "fine_tuning": (256, 1024, 1200, 6.0)}  # batch, length, steps; F.6's hours
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    if settings.get("kind") != "cost":
+        pretrain.check(settings)
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
+    """Do the run of these settings in its folder."""
+    if settings.get("kind") != "cost":
+        pretrain.run(settings, seed, folder, progress)
+        return
+    started = time.monotonic()
+    folder.keep_metrics_until(-1)
+    row = cost()
+    folder.append_metrics({"step": 0.0, **row})
+    folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})
+    folder.log("arithmetic")
+    progress(f"cost: {len(row)} quantities")
+    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+
+
+def cost() -> Row:
+    """Operations of the published runs with logits at every position (as their framework has them) and at masked ones, and the
+    share of eight H100s' peak that the published hours need."""
+    config = build(pretrain.PretrainConfig, Experiment("04_8b_pt").runs("paper")[0].settings)
+    model = plan.model_of(config)
+    rate = 8 * plan.GPUS["h100"].operations
+    row: Row = {"parameters": float(parameter_count(model))}
+    for name, (batch, length, steps, hours) in PUBLISHED.items():
+        shape = replace(model, length=length)
+        tokens = float(batch * length * steps)
+        for kind, asked in (("full", 1.0), ("masked", 0.5)):
+            operations = steps * training_operations(shape, batch, asked)
+            row[f"{name}_operations_{kind}"] = operations
+            row[f"{name}_utilisation_{kind}"] = operations / (rate * hours * 3600)
+        row[f"{name}_tokens"] = tokens
+        row[f"{name}_utilisation_6pt"] = 6 * row["parameters"] * tokens / (rate * hours * 3600)
+    return row
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:
-    """What a table says of one run: losses, zero-shot scores, skipped steps."""
+    """What a table says of one run: losses, zero-shot scores, skipped steps; of the cost the shares of the peak."""
     last = rows[-1]
     names = ["test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS)]
     names += [f"{task}_{name}" for task in TASKS for name in pretrain.ITEM_COLUMNS]
+    names += [f"{name}_utilisation_{kind}" for name in PUBLISHED for kind in ("full", "masked")]
     return [
         {**{name: last.get(name, float("nan")) for name in names}, "skipped": last.get("skipped", 0.0), "last_step": last["step"]}
     ]

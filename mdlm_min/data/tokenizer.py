@@ -17,7 +17,9 @@ import numpy as np
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.files import sha256, write_whole
 
-NAMES = "bytes, gpt2, bpe:SIZE (257 to 65536), a path to a tokenizer.json, words (to count n-grams only)"
+NAMES = (
+    "bytes, gpt2, bpe:SIZE (257 to 65536), the path (with a /) of a tokenizer.json or its folder, words (to count n-grams only)"
+)
 # Checksums of the files as released with GPT-2.
 GPT2_FILES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -145,14 +147,12 @@ def check_tokenizer(name: str) -> None:
     """Raise InputError for a name that is no tokenizer."""
     size = name.removeprefix("bpe:")
     trained = name.startswith("bpe:") and size.isdecimal() and 257 <= int(size) <= 65536
-    if name not in ("bytes", "gpt2", "words") and not trained and _released(name) is None:
+    if name not in ("bytes", "gpt2", "words") and not trained and not _is_path(name):
         raise InputError(f"data.tokenizer: {name!r} is unknown; allowed: {NAMES}")
 
 
-def _released(name: str) -> Path | None:
-    """The tokenizer.json that a path names, or None."""
-    path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
-    return path if path.suffix == ".json" and path.is_file() else None
+def _is_path(name: str) -> bool:
+    return "/" in name or name.endswith(".json")
 
 
 def find_tokenizer(
@@ -167,7 +167,8 @@ def find_tokenizer(
         return Bytes()
     if name == "words":
         return Words()
-    if (path := _released(name)) is not None:
+    if _is_path(name):
+        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
         try:
             return TrainedBPE(path.read_text())
         except Exception as error:  # `tokenizers` raises plain Exception

@@ -65,6 +65,28 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def by_seed(table: Table, arm: str, column: str) -> np.ndarray:
+    """A column of the table for one arm, in the order of the seeds. Raises MissingArmError where the arm was not run."""
+    frame = table.frame()
+    found = frame[frame["arm"] == arm] if len(frame) else frame
+    if not len(found):
+        raise MissingArmError(arm)
+    return found.sort_values("seed")[column].to_numpy()
+
+
+def above_zero(differences: np.ndarray, note: str, unit: str = "nats") -> Verdict:
+    """Verdict on differences that are claimed positive, one a seed (or an item), both arms judged on the same data."""
+    mean, low, high = mean_interval(differences)
+    if low > 0:
+        return Verdict("reproduced", note, mean, low, high)
+    if high < 0:
+        return Verdict("not reproduced", note, mean, low, high)
+    smallest = "none, with one seed" if len(differences) < 2 else f"{(high - low) / 2:.3f} {unit}, the half-width of the interval"
+    return Verdict(
+        "underpowered", f"{note}. The smallest difference that these seeds could have shown: {smallest}", mean, low, high
+    )
+
+
 def share_interval(successes: int, trials: int) -> tuple[float, float, float]:
     """A share and its exact (Clopper-Pearson) 95% interval."""
     interval = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")

@@ -4,14 +4,15 @@ A table folder (results/EXPERIMENT/TIER, and the same below runs/ for fresh runs
     table.csv       one row a run (theory: one row a quantity)
     curves.csv.gz   the metrics over steps of every run
     runs.json       configuration, environment, data, duration and log hash of every run
-and table.csv is a function of the other two, which `rebuild` checks.
+    items.csv.gz    where runs were judged on test items: every item of every run
+and table.csv is a function of the others.
 """
 
 import csv
 import gzip
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ RESULTS = ROOT / "results"
 
 @dataclass(frozen=True)
 class Table:
-    """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics."""
+    """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics, `items` to the text
+    of its items.csv, where it has one."""
 
     experiment: str
     tier: str
     runs: dict[str, dict[str, Any]]
     curves: dict[str, list[Row]]
+    items: dict[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """One table row a run (or a quantity): what it is, what it measured, where it comes from."""
@@ -71,10 +74,19 @@ class Table:
     def cell(self, cell: str) -> "Table":
         """The part of the table in one cell of the grid."""
         runs = {name: record for name, record in self.runs.items() if record["cell"] == cell}
-        return Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs})
+        items = {name: text for name, text in self.items.items() if name in runs}
+        return Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs}, items)
+
+    def item_frame(self) -> pd.DataFrame:
+        """Every item of every run: columns run, arm, seed, task, item and what was measured."""
+        frames = []
+        for name, text in self.items.items():
+            config = self.runs[name]["config"]
+            frames.append(pd.read_csv(io.StringIO(text)).assign(run=name, arm=config["arm"], seed=config["seed"]))
+        return pd.concat(frames) if frames else pd.DataFrame()
 
     def write(self, folder: Path) -> None:
-        """Write the three files. Raises InputError where the folder cannot be written."""
+        """Write the files. Raises InputError where the folder cannot be written."""
         out = io.StringIO()
         columns: list[str] = []
         for rows in self.curves.values():
@@ -86,12 +98,16 @@ class Table:
                 writer.writerow({"run": name, **{key: format_number(value) for key, value in row.items()}})
         write_whole(folder / "curves.csv.gz", gzip.compress(out.getvalue().encode(), 9, mtime=0))
         write_whole(folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
+        if self.items:
+            lines = [f"run,{text.splitlines()[0]}" for text in list(self.items.values())[:1]]
+            lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
+            write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
         write_whole(folder / "table.csv", self.csv())
 
 
 def collect(specs: list[RunSpec], runs: Path) -> Table:
     """The table of finished runs. Raises RunError where one is not finished or its metrics were changed afterwards."""
-    records, curves = {}, {}
+    records, curves, items = {}, {}, {}
     for spec in specs:
         folder = RunFolder(spec.folder(runs))
         if not folder.is_finished(spec.config):
@@ -99,8 +115,9 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
                 f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it"
             )
         finished = folder.read_json("finished.json")
-        if sha256(folder.path / "metrics.csv") != finished["metrics_sha256"]:
-            raise RunError(f"{folder.path / 'metrics.csv'} was altered after the run; delete the folder to run again")
+        for name in ("metrics", "items"):
+            if f"{name}_sha256" in finished and sha256(folder.path / f"{name}.csv") != finished[f"{name}_sha256"]:
+                raise RunError(f"{folder.path / name}.csv was altered after the run; delete the folder to run again")
         records[spec.name] = {
             "cell": spec.cell,
             "config": spec.config,
@@ -109,7 +126,9 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
             "finished": finished,
         }
         curves[spec.name] = folder.metrics()
-    return Table(specs[0].experiment, specs[0].tier, records, curves)
+        if "items_sha256" in finished:
+            items[spec.name] = (folder.path / "items.csv").read_text()
+    return Table(specs[0].experiment, specs[0].tier, records, curves, items)
 
 
 def read(folder: Path, experiment: str, tier: str) -> Table:
@@ -120,9 +139,22 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
         curves: dict[str, list[Row]] = {name: [] for name in runs}
         for row in csv.DictReader(io.StringIO(text)):
             curves[row["run"]].append({key: float(value) for key, value in row.items() if key != "run" and value != ""})
+        items = _read_items(folder / "items.csv.gz")
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: the table's evidence cannot be read ({type(error).__name__}: {error})") from error
-    return Table(experiment, tier, runs, curves)
+    return Table(experiment, tier, runs, curves, items)
+
+
+def _read_items(path: Path) -> dict[str, str]:
+    """items.csv of every run, as text."""
+    if not path.exists():
+        return {}
+    header, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    texts: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, rest = line.partition(",")
+        texts.setdefault(name, [header.partition(",")[2]]).append(rest)
+    return {name: "\n".join(found) + "\n" for name, found in texts.items()}
 
 
 def golden_tables() -> list[Table]:

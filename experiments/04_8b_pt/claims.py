@@ -1,0 +1,240 @@
+"""B1 and B2 at the paper's size and at two cores' sizes, their controls, and B5, which is arithmetic."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdlm_min.evidence import figure
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_zero, by_seed, mean_interval
+from mdlm_min.evidence.golden import Table, published
+
+SIZES = {"S": ".24M", "M": ".90M", "L": "2.3M"}
+ARMS = {
+    "uniform_0_1": "U[0,1]",
+    "middle": "U[.45,.55]",
+    "uniform_unweighted": "U[0,1], no 1/t",
+    "middle_unweighted": "U[.45,.55], no 1/t",
+}
+SCORE = {"hellaswag": "acc_norm", "arc_easy": "acc"}  # the paper does not say which; the other is in every note
+NAMES = {"hellaswag": "HellaSwag", "arc_easy": "ARC-Easy"}
+HIGHEST = 0.46  # share of the peak that a dense 7B model is known to reach on H100s (shared fact sheet on LLaDA-8B)
+
+
+def _gain(table: Table, uniform: str = "uniform_0_1", middle: str = "middle") -> np.ndarray:
+    """Test loss of U[0,1] minus that of the window, seed by seed."""
+    return by_seed(table, uniform, "test_loss") - by_seed(table, middle, "test_loss")
+
+
+def _losses_text(table: Table, *arms: str) -> str:
+    return ", ".join(f"{ARMS[arm]} {by_seed(table, arm, 'test_loss').mean():.3f}" for arm in arms)
+
+
+def judge_gain(table: Table) -> Verdict:
+    """B1: the window's test loss at the end is below that of U[0,1]."""
+    return above_zero(_gain(table), f"Test loss: {_losses_text(table, 'uniform_0_1', 'middle')}")
+
+
+def judge_unweighted(table: Table) -> Verdict:
+    """The same without 1/t in either arm."""
+    note = f"Test loss without 1/t: {_losses_text(table, 'uniform_unweighted', 'middle_unweighted')}; with it {_losses_text(table, 'uniform_0_1', 'middle')}"
+    return above_zero(_gain(table, "uniform_unweighted", "middle_unweighted"), note)
+
+
+def _mean_curve(table: Table, arm: str) -> pd.Series:
+    """Validation loss over steps, the mean over seeds."""
+    curves = [pd.DataFrame(rows) for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == arm]
+    if not curves:
+        raise MissingArmError(arm)
+    mean: pd.Series = pd.concat(curves).groupby("step")["valid_loss"].mean()
+    return mean
+
+
+def judge_throughout(table: Table) -> Verdict:
+    """B1b: below U[0,1] at every evaluation after the start (Fig 4: at all 30 points)."""
+    gap = (_mean_curve(table, "uniform_0_1") - _mean_curve(table, "middle")).iloc[1:]
+    share = float((gap > 0).mean())
+    behind = [f"{step:.0f}" for step in gap.index[gap <= 0]]
+    note = f"Below at {(gap > 0).sum()} of {len(gap)} evaluations; smallest gap {gap.min():.3f}, largest {gap.max():.3f} nats"
+    note += f"; not at step {', '.join(behind)}" if behind else ""
+    return Verdict("reproduced" if share == 1 else "not reproduced", note, share)
+
+
+def judge_sizes(table: Table) -> Verdict:
+    """The gap at the largest size is not below that at the smallest."""
+    gains = {size: _gain(table.cell(size)) for size in SIZES}
+    text = ", ".join(f"{size} ({SIZES[size]}) {values.mean():.3f}" for size, values in gains.items())
+    return above_zero(gains["L"] - gains["S"], f"Gap of test loss between U[0,1] and U[.45,.55] by size: {text}")
+
+
+def judge_longer(table: Table) -> Verdict:
+    """The window is still ahead after three times the steps."""
+    short, long = table.cell("M"), table.cell("M-long")
+    note = f"After 1,800 steps: {_losses_text(long, 'uniform_0_1', 'middle')}; after 600 the gap is {_gain(short).mean():.3f}"
+    return above_zero(_gain(long), note)
+
+
+def _paired(table: Table, task: str, column: str, sign: float) -> np.ndarray:
+    """Per item, the mean over seeds of (window - U[0,1]) * sign: items that both arms answer alike cancel."""
+    frame = table.item_frame()
+    if not len(frame) or not {"uniform_0_1", "middle"} <= set(frame["arm"]):
+        raise MissingArmError("uniform_0_1, middle")
+    frame = frame[frame["task"] == task].groupby(["item", "arm"])[column].mean().unstack()
+    return sign * (frame["middle"] - frame["uniform_0_1"]).to_numpy()
+
+
+def _score_text(table: Table, task: str) -> str:
+    parts = []
+    for column in ("acc", "acc_norm", "nll"):
+        values = [f"{by_seed(table, arm, f'{task}_{column}').mean():.3f}" for arm in ("uniform_0_1", "middle")]
+        parts.append(f"{column} {values[0]} and {values[1]}")
+    return f"U[0,1] and U[.45,.55]: {'; '.join(parts)} (nats per byte of the right answer)"
+
+
+def _judge_accuracy(task: str) -> Callable[[Table], Verdict]:
+    def judge(table: Table) -> Verdict:
+        """B2: more items right, paired item by item; the interval is over items."""
+        return above_zero(_paired(table, task, SCORE[task], 1.0), f"{NAMES[task]}, {_score_text(table, task)}", "of the items")
+
+    return judge
+
+
+def _judge_answers(task: str) -> Callable[[Table], Verdict]:
+    def judge(table: Table) -> Verdict:
+        """The right answer is likelier, paired item by item; the interval is over items."""
+        return above_zero(_paired(table, task, "nll", -1.0), f"{NAMES[task]}, {_score_text(table, task)}", "nats per byte")
+
+    return judge
+
+
+def judge_cost(table: Table) -> Verdict:
+    """B5: the published hours need no larger share of the peak than such training is known to reach."""
+    row = next(rows[0] for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == "cost")
+    need = row["pretraining_utilisation_full"]
+    note = (
+        f"Arithmetic, not a measurement. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} of the peak with attention and all logits counted, "
+        f"{row['pretraining_utilisation_masked']:.0%} with logits at masked positions only, {row['pretraining_utilisation_6pt']:.0%} by 6 operations a parameter and token; "
+        f"recomputation would come on top. At {HIGHEST:.0%} it is {20 * need / HIGHEST:.0f} hours. The 6 hours of fine-tuning need {row['fine_tuning_utilisation_full']:.0%}"
+    )
+    return Verdict("reproduced" if need <= HIGHEST else "not reproduced", note, need)
+
+
+def _in_cell(judge: Callable[[Table], Verdict], cell: str) -> Callable[[Table], Verdict]:
+    return lambda table: judge(table.cell(cell))
+
+
+_PAPER = {
+    "tier": "paper",
+    "cost": "two arms of LLaDA-8B, 7.86 billion tokens each: about 33 hours of 8 H100 an arm at 40% (mdlm plan 8b_pt)",
+}
+_GAIN, _INTERVAL = "test loss, U[0,1] - U[.45,.55]", "95% interval over seeds above 0"
+
+CLAIMS = [
+    Claim(id="B1", statement="Pre-training: the window's NLL is below that of U[0,1]; LLaDA-8B, DCLM", kind="statistical", quantity=_GAIN,
+          published="4.138 - 3.674", tolerance="gap above 3 standard errors", judge=judge_gain, **_PAPER),
+    Claim(id="B1b", statement="... and is so at every evaluation; LLaDA-8B, DCLM", kind="ordinal", quantity="share of evaluations", published="30 of 30",
+          tolerance="all", judge=judge_throughout, **_PAPER),
+    *(Claim(id=f"B2-{task}", statement=f"Zero-shot {NAMES[task]} is better after training on the window; LLaDA-8B, DCLM", kind="statistical",
+            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0",
+            judge=_judge_accuracy(task), **_PAPER)
+      for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
+    *(Claim(id=f"B1-{size}", statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2", kind="statistical",
+            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=_in_cell(judge_gain, size)) for size in SIZES),
+    *(Claim(id=f"B1b-{size}", statement=f"... and is so at every evaluation, {SIZES[size]}", kind="ordinal", quantity="share of evaluations",
+            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=_in_cell(judge_throughout, size)) for size in SIZES),
+    Claim(id="B1-sizes", statement="The gap grows with size, .24M to 2.3M", kind="statistical", quantity="gap at L - gap at S", published="(ours)",
+          tolerance=_INTERVAL, tier="cpu", judge=judge_sizes),
+    Claim(id="B1-longer", statement="The window is still ahead after three times the steps, .90M", kind="statistical", quantity=_GAIN, published="(ours)",
+          tolerance=f"{_INTERVAL} (two seeds)", tier="cpu", judge=judge_longer),
+    *(Claim(id=f"B1-unweighted-{size}", statement=f"The window is ahead without 1/t too (open point 1), {SIZES[size]}", kind="statistical", quantity=_GAIN,
+            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=_in_cell(judge_unweighted, size)) for size in SIZES),
+    *(Claim(id=f"B2-{task}-L", statement=f"Zero-shot {NAMES[task]} is better after training on the window; 2.3M, WikiText-2", kind="statistical",
+            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0", tier="cpu",
+            judge=_in_cell(_judge_accuracy(task), "L"))
+      for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
+    *(Claim(id=f"B2-{task}-nll-L", statement=f"{NAMES[task]}: the right answer is likelier after training on the window; 2.3M, WikiText-2", kind="statistical",
+            quantity="nats per byte, U[0,1] - U[.45,.55]", published="(ours)", tolerance="95% interval over paired items above 0", tier="cpu",
+            judge=_in_cell(_judge_answers(task), "L")) for task in SCORE),
+    Claim(id="B5", statement="F.6: pre-training takes about 20 hours of 8 H100 (open point 13)", kind="exact", quantity="share of the peak that this needs",
+          published="20 h", tolerance=f"at most {HIGHEST}, the highest share known for such a model", tier="cpu", judge=judge_cost),
+]  # fmt: skip
+
+
+def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
+    """Per tier: Fig 4 and ours at every size, the gap by size, the loss over t, and the zero-shot scores item by item."""
+    paths = []
+    for tier, table in tables.items():
+        frame = table.frame()
+        found = [
+            cell for cell in dict.fromkeys(frame["cell"]) if {"uniform_0_1", "middle"} <= set(frame[frame["cell"] == cell]["arm"])
+        ]
+        found = [cell for cell in found if cell in (*SIZES, "M-long", "")]
+        if not found:
+            continue
+        fig, axes = figure.grid(2, 1 + max(2, len(found)), width=4.2)
+        _draw_published(axes[0, 0])
+        for ax, below, cell in zip(axes[0, 1:], axes[1, 1:], found, strict=False):
+            _draw_cell(ax, below, table.cell(cell), cell)
+        _draw_gaps(axes[1, 0], table, found)
+        paths.append(figure.save(fig, folder / f"04_8b_pt_{tier}.png"))
+    return paths
+
+
+def _draw_published(ax: figure.Axes) -> None:
+    curve = published("fig4_8b_pt_nll")
+    for column, colour, label in (("uniform_0_1", 3, "U[0,1]"), ("window_045_055", 2, "U[.45,.55]")):
+        ax.plot(curve["step"], curve[column], color=figure.COLOURS[colour], label=f"paper, {label}", **figure.PUBLISHED)
+    ax.set(xlabel="step", ylabel="NLL, nats per token", title="paper, Fig 4: LLaDA-8B on DCLM")
+    ax.legend(fontsize=7)
+
+
+_COLOUR = {"uniform_0_1": 3, "middle": 2, "uniform_unweighted": 1, "middle_unweighted": 0}
+
+
+def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> None:
+    for arm, colour in _COLOUR.items():
+        curves = [pd.DataFrame(rows) for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == arm]
+        if not curves:
+            continue
+        curves = [curve[curve["step"] > 0] for curve in curves]
+        figure.seed_band(ax, curves, "valid_loss", figure.COLOURS[colour], ARMS[arm])
+        levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
+        below.plot(
+            [0.05 + index / 10 for index in range(10)],
+            [levels[f"test_t{index / 10:.1f}"] for index in range(10)],
+            color=figure.COLOURS[colour],
+            label=ARMS[arm],
+        )
+    size = f", {SIZES[cell.partition('-')[0]]} parameters" if cell else ""
+    ax.set(xlabel="step", ylabel="validation loss, nats per token", title=f"ours, {cell}{size}")
+    below.set(xlabel="mask rate t", ylabel="test loss at t", title="loss over t at the end")
+    ax.legend(fontsize=7)
+
+
+def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
+    """The gap of test loss by cell, with and without 1/t."""
+    for offset, (uniform, middle, colour, label) in enumerate(
+        (("uniform_0_1", "middle", 2, "weight 1/t"), ("uniform_unweighted", "middle_unweighted", 0, "no weight"))
+    ):
+        for index, cell in enumerate(cells):
+            part = table.cell(cell)
+            if not {uniform, middle} <= set(part.frame()["arm"]):
+                continue
+            gains = _gain(part, uniform, middle)
+            mean, low, high = mean_interval(gains)
+            place = index + 0.12 * (2 * offset - 1)
+            if np.isfinite(low):
+                ax.plot([place, place], [low, high], color=figure.COLOURS[colour], linewidth=1)
+            ax.plot([place] * len(gains), gains, ".", color=figure.COLOURS[colour], alpha=0.5)
+            ax.plot(place, mean, "o", color=figure.COLOURS[colour], label=label if index == 0 else None)
+    curve = published("fig4_8b_pt_nll").iloc[-1]
+    ax.axhline(curve["uniform_0_1"] - curve["window_045_055"], color="black", label="paper, 8B", **figure.PUBLISHED)
+    ax.axhline(0, color="grey", linewidth=0.6)
+    ax.set(
+        xticks=range(len(cells)),
+        xticklabels=cells,
+        ylabel="U[0,1] - U[.45,.55], nats",
+        title="gap of test loss, 95% interval over seeds",
+    )
+    ax.legend(fontsize=7)
