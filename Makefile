@@ -1,5 +1,6 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
 # TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all
+# PROCESSES=a node, HOSTFILE=nodes, for runs on DeepSpeed
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
@@ -8,24 +9,28 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 SEEDS ?= 0
 ARMS ?=
 TEXT ?=
+PROCESSES ?= 0
+HOSTFILE ?=
 ifdef DATA
 export MDLM_DATA := $(abspath $(DATA))
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
+OPTIONS = --processes $(PROCESSES) --hostfile "$(HOSTFILE)" --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention exp-wikitext-bins verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  TIER=smoke|cpu|gpu|paper (default cpu), JOBS=, SEEDS= and ARMS= (names, or all) apply to every exp-*"
 
 # torch comes first and pinned: without it the other packages would pull the newest build, several GB of CUDA included.
+# DeepSpeed's own set-up imports torch, so it is built in this environment; what it needs of C++ it compiles when it is first used.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"PYTHON: {sys.version.split()[0]} is too old; 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q -c constraints.txt torch
+	.venv/bin/python -m pip install -q -c constraints.txt torch numpy setuptools wheel
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation deepspeed
 	.venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -45,6 +50,9 @@ exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 
 exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (80 min; DATA=folder, or TEXT=your corpus)
 	$(RUN) wikitext_bins $(OPTIONS)
+
+exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (90 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+	$(RUN) 8b_pt $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--text", default="", help="your own corpus: a folder or file of plain text in the place of the experiment's"
     )
+    run.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files into the run folders too")
     run.add_argument("--processes", type=int, default=0, help="processes a node of a run on DeepSpeed (default: the tier's own)")
     run.add_argument("--hostfile", default="", help="DeepSpeed's list of nodes, for a run on several (default: this node)")
     publish = command(
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--runs", type=Path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
     )
+    out = command("export", "Write the newest checkpoint of a pre-training run as a folder in LLaDA's released form.")
+    out.add_argument("run", type=Path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
+    out.add_argument("--output", type=Path, required=True, help="folder to write")
+    out.add_argument("--dtype", default="bfloat16", help="bfloat16 (default) or float32")
     size = command("plan", "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit.")
     size.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
     size.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
@@ -97,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
+    if arguments.tensorboard:
+        os.environ["MDLM_TENSORBOARD"] = "1"
     for spec in specs:
         _place(spec.config, arguments.processes, arguments.hostfile)
     print(
@@ -191,6 +198,12 @@ def main(argv: list[str] | None = None) -> int:
             return _window(arguments)
         if arguments.command == "plan":
             return _plan(arguments)
+        if arguments.command == "export":
+            from mdlm_min.pretrain import export
+
+            export(arguments.run, arguments.output, arguments.dtype)
+            print(arguments.output)
+            return 0
         return _list() if arguments.command == "list" else report.print_gpu_queue()
     except InputError as error:
         print(f"mdlm: {error}", file=sys.stderr)

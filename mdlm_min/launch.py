@@ -46,7 +46,7 @@ def launch(engine: EngineConfig, folder: RunFolder, progress: Callable[[str], No
     progress(said)
     folder.log(said)
     environment = os.environ | {"MDLM_PARENT": f"{os.getpid()} {os.uname().nodename}"}
-    environment.setdefault("DS_LOG_LEVEL", "warning")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"  # ninja, beside our Python
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     asked = False
 

@@ -7,6 +7,7 @@ are its part. So one process and many, with or without accumulation, take the sa
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min import processes
+from mdlm_min.checkpoint import Checkpoint, checkpoints
 from mdlm_min.choices import judge_items
 from mdlm_min.config import build
 from mdlm_min.data.items import TASKS, items_file, load_items
@@ -23,7 +25,7 @@ from mdlm_min.errors import InputError
 from mdlm_min.evidence.run_folder import Row, RunFolder
 from mdlm_min.language import DTYPES, LEVELS, STRATA, loss_over_rates
 from mdlm_min.launch import launch
-from mdlm_min.llada import scaled
+from mdlm_min.llada import save_weights, scaled
 from mdlm_min.mask_rate import MaskRate
 from mdlm_min.masking import bernoulli
 from mdlm_min.model import ModelConfig, Transformer
@@ -273,3 +275,28 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
         launch(config.engine, folder, progress)
     else:
         train(prepare(settings, seed, folder), config.train, folder, progress)
+
+
+def export(path: Path, output: Path, dtype: str) -> None:
+    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form.
+
+    The model is the most that is held, in `dtype`. Raises InputError for a folder without a checkpoint, and for a damaged one.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+    folder = RunFolder(path)
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise InputError(f"{path}: no checkpoint here; allowed: the folder of a pre-training run")
+    record = folder.read_json("config.json")
+    config = build(PretrainConfig, {name: value for name, value in record.items() if name not in ("arm", "seed")})
+    saved = Checkpoint(found[-1])
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPES[dtype])
+    try:
+        model = Transformer(config.model_config(len(saved["model.head.weight"])), None)
+    finally:
+        torch.set_default_dtype(default)
+    for name, parameter in model.named_parameters():
+        parameter.detach().copy_(saved[f"model.{name}"])
+    save_weights(output, model)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min import processes
+from mdlm_min.board import open_board
 from mdlm_min.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from mdlm_min.engine import Engine, TorchEngine
 from mdlm_min.errors import InputError, RunError
@@ -74,6 +75,7 @@ def train(
         task.restore(before.task)
         folder.log(f"resumed at step {first}")
     rows = folder.keep_metrics_until(first if saved else -1)
+    write_events = open_board(folder.path, first if saved else -1)
     done = bool(rows) and (first >= config.steps or task.is_done(rows))
     total = torch.tensor(before.loss_sum, device=device)
     count = before.loss_count
@@ -113,6 +115,7 @@ def train(
                 skips = {"skipped": float(guard.skipped)} if guard else {}
                 row: Row = {"step": float(step), "loss": loss, **skips, **task.evaluate(step)}
                 folder.append_metrics(row)
+                write_events(row)
                 rows.append(row)
                 done = step >= config.steps or task.is_done(rows)
                 now = time.monotonic()
