@@ -118,9 +118,6 @@ class Projections(nn.Linear):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x))."""
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
@@ -134,18 +131,20 @@ class Block(nn.Module):
         if config.mlp == "swiglu":
             self.mlp_gate = nn.Linear(width, hidden, bias=config.bias)
         self.mlp_out = nn.Linear(hidden, width, bias=config.bias)
-        if config.position_encoding == "rotary":
-            angles = rotary_angles(config.length, width // config.heads, config.rotary_base)
-            self.register_buffer("cos", angles.cos(), persistent=False)
-            self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(
-        self, x: Tensor, index: Tensor | None = None, asked: Asked | None = None, present: Tensor | None = None
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        asked: Asked | None = None,
+        present: Tensor | None = None,
+        turns: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Output [batch, length, width], or [asked, width] where only some positions are asked for.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
         [distinct, width] that `index` points into. `present` (bool, [batch, length]) is False at padding; None for no padding.
+        `turns` are the cosines and sines of `rotary_angles`, None without rotary positions.
         """
         if index is not None and asked is not None and self.config.attention == "learned" and not self.config.causal:
             chosen = asked.pick(index)
@@ -158,11 +157,11 @@ class Block(nn.Module):
             x = x if asked is None else asked.pick(x)
         elif asked is not None:
             q, k, v = self.qkv(self.norm_1(x), asked)
-            y = self._attend(self._turn(q, asked.column), self._turn(k), v, asked, present)
+            y = self._attend(self._turn(q, turns, asked.column), self._turn(k, turns), v, asked, present)
             x = asked.pick(x)
         else:
             q, k, v = self.qkv(self.norm_1(x))
-            y = self._attend(self._turn(q), self._turn(k), v, None, present)
+            y = self._attend(self._turn(q, turns), self._turn(k, turns), v, None, present)
         x = x + self.attention_out(y)
         h = self.norm_2(x)
         inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
@@ -171,11 +170,11 @@ class Block(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
 
-    def _turn(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+    def _turn(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
         """Queries or keys [..., width] turned by their position: the last but one axis, or `position` ([...])."""
-        if self.config.position_encoding != "rotary":
+        if turns is None:
             return x
-        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in (self.cos, self.sin))
+        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in turns)
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
         # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
         first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
@@ -231,6 +230,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # activation checkpointing, block by block
+        self._turns: dict[
+            torch.device, tuple[Tensor, Tensor]
+        ] = {}  # no buffers: a model in bfloat16 turns in float32 all the same
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.length, config.width)
@@ -287,8 +289,19 @@ class Transformer(nn.Module):
             x, index = self._through(block, x, index, None, present), None
         return self.head(self.norm(self._through(self.blocks[-1], x, index, asked, present)))
 
-    def _through(self, block: nn.Module, *inputs: Tensor | Asked | None) -> Tensor:
+    def _rotary_turns(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""
+        config = self.config
+        if config.position_encoding != "rotary":
+            return None
+        if device not in self._turns:
+            angles = rotary_angles(config.length, config.width // config.heads, config.rotary_base)
+            self._turns[device] = (angles.cos().to(device), angles.sin().to(device))
+        return self._turns[device]
+
+    def _through(self, block: nn.Module, x: Tensor, index: Tensor | None, asked: Asked | None, present: Tensor | None) -> Tensor:
         """One block; with `recompute`, its activations are computed again in the backward pass instead of being kept."""
+        inputs = (x, index, asked, present, self._rotary_turns(x.device))
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in a block is random
         return block(*inputs)

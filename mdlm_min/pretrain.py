@@ -109,7 +109,8 @@ class PretrainTask(Task):
         )
         self.dtype = DTYPES[config.dtype]
         shape = config.model_config(self.data.vocab_size)
-        self.model = Transformer(shape, stream(seed, "weights")).to(self.device, DTYPES[config.weights])
+        place = self.device if config.engine.kind == "torch" else "cpu"  # DeepSpeed moves a model once it has shared it out
+        self.model = Transformer(shape, stream(seed, "weights")).to(place, DTYPES[config.weights])
         self.model.recompute = config.engine.recompute
         self.network: Any = self.model  # what is called; an engine may wrap the model
         self.mask_rate = MaskRate.parse(config.mask_rate)

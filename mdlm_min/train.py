@@ -60,7 +60,6 @@ def train(
     """
     if checkpoint_seconds is None:
         checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", "20"))
-    device = next(task.model.parameters()).device
     saved = Checkpoint(found[-1]) if (found := checkpoints(folder.checkpoints)) else None
     before = _Progress()
     first = 0
@@ -69,6 +68,7 @@ def train(
         before = _Progress(**{name: saved.record[name] for name in _Progress.__dataclass_fields__})
         task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
     engine = (engine_of or TorchEngine)(task, config)
+    device = next(task.model.parameters()).device
     guard = Guard(config.spike, **before.guard) if config.spike else None  # type: ignore[arg-type]
     if saved:
         engine.restore(saved)
@@ -124,6 +124,10 @@ def train(
                     line = progress_line(row, config.steps, (step - first) / max(now - started, 1e-9), task.work)
                     folder.log(line)
                     progress(line)
+            if time.monotonic() - last_said >= 10:
+                last_said = time.monotonic()
+                mean = {"step": float(step), "loss": mean_loss()}
+                progress(progress_line(mean, config.steps, (step - first) / max(last_said - started, 1e-9), task.work))
             due = done or time.monotonic() - last_saved >= checkpoint_seconds
             due, stop = processes.any_of(due, bool(stopped) or folder.stop_requested(), device=device)
             if due or stop:

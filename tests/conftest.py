@@ -42,3 +42,25 @@ def data_folder(monkeypatch):
         pytest.skip(f"no corpora in {folder}")
     monkeypatch.setenv("MDLM_DATA", str(folder))
     return folder
+
+
+@pytest.fixture
+def allocation_peak():
+    """A function that calls another and returns the most bytes that were allocated at a moment of it, by the allocator's own account."""
+    from torch.profiler import ProfilerActivity, profile
+
+    def peak_of(function):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            kept = function()  # noqa: F841 - what it returns lives until the account is closed
+        events = [
+            (event.start_ns(), event.nbytes())
+            for event in profiler.profiler.kineto_results.events()
+            if event.name() == "[memory]"
+        ]
+        now = peak = 0
+        for _, size in sorted(events, key=lambda event: event[0]):
+            now += size
+            peak = max(peak, now)
+        return peak
+
+    return peak_of

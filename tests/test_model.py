@@ -76,12 +76,54 @@ def test_bidirectional_output_sees_everything():
 def test_rotary_scores_depend_on_the_distance_alone():
     model, _ = make(1, length=12, layers=1, position_encoding="rotary")
     block, x = model.blocks[0], torch.randn(8, dtype=torch.float64)
-    turned = block._turn(x.expand(1, 12, 8))[0].unflatten(-1, (2, 4))
+    turned = block._turn(x.expand(1, 12, 8), model._rotary_turns(x.device))[0].unflatten(-1, (2, 4))
     scores = torch.einsum("qhd,khd->hqk", turned, turned)
     for distance in range(1, 11):
         values = torch.stack([scores[:, i, i + distance] for i in range(12 - distance)])
         torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)  # angles are float32
     assert not torch.allclose(scores[:, 0, 1], scores[:, 0, 5])
+
+
+def test_turns_stay_in_float32_whatever_the_weights_are_in():
+    model, tokens = make(1, length=12, layers=1, position_encoding="rotary")
+    model.to(torch.bfloat16)
+    assert all(table.dtype == torch.float32 for table in model._rotary_turns(tokens.device))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 10**6))
+def test_a_padded_sequence_scores_as_it_does_alone(lengths, seed):
+    model, _ = make(1, length=12, layers=2, vocab_size=9, position_encoding="rotary")
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(9, (len(lengths), 12), generator=generator)
+    present = torch.arange(12) < torch.tensor(lengths)[:, None]
+    positions = (torch.rand(tokens.shape, generator=generator) < 0.5) & present
+    asked, whole = model(tokens, positions, present), model(tokens, None, present)
+    alone = [model(row[None, :length]) for row, length in zip(tokens, lengths, strict=True)]
+    for row, (length, expected) in enumerate(zip(lengths, alone, strict=True)):
+        torch.testing.assert_close(whole[row, :length], expected[0], rtol=0, atol=1e-12)
+    together = [expected[0][positions[row, :length]] for row, (length, expected) in enumerate(zip(lengths, alone, strict=True))]
+    torch.testing.assert_close(asked, torch.cat(together), rtol=0, atol=1e-12)
+
+
+def test_recomputation_gives_the_same_gradients_and_keeps_less(allocation_peak):
+    model, tokens = make(16, length=12, layers=4, position_encoding="rotary")
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    gradients, peaks = [], []
+    for recompute in (False, True):
+        model.recompute = recompute
+        model.zero_grad(set_to_none=True)
+        model(tokens, positions).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        peaks.append(allocation_peak(lambda: model(tokens, positions)))
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_padding_needs_rotary_positions():
+    model, tokens = make(2)
+    with pytest.raises(ValueError, match="padding needs rotary positions"):
+        model(tokens, None, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def test_uniform_attention_ignores_queries_and_keys():

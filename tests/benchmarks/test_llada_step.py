@@ -1,0 +1,94 @@
+"""A training step of LLaDA's block with LLaDA's vocabulary of 126,464: scores at masked positions against scores at all, in time and in
+memory; and what the planner's hours are worth, by the share of the matmul rate that steps of several sizes reach.
+"""
+
+import statistics
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mdlm_min.llada import LLADA_8B, scaled
+from mdlm_min.masking import bernoulli
+from mdlm_min.model import Transformer
+from mdlm_min.objective import masked_loss
+from mdlm_min.random_streams import stream
+from mdlm_min.throughput import matmul_ceiling, training_operations
+
+SHAPE = scaled(4, 4, 256, length=256)
+BATCH, RATE = 2, 0.5
+
+
+class Step:
+    """One training step in parts; `full` takes the loss everywhere and throws the unmasked part away, as trainers commonly do."""
+
+    def __init__(self, config, batch, full):
+        self.config, self.batch, self.full = config, batch, full
+        self.model = Transformer(config, stream(0, "weights"))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        self.count = 0
+
+    def forward(self):
+        generator = stream(0, "step", self.count)
+        self.count += 1
+        tokens = torch.randint(self.config.vocab_size - 1, (self.batch, self.config.length), generator=generator)
+        rate = torch.full((self.batch,), RATE)
+        mask = bernoulli(rate, self.config.length, generator)
+        inputs = tokens.masked_fill(mask, self.config.vocab_size - 1)
+        if self.full:
+            scores = self.model(inputs).flatten(0, 1)
+            losses = F.cross_entropy(scores, tokens.flatten(), reduction="none").view_as(mask)[mask]
+        else:
+            losses = F.cross_entropy(self.model(inputs, mask), tokens[mask], reduction="none")
+        return masked_loss(losses, mask, rate, "1/t")
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        self.forward().backward()
+        self.optimizer.step()
+
+
+@pytest.mark.benchmark(group="LLaDA step")
+def test_masked_only_against_full_logits_with_llada_s_vocabulary(benchmark, allocation_peak):
+    assert SHAPE.vocab_size == LLADA_8B.vocab_size == 126464
+    ours, full = (Step(SHAPE, BATCH, kind) for kind in (False, True))
+    times = []
+
+    def other():
+        started = time.perf_counter()
+        full()
+        times.append(time.perf_counter() - started)
+
+    benchmark.pedantic(ours, setup=other, rounds=4, warmup_rounds=1)
+    ratio = statistics.median(times[1:]) / benchmark.stats.stats.median
+    for step in (ours, full):
+        step.optimizer.zero_grad(set_to_none=True)
+    activations = [allocation_peak(step.forward) for step in (ours, full)]
+    steps = [allocation_peak(step) for step in (ours, full)]
+    saved = 1 - activations[0] / activations[1]
+    benchmark.extra_info.update({"full / ours": ratio, "activation memory saved": saved})
+    print(
+        f"\nLLaDA's vocabulary, t = {RATE}: full / ours {ratio:.2f}; activations {activations[0] / 1e6:,.0f} MB against {activations[1] / 1e6:,.0f} MB: "
+        f"{saved:.0%} less; beyond weights and optimiser a whole step takes {steps[0] / 1e6:,.0f} MB against {steps[1] / 1e6:,.0f} MB"
+    )
+    assert ratio > 1.3
+    assert saved > 0.35
+
+
+@pytest.mark.benchmark(group="LLaDA step")
+def test_the_share_of_the_matmul_rate_by_size(benchmark):
+    """The planner's hours are operations over a stated share of the peak: here is that share, for the sizes of 04_8b_pt."""
+    ceiling = matmul_ceiling("cpu", torch.float32, torch.get_num_threads())
+    shares = {}
+    for layers, heads, width in ((2, 2, 64), (3, 4, 128), (4, 4, 192)):
+        config = scaled(layers, heads, width, length=128, vocab_size=1026, outputs=1026)
+        step, times = Step(config, 16, False), []
+        for _ in range(6):
+            started = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - started)
+        shares[width] = training_operations(config, 16, RATE) / statistics.median(times[1:]) / ceiling
+    benchmark.pedantic(step, rounds=2)
+    print("\nshare of the matmul rate: " + ", ".join(f"width {width} {share:.0%}" for width, share in shares.items()))
+    assert shares[192] > shares[64]
