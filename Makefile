@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 TIER ?= cpu
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+JOBS ?=
 SEEDS ?= 0
 ARMS ?=
 TEXT ?=
@@ -15,7 +15,7 @@ ifdef DATA
 export MDLM_DATA := $(abspath $(DATA))
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --processes $(PROCESSES) --hostfile "$(HOSTFILE)" --tier $(TIER) --jobs $(JOBS) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
+OPTIONS = --processes $(PROCESSES) --hostfile "$(HOSTFILE)" --tier $(TIER) $(if $(JOBS),--jobs $(JOBS)) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint

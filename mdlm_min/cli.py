@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tier", default="cpu", help=f"one of {', '.join(TIERS)} (default: cpu)")
     run.add_argument("--arms", default="", help="comma-separated arms, or all (default: the tier's own choice)")
     run.add_argument("--seeds", type=int, default=0, help="number of seeds (default: the tier's own)")
-    run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each (default: all cores)")
+    run.add_argument("--jobs", type=int, help="runs at a time (default: the tier's own, or one a core, with one thread each)")
     run.add_argument("--runs", type=Path, default=Path("runs"), help=runs_help)
     run.add_argument(
         "--text", default="", help="your own corpus: a folder or file of plain text in the place of the experiment's"
@@ -106,10 +106,12 @@ def _run(arguments: argparse.Namespace) -> int:
         os.environ["MDLM_TENSORBOARD"] = "1"
     for spec in specs:
         _place(spec.config, arguments.processes, arguments.hostfile)
+    cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
+    jobs = (own or cores) if arguments.jobs is None else arguments.jobs
     print(
-        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {arguments.jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
+        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
     )
-    sweep(specs, arguments.runs, arguments.jobs)
+    sweep(specs, arguments.runs, jobs, threads=max(1, cores // own) if own else 1)
     folder = arguments.runs / experiment.name / arguments.tier
     table = golden.collect(specs, arguments.runs)
     table.write(folder)

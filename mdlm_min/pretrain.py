@@ -5,6 +5,7 @@ are its part. So one process and many, with or without accumulation, take the sa
 """
 
 import math
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ class PretrainTask(Task):
         self._reader = ThreadPoolExecutor(1)  # the next batch is read while this one is computed
         self._coming: Future[tuple[Batch, dict[str, Any]]] | None = None
         self._state: dict[str, Any] = {}
+        self._clock = (0, time.monotonic())
         self._step, self._batch = -1, Batch(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
         ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads()) * processes.world()
         self.work = Work(
@@ -209,7 +211,16 @@ class PretrainTask(Task):
                 row |= dict.fromkeys(names, math.nan)
         if config.items:
             row |= self._judge_items(last)
+        if self.device.type == "cuda":
+            row |= self._measure(step)
         return row | {"epoch": float(self._state.get("epoch", 0)), "corrupt": float(self._state.get("corrupt", 0))}
+
+    def _measure(self, step: int) -> Row:
+        """On a GPU: the most memory held, in bytes, and tokens per second since the last evaluation of this process."""
+        torch.cuda.synchronize()
+        (before, then), self._clock = self._clock, (step, time.monotonic())
+        rate = (step - before) / max(self._clock[1] - then, 1e-9)
+        return {"peak_memory": float(torch.cuda.max_memory_allocated()), "tokens_per_second": rate * self.work.tokens}
 
     def _judge_items(self, last: bool) -> Row:
         config = self.config

@@ -38,8 +38,11 @@ def training_operations(config: ModelConfig, batch: int, asked: float) -> float:
 
 
 @functools.cache
-def matmul_ceiling(device: str, dtype: torch.dtype, threads: int, size: int = 1024) -> float:
-    """Operations per second of a square matrix product on this device, the best of several; `threads` only tells results apart."""
+def matmul_ceiling(device: str, dtype: torch.dtype, threads: int, size: int = 0) -> float:
+    """Operations per second of a square matrix product on this device, the best of several; `threads` only tells results apart.
+
+    `size` is the matrices', by default one that the device can be busy with."""
+    size = size or (1024 if device == "cpu" else 8192)
     a = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(6):

@@ -2,7 +2,7 @@
 
 [defaults]            settings of every run
 [arms.NAME]           what makes this arm
-[tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth; [tiers.TIER.config] overrides the defaults,
+[tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth, jobs (runs at a time that share the machine); [tiers.TIER.config] overrides the defaults,
 [tiers.TIER.arms_config.NAME] overrides one arm there
 [[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
 those in the block's own `arms`) with the tier's seeds (or the block's own `seeds`); a cell's settings override an

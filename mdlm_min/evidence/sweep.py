@@ -28,12 +28,12 @@ def execute(spec: RunSpec, runs: Path) -> None:
         os._exit(130)
 
 
-def _prepare_worker(parent: int) -> None:
-    """One thread a process, and no life after the parent: a killed sweep must not leave runs that hold their folders."""
+def _prepare_worker(parent: int, threads: int) -> None:
+    """So many threads, and no life after the parent: a killed sweep must not leave runs that hold their folders."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on as SIGTERM
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -43,8 +43,8 @@ def _prepare_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
-    """Execute all runs, `jobs` at a time. Raises InputError at once for bad input, RunError at the end for failed runs."""
+def sweep(specs: list[RunSpec], runs: Path, jobs: int, threads: int = 1) -> None:
+    """Execute all runs, `jobs` at a time with `threads` each (on a CPU, another number of threads gives other bits). Raises InputError at once for bad input, RunError at the end for failed runs."""
     if jobs < 1:
         raise InputError(f"jobs: {jobs} is not allowed; at least 1")
     if specs:
@@ -58,7 +58,7 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int) -> None:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, max(1, len(waiting))), context, _prepare_worker, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(jobs, max(1, len(waiting))), context, _prepare_worker, (os.getpid(), threads)) as pool:
         futures = {pool.submit(execute, spec, runs): spec for spec in waiting}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
