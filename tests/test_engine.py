@@ -79,6 +79,7 @@ def test_accumulation_and_recomputation_change_nothing(engine, settings, plain, 
         {"processes": 2, "zero": 1},
         {"processes": 2, "zero": 2, "micro_batch": 1},
         {"processes": 2, "zero": 3, "micro_batch": 2, "recompute": True},
+        {"processes": 2, "zero": 2, "offload": True},
     ],
     ids=lambda engine: "-".join(f"{name}{value}" for name, value in engine.items()),
 )
@@ -92,11 +93,12 @@ def test_deepspeed_takes_the_steps_of_plain_torch(engine, settings, plain, tmp_p
 
 
 @pytest.mark.slow
-def test_bfloat16_on_zero_follows_bfloat16_on_plain_torch(settings, tmp_path):
+@pytest.mark.parametrize("zero", [2, 3])
+def test_bfloat16_on_zero_follows_bfloat16_on_plain_torch(zero, settings, tmp_path):
     pytest.importorskip("deepspeed")
     settings = merge(settings, {"dtype": "bfloat16"})
     expected = execute(tmp_path / "plain", settings)
-    rows = execute(tmp_path / "run", settings, kind="deepspeed", processes=2, zero=2)
+    rows = execute(tmp_path / "run", settings, kind="deepspeed", processes=2, zero=zero)
     for row, other in zip(rows[1:], expected[1:], strict=True):
         assert row["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.01)
 
@@ -159,10 +161,12 @@ def test_a_run_of_two_processes_killed_goes_on_to_the_same_losses_on_two_and_on_
     assert not (path / "finished.json").exists()
     shutil.copytree(path, tmp_path / "one")
     shutil.copytree(path, tmp_path / "other")
+    shutil.copytree(path, tmp_path / "offloaded")
     for name, engine in (
         ("two", {"kind": "deepspeed", "processes": 2, "zero": 3}),
         ("one", {}),
         ("other", {"kind": "deepspeed", "processes": 1, "zero": 2}),
+        ("offloaded", {"kind": "deepspeed", "processes": 1, "zero": 3, "offload": True}),
     ):
         rows = execute(tmp_path / name, settings, **engine)
         assert "resumed at step" in (tmp_path / name / "log.txt").read_text()
