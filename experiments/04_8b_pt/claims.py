@@ -126,7 +126,7 @@ def _in_cell(judge: Callable[[Table], Verdict], cell: str) -> Callable[[Table], 
 
 _PAPER = {
     "tier": "paper",
-    "cost": "two arms of LLaDA-8B, 7.86 billion tokens each: about 33 hours of 8 H100 an arm at 40% (mdlm plan 8b_pt)",
+    "cost": "two arms of LLaDA-8B, 7.86 billion tokens each: about 34 hours of 8 H100 an arm at 40% (mdlm plan 8b_pt)",
 }
 _GAIN, _INTERVAL = "test loss, U[0,1] - U[.45,.55]", "95% interval over seeds above 0"
 
