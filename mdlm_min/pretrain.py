@@ -216,11 +216,15 @@ class PretrainTask(Task):
         return row | {"epoch": float(self._state.get("epoch", 0)), "corrupt": float(self._state.get("corrupt", 0))}
 
     def _measure(self, step: int) -> Row:
-        """On a GPU: the most memory held, in bytes, and tokens per second since the last evaluation of this process."""
+        """On a GPU: the most memory held, in bytes, and tokens and operations per second since the last evaluation of this process."""
         torch.cuda.synchronize()
         (before, then), self._clock = self._clock, (step, time.monotonic())
         rate = (step - before) / max(self._clock[1] - then, 1e-9)
-        return {"peak_memory": float(torch.cuda.max_memory_allocated()), "tokens_per_second": rate * self.work.tokens}
+        return {
+            "peak_memory": float(torch.cuda.max_memory_allocated()),
+            "tokens_per_second": rate * self.work.tokens,
+            "operations_per_second": rate * self.work.operations,
+        }
 
     def _judge_items(self, last: bool) -> Row:
         config = self.config

@@ -227,10 +227,15 @@ class Stream:
         return np.concatenate(parts)
 
     def _open(self, place: Place | None) -> None:
+        """Go to a place; nothing is read before it is needed, and of several processes only one needs it."""
         self._place = place
-        self._records = self.documents.read(place)
+        self._records = self._read(place)
+
+    def _read(self, place: Place | None) -> Iterator[tuple[np.ndarray | None, Place]]:
+        records = self.documents.read(place)
         for _ in range(self.config.held_out if place is None else 0):
-            next(self._records, None)
+            next(records, None)
+        yield from records
 
     def _next_document(self) -> None:
         """Go to the next document that holds tokens; behind the last one comes the first."""
