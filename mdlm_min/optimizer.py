@@ -29,6 +29,7 @@ class TrainConfig:
     clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
     unit_gradient: bool = False  # the gradient is scaled to norm 1, so that no arm takes larger steps than another
     spike: float = 0.0  # a step whose loss exceeds this many times the recent mean, or is not finite, is skipped; 0: none is
+    checkpoint_seconds: float = 20.0  # between checkpoints; inf for none at all, where only speed is of interest
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every"):
@@ -42,6 +43,8 @@ class TrainConfig:
             raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
         if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
             raise InputError(f"train.clip: {self.clip} is not allowed; at least 0, and 0 where train.unit_gradient is set")
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(f"train.checkpoint_seconds: {self.checkpoint_seconds} is not allowed; at least 0, inf for none")
         if self.spike and not 1 < self.spike < math.inf:
             raise InputError(f"train.spike: {self.spike} is not allowed; above 1, or 0 to take every step")
         if not 0 < self.learning_rate < math.inf:

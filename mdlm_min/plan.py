@@ -232,6 +232,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, {need.logits_in_full / GB:.2f} GB at all)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
+        f"disk        {3 * 12 * found.parameters / GB:,.0f} GB: two checkpoints and a third while it is written",
         f"work        {found.tokens / 1e9:,.3f} billion tokens, {found.operations:.3g} operations",
         f"time        {hours_text(found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s ({SEEN})",
     ]  # fmt: skip

@@ -49,17 +49,15 @@ def train(
     config: TrainConfig,
     folder: RunFolder,
     progress: Progress,
-    checkpoint_seconds: float | None = None,
     engine_of: Callable[[Task, TrainConfig], Engine] | None = None,
 ) -> None:
     """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
 
-    Checkpoints are taken every `checkpoint_seconds` (default: MDLM_CHECKPOINT_SECONDS, or 20), at the end, and on SIGTERM,
+    Checkpoints are taken every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and on SIGTERM,
     SIGINT or a file `stop` in the folder, upon which KeyboardInterrupt is raised. `engine_of` makes the engine (default: plain torch) once the weights are in place.
     Raises RunError for a loss that is not finite where `config.spike` does not skip it; the checkpoint before it is kept.
     """
-    if checkpoint_seconds is None:
-        checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", "20"))
+    checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", config.checkpoint_seconds))
     saved = Checkpoint(found[-1]) if (found := checkpoints(folder.checkpoints)) else None
     before = _Progress()
     first = 0
@@ -130,10 +128,10 @@ def train(
                 progress(progress_line(mean, config.steps, (step - first) / max(last_said - started, 1e-9), task.work))
             due = done or time.monotonic() - last_saved >= checkpoint_seconds
             due, stop = processes.any_of(due, bool(stopped) or folder.stop_requested(), device=device)
-            if due or stop:
+            if (due or stop) and math.isfinite(checkpoint_seconds):
                 save()
             if stop and not done:
-                folder.log(f"stopped at step {step} as asked; the checkpoint is written")
+                folder.log(f"stopped at step {step} as asked")
                 raise KeyboardInterrupt
             if done:
                 break

@@ -109,9 +109,7 @@ def test_summary_of_a_run_that_memorises_and_never_generalises():
 def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     task_loss = ParityTask.loss
     monkeypatch.setattr(ParityTask, "loss", lambda self, step: task_loss(self, step) * (math.nan if step == 60 else 1.0))
-    import mdlm_min.parity
-
-    monkeypatch.setattr(mdlm_min.parity, "train", lambda *args: mdlm_min.train.train(*args, checkpoint_seconds=0))
+    monkeypatch.setenv("MDLM_CHECKPOINT_SECONDS", "0")
     with pytest.raises(RunError, match="loss is nan between steps 50 and 61"):
         execute({**EASY, **ARMS["output"]}, tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())

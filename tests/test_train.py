@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_at_the_same_bits(tmp_path, op
 
     settings = {"eval_every": 5, "schedule": "cosine", "learning_rate": 0.1, **optimizer}
     with open_run(tmp_path / "whole", {}) as folder:
-        train(task(), TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
+        train(task(), TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
         whole = state(folder)
 
     class KilledError(Exception):
@@ -98,8 +98,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_at_the_same_bits(tmp_path, op
     evaluate, broken.evaluate = broken.evaluate, lambda step: (_ for _ in ()).throw(KilledError) if step == 15 else evaluate(step)
     with open_run(tmp_path / "broken", {}) as folder:
         with pytest.raises(KilledError):
-            train(broken, TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
-        train(task(), TrainConfig(steps=20, **settings), folder, lambda _: None, checkpoint_seconds=0)
+            train(broken, TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
+        train(task(), TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
         resumed = state(folder)
     assert resumed[1] == whole[1]
     assert resumed[0].splitlines()[0] == whole[0].splitlines()[0]
@@ -113,3 +113,10 @@ def test_progress_says_rate_time_left_and_loss():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (3723.4, "1:02:03"), (math.inf, "?"), (math.nan, "?")])
 def test_seconds_are_readable(seconds, text):
     assert format_seconds(seconds) == text
+
+
+def test_no_checkpoint_where_none_is_wanted(tmp_path):
+    with open_run(tmp_path / "run", {}) as folder:
+        train(Line(), TrainConfig(steps=3, checkpoint_seconds=math.inf), folder, lambda line: None)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert folder.read_json("finished.json")["steps"] == 3

@@ -75,18 +75,25 @@ def test_killed_at_random_moments_the_same_command_ends_at_the_same_bits(tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_everything_with_one_line(tmp_path):
-    arguments = [*command(tmp_path)[:4], "parity", "--tier", "smoke", "--jobs", "2", "--runs", str(tmp_path)]
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_stop_signal_writes_checkpoints_and_ends_everything_with_one_line(how, tmp_path):
+    arguments = [*command(tmp_path)[:4], "parity", "--tier", "cpu", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path)]
     process = subprocess.Popen(
         arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while "step 0" not in process.stdout.readline():
         pass
-    os.killpg(process.pid, signal.SIGINT)
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()  # the parent alone
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "mdlm: stopped; the same command goes on from here\n"
-    assert len(list(tmp_path.glob("01_parity/smoke/*/*/finished.json"))) < 6
+    stopped = [path.parent for path in tmp_path.glob("01_parity/cpu/**/log.txt") if "as asked" in path.read_text()]
+    assert stopped
+    assert all(list((folder / "checkpoints").iterdir()) for folder in stopped)
+    assert not list(tmp_path.glob("01_parity/cpu/**/finished.json"))
 
 
 @pytest.fixture(scope="module")
