@@ -150,7 +150,7 @@ def train(
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The stop signals (SIGTERM, SIGINT) seen so far; the second one acts as it did before. Nothing outside the main thread."""
+    """The stop signals (SIGTERM, SIGINT) seen so far; a second one changes nothing. Nothing outside the main thread."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen
@@ -159,7 +159,6 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         seen.append(number)
-        signal.signal(number, old[signal.Signals(number)])
 
     for number in old:
         signal.signal(number, note)
