@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from mdlm_min.engine import DeepSpeedEngine, EngineConfig, deepspeed_config
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.files import locked, write_whole
 from mdlm_min.evidence.run_folder import Follower, RunFolder
+from mdlm_min.stop import on_stop_signals
 
 MARK = "mdlm progress: "  # what a worker's progress line begins with, among the libraries' own output
 
@@ -47,40 +47,22 @@ def launch(engine: EngineConfig, folder: RunFolder, progress: Callable[[str], No
     folder.log(said)
     environment = os.environ | {"MDLM_PARENT": f"{os.getpid()} {os.uname().nodename}"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"  # ninja, beside our Python
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    asked = False
-
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        (folder.path / "stop").touch()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in old:
-            signal.signal(number, ask)
-    try:
-        with (folder.path / "launch.txt").open("a") as record:
-            # In a session of its own: Ctrl-C must not reach the workers, who stop together.
-            child = subprocess.Popen(
-                line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-            )  # fmt: skip
-            assert child.stdout is not None
-            for text in child.stdout:
-                record.write(text)
-                record.flush()
-                if text.startswith(MARK):
-                    progress(text.removeprefix(MARK).rstrip())
-            code = child.wait()
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in old.items():
-                signal.signal(number, handler)
-        (folder.path / "stop").unlink(missing_ok=True)
-    if asked and not (folder.path / "finished.json").exists():
-        raise KeyboardInterrupt
+    with on_stop_signals(lambda: (folder.path / "stop").touch()), (folder.path / "launch.txt").open("a") as record:
+        # In a session of its own: Ctrl-C must not reach the workers, who stop together.
+        child = subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+        )  # fmt: skip
+        assert child.stdout is not None
+        for text in child.stdout:
+            record.write(text)
+            record.flush()
+            if text.startswith(MARK):
+                progress(text.removeprefix(MARK).rstrip())
+        code = child.wait()
+    (folder.path / "stop").unlink(missing_ok=True)
     if (folder.path / "error.json").exists():
         error = folder.read_json("error.json")
-        raise (InputError if error["kind"] == "InputError" else RunError)(error["text"])
+        raise {"InputError": InputError, "RunError": RunError}.get(error["kind"], KeyboardInterrupt)(error["text"])
     if code or not (folder.path / "finished.json").exists():
         raise RunError(
             f"a process ended (exit code {code}) before the run did; {folder.path / 'launch.txt'} says why. The last checkpoint is kept"
@@ -124,12 +106,11 @@ def work(path: Path) -> int:
                 task, config.train, folder, lambda line: print(f"{MARK}{line}", flush=True) if first else None,
                 engine_of=lambda made, train_config: DeepSpeedEngine(made, train_config, config.engine, ours),
             )  # fmt: skip
-    except (InputError, RunError) as error:
+    except (InputError, RunError, KeyboardInterrupt) as error:
         if not (path / "error.json").exists():
             write_whole(path / "error.json", json.dumps({"kind": type(error).__name__, "text": str(error)}))
-        return 2 if isinstance(error, InputError) else 3
-    except KeyboardInterrupt:
-        return 0  # asked to stop; another code would make the launcher kill those who are not there yet
+        # After a stop every process ends by itself; another code than 0 would make the launcher kill those who are not there yet.
+        return 0 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, InputError) else 3
     return 0
 
 

@@ -3,11 +3,8 @@
 
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +18,7 @@ from mdlm_min.engine import Engine, TorchEngine
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.run_folder import Row, RunFolder
 from mdlm_min.optimizer import Guard, TrainConfig
+from mdlm_min.stop import on_stop_signals
 from mdlm_min.task import Task
 from mdlm_min.throughput import Work
 
@@ -104,7 +102,8 @@ def train(
         save_checkpoint(folder.checkpoints, step, finite(), vars(record))
         last_saved = time.monotonic()
 
-    with _stop_signals() as stopped:
+    wishes: list[bool] = []
+    with on_stop_signals(lambda: wishes.append(True)):
         while not done:
             if (step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step)) or step == config.steps:
                 loss = mean_loss()
@@ -127,11 +126,12 @@ def train(
                 mean = {"step": float(step), "loss": mean_loss()}
                 progress(progress_line(mean, config.steps, (step - first) / max(last_said - started, 1e-9), task.work))
             due = done or time.monotonic() - last_saved >= checkpoint_seconds
-            due, stop = processes.any_of(due, bool(stopped) or folder.stop_requested(), device=device)
+            due, stop = processes.any_of(due, bool(wishes) or folder.stop_requested(), device=device)
             if (due or stop) and math.isfinite(checkpoint_seconds):
                 save()
             if stop and not done:
                 folder.log(f"stopped at step {step} as asked")
+                folder.clear_stop_request()
                 raise KeyboardInterrupt
             if done:
                 break
@@ -146,27 +146,6 @@ def train(
             step += 1
     folder.log(f"finished at step {step}")
     folder.finish({"steps": step, "seconds": round(before.seconds + time.monotonic() - started, 3)})
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """The stop signals (SIGTERM, SIGINT) seen so far; a second one changes nothing. Nothing outside the main thread."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _: object) -> None:
-        seen.append(number)
-
-    for number in old:
-        signal.signal(number, note)
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:

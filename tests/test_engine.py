@@ -18,6 +18,7 @@ from mdlm_min.config import merge
 from mdlm_min.engine import EngineConfig, TorchEngine, deepspeed_config
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.run_folder import open_run
+from mdlm_min.launch import launch_line
 from mdlm_min.optimizer import Guard, TrainConfig
 from mdlm_min.task import Task
 from mdlm_min.train import train
@@ -186,6 +187,26 @@ def test_a_stop_signal_writes_a_checkpoint_and_ends_all_processes(settings, undi
     check_same(execute(tmp_path / "run", settings, micro_batch=4), final_weights(tmp_path / "run"), undisturbed, 1e-4)
 
 
+def test_the_launch_line_names_processes_nodes_and_folder(tmp_path):
+    pytest.importorskip("deepspeed")
+    line = launch_line(EngineConfig("deepspeed", processes=8, hostfile="nodes.txt"), tmp_path / "run")
+    assert Path(line[1]).name == "deepspeed"
+    assert line[2:6] == ["--hostfile", "nodes.txt", "--num_gpus", "8"]
+    assert line[-3:] == ["--module", "mdlm_min.launch", str(tmp_path / "run")]
+    assert "--hostfile" not in launch_line(EngineConfig("deepspeed"), tmp_path)
+
+
+@pytest.mark.slow
+def test_what_stops_a_worker_is_raised_where_it_was_launched(settings, tmp_path):
+    pytest.importorskip("deepspeed")
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "data.json").write_text('{"sha256": "of another text"}')
+    with pytest.raises(InputError, match=r"data.source: .* has changed since this run began \(SHA-256 of another"):
+        execute(path, settings, kind="deepspeed", processes=2)
+    assert "Traceback" not in (path / "launch.txt").read_text()
+
+
 class Bumpy(Task):
     """Loss (weight - 3)^2, and as asked at some steps a spike, or a gradient that is not finite under a finite loss."""
 
@@ -241,7 +262,7 @@ def test_a_run_stopped_between_evaluations_goes_on_to_the_same_bits(tmp_path):
     with open_run(tmp_path / "stopped", {}) as folder, pytest.raises(KeyboardInterrupt):
         train(Stopping(spikes=(20, 33)), config, folder, lambda line: None)
     assert folder.metrics()[-1]["step"] == 28
-    (folder.path / "stop").unlink()
+    assert not (folder.path / "stop").exists()
     with open_run(tmp_path / "stopped", {}) as folder:
         train(Bumpy(spikes=(20, 33)), config, folder, lambda line: None)
     assert "resumed at step 31" in (folder.path / "log.txt").read_text()

@@ -102,6 +102,10 @@ class RunFolder:
         """Whether a file `stop` lies in the folder: the run writes its checkpoint and ends."""
         return (self.path / "stop").exists()
 
+    def clear_stop_request(self) -> None:
+        """The request is granted; the next start is not to find it."""
+        (self.path / "stop").unlink(missing_ok=True)
+
     def log(self, line: str) -> None:
         try:
             with (self.path / "log.txt").open("a") as file:
@@ -130,6 +134,9 @@ class Follower(RunFolder):
         return [row for row in self.metrics() if row["step"] <= step]
 
     def write_items(self, rows: list[dict[str, str | float]]) -> None:
+        """Nothing."""
+
+    def clear_stop_request(self) -> None:
         """Nothing."""
 
     def log(self, line: str) -> None:
