@@ -5,7 +5,6 @@ the prompt's, and L/l times their NLL is averaged over passes, whose l are sprea
 for every model, so their luck cancels in a comparison.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor
 
 from mdlm_min.data.items import Item
 from mdlm_min.data.tokenizer import Tokenizer
+from mdlm_min.likelihood import Score
 from mdlm_min.random_streams import stream
-
-# tokens [batch, length], mask, present (False at padding) -> NLL of the masked tokens, row-major
-PaddedScore = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class _Pass:
 
 
 def judge_items(
-    score: PaddedScore, items: list[Item], tokenizer: Tokenizer, length: int, passes: int, name: str, batch_tokens: int = 8192
+    score: Score, items: list[Item], tokenizer: Tokenizer, length: int, passes: int, name: str, batch_tokens: int = 8192
 ) -> list[Judged]:
     """Every item judged. A prompt too long for `length` loses its head; `name` (the task's) seeds the masks."""
     work = [made for index, item in enumerate(items) for made in _passes(item, index, tokenizer, length, passes, name)]
@@ -50,7 +47,8 @@ def judge_items(
     first = 0
     while first < len(work):
         last = first
-        while last < len(work) and (last - first + 1) * len(work[last].tokens) <= max(batch_tokens, len(work[last].tokens)):
+        size = len(work[first].tokens)  # a batch is of one length: no padding
+        while last < len(work) and len(work[last].tokens) == size and (last - first) * size < batch_tokens:
             last += 1
         group = work[first:last]
         first = last
@@ -77,16 +75,10 @@ def _passes(item: Item, index: int, tokenizer: Tokenizer, length: int, passes: i
     return made
 
 
-def _losses(score: PaddedScore, group: list[_Pass]) -> list[float]:
-    longest = max(len(one.tokens) for one in group)
-    tokens = torch.zeros(len(group), longest, dtype=torch.int64)
-    mask, present = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)
-    for row, one in enumerate(group):
-        tokens[row, : len(one.tokens)] = one.tokens
-        mask[row, : len(one.tokens)] = one.mask
-        present[row, : len(one.tokens)] = True
+def _losses(score: Score, group: list[_Pass]) -> list[float]:
+    mask = torch.stack([one.mask for one in group])
     values = torch.zeros(mask.shape, dtype=torch.float64)
-    values[mask] = score(tokens, mask, present).double().cpu()
+    values[mask] = score(torch.stack([one.tokens for one in group]), mask).double().cpu()
     losses: list[float] = values.sum(dim=1).tolist()
     return losses
 

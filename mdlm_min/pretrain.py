@@ -182,18 +182,18 @@ class PretrainTask(Task):
         return masked_loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), config.weight, whole)
 
     @torch.no_grad()
-    def _shared_nll(self, tokens: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
+    def _shared_nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """`nll` with the rows shared among the processes: every one gets all values, on the CPU."""
         world = processes.world()
         if world == 1:
-            return self.nll(tokens, mask, present).cpu()
+            return self.nll(tokens, mask).cpu()
         shares = torch.arange(len(tokens)).tensor_split(world)
         counts = [int(mask[rows].sum()) for rows in shares]
         mine = shares[processes.rank()]
         rows = (
             mine if len(mine) else torch.zeros(1, dtype=torch.int64)
         )  # every process must call a network whose weights are shared out
-        found = self.nll(tokens[rows], mask[rows], None if present is None else present[rows])
+        found = self.nll(tokens[rows], mask[rows])
         return processes.joined(found[: counts[processes.rank()]], counts).cpu()
 
     def evaluate(self, step: int) -> Row:
