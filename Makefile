@@ -51,7 +51,7 @@ exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (80 min; DATA=folder, or TEXT=your corpus)
 	$(RUN) wikitext_bins $(OPTIONS)
 
-exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (90 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (95 min; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved

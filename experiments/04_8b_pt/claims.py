@@ -211,7 +211,7 @@ def _draw_published(ax: figure.Axes) -> None:
     curve = published("fig4_8b_pt_nll")
     for column, colour, label in (("uniform_0_1", 3, "U[0,1]"), ("window_045_055", 2, "U[.45,.55]")):
         ax.plot(curve["step"], curve[column], color=figure.COLOURS[colour], label=f"paper, {label}", **figure.PUBLISHED)
-    ax.set(xlabel="step", ylabel="NLL, nats per token", title="paper, Fig 4: LLaDA-8B on DCLM")
+    ax.set(xlabel="step", xticks=range(0, 15001, 5000), ylabel="NLL, nats per token", title="paper, Fig 4: LLaDA-8B on DCLM")
     ax.legend(fontsize=7)
 
 

@@ -79,7 +79,7 @@ def _hashes() -> dict[str, str]:
     """Every table under results/ and its hash, the published ones included."""
     paths = [
         path
-        for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz")
+        for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz", "*/*/items.csv.gz")
         for path in golden.RESULTS.glob(pattern)
     ]
     return {path.relative_to(golden.RESULTS).as_posix(): sha256(path) for path in sorted(paths)}
