@@ -121,7 +121,10 @@ def _judge_answers(task: str) -> Callable[[Table], Verdict]:
 
 def judge_cost(table: Table) -> Verdict:
     """B5: the published hours need no larger share of the peak than such training is known to reach."""
-    row = next(rows[0] for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == "cost")
+    found = [rows[0] for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == "cost"]
+    if not found:
+        raise MissingArmError("cost")
+    row = found[0]
     need = row["pretraining_utilisation_full"]
     note = (
         f"Arithmetic, not a measurement. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} of the peak with attention and all logits counted, "
