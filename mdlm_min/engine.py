@@ -229,13 +229,13 @@ class DeepSpeedEngine:
 
     def restore(self, saved: Checkpoint) -> None:
         """See Engine. DeepSpeed makes its optimiser state in its first step, so one is taken at rate zero, then overwritten."""
-        names = [name for name, _ in self.task.model.named_parameters()]
-        steps = [saved[name] for name in (f"optimizer.{name}.step" for name in names) if name in saved]
-        if not steps:
+        count = f"optimizer.{next(self.task.model.named_parameters())[0]}.step"  # the same for every parameter
+        if count not in saved:
             return
+        updates = int(saved[count])
         if not self.zero:
             set_named_state(self.task.model, self.optimizer, saved)
-            self.updates = int(steps[0])
+            self.updates = updates
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
@@ -246,6 +246,6 @@ class DeepSpeedEngine:
             safe_set_full_fp32_param(parameter, saved[f"model.{name}"].float().to(device))
             for key in ("exp_avg", "exp_avg_sq"):
                 safe_set_full_optimizer_state(parameter, saved[f"optimizer.{name}.{key}"].float().to(device), key)
-        self.updates = int(steps[0])
+        self.updates = updates
         for state in self.optimizer.optimizer.state.values():
             state["step"] = state["step"].fill_(self.updates) if isinstance(state["step"], Tensor) else self.updates

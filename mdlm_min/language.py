@@ -175,10 +175,5 @@ def run(
     config = build(LanguageRunConfig, settings)
     task = kind(config, seed)
     data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype}
-    if (folder.path / "data.json").exists() and (before := folder.read_json("data.json")["sha256"]) != task.data.sha256:
-        raise InputError(
-            f"data.corpus: {config.data.corpus!r} has changed since this run began (SHA-256 {before[:12]}, now {task.data.sha256[:12]}); "
-            f"bring the old text back, or delete {folder.path}"
-        )
-    folder.write_json("data.json", data)
+    folder.record_data(data, f"data.corpus: {config.data.corpus!r}")
     train(task, config.train, folder, progress)

@@ -20,7 +20,7 @@ from mdlm_min import processes
 from mdlm_min.engine import DeepSpeedEngine, EngineConfig, deepspeed_config
 from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.files import locked, write_whole
-from mdlm_min.evidence.run_folder import Follower, RunFolder
+from mdlm_min.evidence.run_folder import Follower, RunFolder, settings_of
 from mdlm_min.stop import on_stop_signals
 
 MARK = "mdlm progress: "  # what a worker's progress line begins with, among the libraries' own output
@@ -87,7 +87,7 @@ def work(path: Path) -> int:
     from mdlm_min.train import train
 
     config_json = RunFolder(path).read_json("config.json")
-    settings = {name: value for name, value in config_json.items() if name not in ("arm", "seed")}
+    settings = settings_of(config_json)
     config = build(pretrain.PretrainConfig, settings)
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -221,6 +221,16 @@ def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
     return torch.arange(length, dtype=torch.float32)[:, None] * frequency
 
 
+def empty_transformer(config: ModelConfig, dtype: torch.dtype) -> "Transformer":
+    """A Transformer with weights of this dtype, to be loaded or measured: never in memory at another precision."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return Transformer(config, None)
+    finally:
+        torch.set_default_dtype(default)
+
+
 class Transformer(nn.Module):
     """Token and position embeddings, blocks, final norm, head without bias."""
 

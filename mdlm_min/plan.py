@@ -16,7 +16,7 @@ from mdlm_min.errors import InputError
 from mdlm_min.language import DTYPES
 from mdlm_min.llada import parameter_count
 from mdlm_min.mask_rate import MaskRate
-from mdlm_min.model import Asked, ModelConfig, Transformer
+from mdlm_min.model import Asked, ModelConfig, empty_transformer
 from mdlm_min.pretrain import PretrainConfig
 from mdlm_min.throughput import training_operations
 
@@ -98,12 +98,7 @@ def step_memory(
 
     asked_each = max(1, round(rate * model.length))
     with FakeTensorMode():
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(weights)
-        try:
-            network = Transformer(model, None)
-        finally:
-            torch.set_default_dtype(default)
+        network = empty_transformer(model, weights)
         network.recompute = recompute
         stepper = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
         for parameter in network.parameters():

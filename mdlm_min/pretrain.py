@@ -23,13 +23,13 @@ from mdlm_min.data.items import TASKS, items_file, load_items
 from mdlm_min.data.stream import Batch, StreamConfig, open_data
 from mdlm_min.engine import EngineConfig
 from mdlm_min.errors import InputError
-from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.evidence.run_folder import Row, RunFolder, settings_of
 from mdlm_min.language import DTYPES, LEVELS, STRATA, loss_over_rates
 from mdlm_min.launch import launch
 from mdlm_min.llada import save_weights, scaled
 from mdlm_min.mask_rate import MaskRate
 from mdlm_min.masking import bernoulli
-from mdlm_min.model import ModelConfig, Transformer
+from mdlm_min.model import ModelConfig, Transformer, empty_transformer
 from mdlm_min.objective import check_weight, masked_loss
 from mdlm_min.optimizer import TrainConfig
 from mdlm_min.random_streams import stream
@@ -148,7 +148,16 @@ class PretrainTask(Task):
                 )
                 self._batch = Batch(tokens, lengths)
             self._step = step
+            self._masks = self._draw_masks(step)
         return self._batch
+
+    def _draw_masks(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the whole batch: mask rates [batch], masks and what is no padding, both [batch, length]. Drawn once for all parts of a step."""
+        size, length = self._batch.tokens.shape
+        generator = stream(self.seed, "masks", step)
+        rate = self.mask_rate.sample(size, generator)
+        present = torch.arange(length) < self._batch.lengths[:, None]
+        return rate, bernoulli(rate, length, generator) & present, present
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -173,10 +182,7 @@ class PretrainTask(Task):
 
     def _rows_loss(self, step: int, first: int, last: int) -> Tensor:
         config, batch = self.config, self.batch(step)
-        generator = stream(self.seed, "masks", step)
-        rate = self.mask_rate.sample(config.batch, generator)
-        present = torch.arange(config.data.length) < batch.lengths[:, None]
-        mask = bernoulli(rate, config.data.length, generator) & present
+        rate, mask, present = self._masks
         whole = (config.batch, int(batch.lengths.sum()))
         losses = self.nll(batch.tokens[first:last], mask[first:last], present[first:last])
         return masked_loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), config.weight, whole)
@@ -275,12 +281,8 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainT
     """The task of a run folder. Raises InputError where the folder was begun on other data."""
     config = build(PretrainConfig, settings)
     task = PretrainTask(config, seed, folder)
-    if (folder.path / "data.json").exists() and (before := folder.read_json("data.json")["sha256"]) != task.data.sha256:
-        raise InputError(
-            f"data.source: {config.data.source!r} has changed since this run began (SHA-256 {before[:12]}, now {task.data.sha256[:12]}); "
-            f"bring the old text back, or delete {folder.path}"
-        )
-    folder.write_json("data.json", {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype})
+    data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype}
+    folder.record_data(data, f"data.source: {config.data.source!r}")
     return task
 
 
@@ -304,15 +306,9 @@ def export(path: Path, output: Path, dtype: str) -> None:
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"{path}: no checkpoint here; allowed: the folder of a pre-training run")
-    record = folder.read_json("config.json")
-    config = build(PretrainConfig, {name: value for name, value in record.items() if name not in ("arm", "seed")})
+    config = build(PretrainConfig, settings_of(folder.read_json("config.json")))
     saved = Checkpoint(found[-1])
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[dtype])
-    try:
-        model = Transformer(config.model_config(len(saved["model.head.weight"])), None)
-    finally:
-        torch.set_default_dtype(default)
+    model = empty_transformer(config.model_config(len(saved["model.head.weight"])), DTYPES[dtype])
     for name, parameter in model.named_parameters():
         parameter.detach().copy_(saved[f"model.{name}"])
     save_weights(output, model)

@@ -19,12 +19,6 @@ def world() -> int:
     return dist.get_world_size() if _together() else 1
 
 
-def barrier() -> None:
-    """Wait for all."""
-    if _together():
-        dist.barrier()
-
-
 def total(value: Tensor) -> Tensor:
     """Sum over the processes, the same on all."""
     if _together():

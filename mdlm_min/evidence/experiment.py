@@ -21,7 +21,7 @@ from typing import Any
 from mdlm_min.config import merge
 from mdlm_min.errors import InputError
 from mdlm_min.evidence.environment import ROOT
-from mdlm_min.evidence.run_folder import Row, RunFolder
+from mdlm_min.evidence.run_folder import Row, RunFolder, settings_of
 
 TIERS = ("smoke", "cpu", "gpu", "paper")
 EXPERIMENTS = ROOT / "experiments"
@@ -45,7 +45,7 @@ class RunSpec:
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration without arm and seed: what run.py is given."""
-        return {name: value for name, value in self.config.items() if name not in ("arm", "seed")}
+        return settings_of(self.config)
 
     def folder(self, runs: Path) -> Path:
         """Its run folder below the `runs` folder."""

@@ -31,6 +31,11 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without its arm and seed."""
+    return {name: value for name, value in config.items() if name not in ("arm", "seed")}
+
+
 class RunFolder:
     """Reads and writes one run folder. Use `open_run` to write; a RunFolder alone only reads."""
 
@@ -53,6 +58,16 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         write_whole(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+    def record_data(self, data: Mapping[str, Any], what: str) -> None:
+        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them there."""
+        path, now = self.path / "data.json", data["sha256"]
+        if path.exists() and (before := self.read_json("data.json")["sha256"]) != now:
+            raise InputError(
+                f"{what} has changed since this run began (SHA-256 {before[:12]}, now {now[:12]}); "
+                f"bring the old text back, or delete {self.path}"
+            )
+        self.write_json("data.json", data)
 
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether this very configuration has run to its end here."""
