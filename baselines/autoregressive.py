@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.run_folder import Row
-from mdlm_min.language import LEVELS, LanguageRunConfig, LanguageTask
-from mdlm_min.throughput import Work, training_operations
+from mdlm_min.model.flops import Work, training_operations
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import Row
+from mdlm_min.tasks.language import LEVELS, LanguageRunConfig, LanguageTask
 
 
 class AutoregressiveTask(LanguageTask):

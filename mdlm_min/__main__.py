@@ -2,7 +2,7 @@
 
 import sys
 
-from mdlm_min.cli import main
+from mdlm_min.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

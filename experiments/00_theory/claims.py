@@ -198,14 +198,14 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     """Theorem 4.2's promise against simulation, P_S over windows, and the mixture signal."""
     if "cpu" not in tables:
         return []
-    from mdlm_min import theory
+    from mdlm_min.theory import formulas
 
     fig, axes = figure.grid(1, 3)
     t1 = np.linspace(0.02, 1, 200)
     ax = axes[0, 0]
     for label, function, colour in (
-        ("Thm 4.2 as published", theory.sample_bound, 0),
-        ("corrected (ours)", theory.corrected_sample_bound, 3),
+        ("Thm 4.2 as published", formulas.sample_bound, 0),
+        ("corrected (ours)", formulas.corrected_sample_bound, 3),
     ):
         ax.plot(t1, [function(0, t, 20, 6, 0.05) for t in t1], color=figure.COLOURS[colour], label=label)
     ax.axhline(2000, color="grey", **figure.PUBLISHED)
@@ -233,21 +233,21 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     ax.legend(fontsize=8)
     ax = axes[0, 1]
     for index, k in enumerate((2, 4, 6, 8)):
-        ax.plot(t1, [theory.signal_probability(0, t, k) for t in t1], color=figure.COLOURS[index], label=f"U[0,t1], k={k}")
-        best = theory.signal_optimal_high(k)
-        ax.plot(best, theory.signal_probability(0, best, k), "o", color=figure.COLOURS[index], markersize=4)
+        ax.plot(t1, [formulas.signal_probability(0, t, k) for t in t1], color=figure.COLOURS[index], label=f"U[0,t1], k={k}")
+        best = formulas.signal_optimal_high(k)
+        ax.plot(best, formulas.signal_probability(0, best, k), "o", color=figure.COLOURS[index], markersize=4)
     ax.axhline(1 / math.e, color="grey", **figure.PUBLISHED)
     ax.set(xlabel="t1", ylabel="P_S", title="T7, T8: probability of the signal regime")
     ax.legend(fontsize=8)
     ax = axes[0, 2]
     t = np.linspace(0, 1, 400)
     for index, form in enumerate(("linear", "order", "inverse_rate", "sum_of_squares")):
-        signal = theory.mixture_signal(t, form=form)
+        signal = formulas.mixture_signal(t, form=form)
         ax.plot(
             t,
             signal / signal.max(),
             color=figure.COLOURS[index],
-            label=f"{form.replace('_', ' ')}, t* = {theory.mixture_optimum(form=form):.3f}",
+            label=f"{form.replace('_', ' ')}, t* = {formulas.mixture_optimum(form=form):.3f}",
         )
     ax.set(xlabel="mask rate t", ylabel="Signal(t), scaled to 1", title="T9: F.4 with the published weights")
     ax.legend(fontsize=8)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mdlm_min.config import build
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.run_folder import Row, RunFolder
-from mdlm_min.theory_check import CHECKS
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.theory.checks import CHECKS
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pandas as pd
 from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_one, every_seed, mean_interval, steps_text
 from mdlm_min.evidence.golden import Table, published
-from mdlm_min.evidence.run_folder import Row
-from mdlm_min.parity import stays_above
+from mdlm_min.run.run_folder import Row
+from mdlm_min.tasks.parity import stays_above
 
 HALFWAY = 0.75
 LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mdlm_min.data.ngrams import ORDERS
 from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_zero, by_seed, mean_interval
 from mdlm_min.evidence.golden import Table, published
-from mdlm_min.evidence.run_folder import Row
-from mdlm_min.ngrams import ORDERS
-from mdlm_min.probe import RATES as CENTRES  # a probe measures at the windows' centres
-from mdlm_min.probe import suggested_rate
-from mdlm_min.theory import WIKITEXT_WEIGHTS, mixture_optimum, mixture_signal
+from mdlm_min.run.run_folder import Row
+from mdlm_min.tasks.gradient_probe import RATES as CENTRES  # a probe measures at the windows' centres
+from mdlm_min.tasks.gradient_probe import suggested_rate
+from mdlm_min.theory.formulas import WIKITEXT_WEIGHTS, mixture_optimum, mixture_signal
 
 BINS = tuple(f"bin_{index / 10:.1f}_{(index + 1) / 10:.1f}" for index in range(10))
 CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}

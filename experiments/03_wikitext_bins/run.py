@@ -7,15 +7,15 @@ from typing import Any
 from baselines.autoregressive import AutoregressiveTask
 from baselines.bigram import bigram_loss
 from baselines.unigram import unigram_loss
-from mdlm_min import language
-from mdlm_min.config import build
-from mdlm_min.data.parities import PREFIX
+from mdlm_min.data.ngrams import ORDERS, count_ngrams, load_countable
+from mdlm_min.data.parity_corpus import PREFIX
 from mdlm_min.data.text import TextConfig, TextData, find_sources
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.run_folder import Row, RunFolder
-from mdlm_min.ngrams import ORDERS, count_ngrams, load_countable
-from mdlm_min.probe import ProbeTask, suggested_rate
-from mdlm_min.theory import mixture_optimum
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks import language
+from mdlm_min.tasks.gradient_probe import ProbeTask, suggested_rate
+from mdlm_min.theory.formulas import mixture_optimum
 
 TRAINED = {"masked": language.LanguageTask, "probe": ProbeTask, "autoregressive": AutoregressiveTask}
 COUNTED = ("unigram", "bigram", "ngrams")

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mdlm_min import plan, pretrain
-from mdlm_min.config import build
 from mdlm_min.data.items import TASKS
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.run_folder import Row, RunFolder
-from mdlm_min.language import LEVELS
-from mdlm_min.llada import parameter_count
-from mdlm_min.throughput import training_operations
+from mdlm_min.model.flops import training_operations
+from mdlm_min.model.llada import parameter_count
+from mdlm_min.run.config import build
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks import plan, pretrain
+from mdlm_min.tasks.language import LEVELS
 
 PUBLISHED = {"pretraining": (128, 4096, 15000, 20.0), "fine_tuning": (256, 1024, 1200, 6.0)}  # batch, length, steps; F.6's hours
 

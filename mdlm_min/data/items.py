@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_min.data.text import data_folder
-from mdlm_min.errors import InputError
+from mdlm_min.run.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_min.errors import InputError
-from mdlm_min.random_streams import stream
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.random_streams import stream
 
 VOCAB_SIZE = 3
 MASK_TOKEN = 1

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder, load_text
 from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer
-from mdlm_min.errors import InputError, RunError
-from mdlm_min.random_streams import stream
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.random_streams import stream
 
 JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 Place = dict[str, Any]

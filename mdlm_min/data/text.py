@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.files import locked, write_whole
-from mdlm_min.random_streams import stream
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import locked, write_whole
+from mdlm_min.run.random_streams import stream
 
 SPLITS = ("train", "valid", "test")
 HUB = {

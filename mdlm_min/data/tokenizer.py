@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.files import sha256, write_whole
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import sha256, write_whole
 
 NAMES = (
     "bytes, gpt2, bpe:SIZE (257 to 65536), the path (with a /) of a tokenizer.json or its folder, words (to count n-grams only)"

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mdlm_min.config import merge
-from mdlm_min.errors import InputError
-from mdlm_min.evidence.environment import ROOT
-from mdlm_min.evidence.run_folder import Row, RunFolder, settings_of
+from mdlm_min.run.config import merge
+from mdlm_min.run.environment import ROOT
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import Row, RunFolder, settings_of
 
 TIERS = ("smoke", "cpu", "gpu", "paper")
 EXPERIMENTS = ROOT / "experiments"

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mdlm_min.evidence.files import write_whole
+from mdlm_min.run.files import write_whole
 
 COLOURS = (
     "#0072B2",

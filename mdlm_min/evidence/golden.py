@@ -18,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from mdlm_min.errors import InputError, RunError
-from mdlm_min.evidence.environment import ROOT
 from mdlm_min.evidence.experiment import Experiment, RunSpec
-from mdlm_min.evidence.files import sha256, write_whole
-from mdlm_min.evidence.run_folder import Row, RunFolder, config_sha256, format_number
+from mdlm_min.run.environment import ROOT
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.files import sha256, write_whole
+from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number
 
 RESULTS = ROOT / "results"
 

@@ -9,7 +9,7 @@ import pandas as pd
 from mdlm_min.evidence import golden, verify
 from mdlm_min.evidence.claim import Claim, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.files import write_whole
+from mdlm_min.run.files import write_whole
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"

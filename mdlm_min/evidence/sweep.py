@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from mdlm_min.errors import InputError, RunError
 from mdlm_min.evidence.experiment import Experiment, RunSpec
-from mdlm_min.evidence.run_folder import RunFolder, open_run
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.run_folder import RunFolder, open_run
 
 
 def execute(spec: RunSpec, runs: Path) -> None:

@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.errors import InputError
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.files import sha256, write_whole
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import sha256, write_whole
 
 Judged = list[tuple[Claim, Verdict]]
 

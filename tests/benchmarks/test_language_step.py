@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mdlm_min.mask_rate import MaskRate
-from mdlm_min.masking import bernoulli
-from mdlm_min.model import ModelConfig, Transformer
-from mdlm_min.objective import masked_loss
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.diffusion.objective import masked_loss
+from mdlm_min.model.transformer import ModelConfig, Transformer
 
 SHAPES = {
     "cpu tier, bytes": (

@@ -10,11 +10,11 @@ import statistics
 import pytest
 import torch
 
-from mdlm_min.config import build
-from mdlm_min.language import LanguageRunConfig, LanguageTask
-from mdlm_min.likelihood import estimate, llada_estimate
-from mdlm_min.optimizer import make_optimizer
-from mdlm_min.random_streams import stream
+from mdlm_min.diffusion.likelihood import estimate, llada_estimate
+from mdlm_min.run.config import build
+from mdlm_min.run.random_streams import stream
+from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
+from mdlm_min.training.optimizer import make_optimizer
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mdlm_min.llada import LLADA_8B, scaled
-from mdlm_min.masking import bernoulli
-from mdlm_min.model import Transformer
-from mdlm_min.objective import masked_loss
-from mdlm_min.random_streams import stream
-from mdlm_min.throughput import matmul_ceiling, training_operations
+from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.diffusion.objective import masked_loss
+from mdlm_min.model.flops import matmul_ceiling, training_operations
+from mdlm_min.model.llada import LLADA_8B, scaled
+from mdlm_min.model.transformer import Transformer
+from mdlm_min.run.random_streams import stream
 
 SHAPE = scaled(4, 4, 256, length=256)
 BATCH, RATE = 2, 0.5

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_min.data.parity import ParityConfig, all_inputs, is_signal, make_parity
-from mdlm_min.errors import InputError
-from mdlm_min.masking import bernoulli
-from mdlm_min.theory import signal_probability
+from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.run.errors import InputError
+from mdlm_min.theory.formulas import signal_probability
 
 
 @settings(max_examples=30)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mdlm_min.data import stream as module
 from mdlm_min.data.stream import HubRecords, JsonLines, Stream, StreamConfig, TokenArray, open_data
 from mdlm_min.data.tokenizer import Bytes
-from mdlm_min.errors import InputError, RunError
+from mdlm_min.run.errors import InputError, RunError
 
 END = 300
 

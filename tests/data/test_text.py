@@ -8,7 +8,7 @@ import torch
 
 from mdlm_min.data import text
 from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text
-from mdlm_min.errors import InputError
+from mdlm_min.run.errors import InputError
 
 LINES = [f"line {number} of a small corpus, with a word or two more\n" for number in range(400)]
 

@@ -1,10 +1,10 @@
 import pytest
 
-from mdlm_min.config import build
-from mdlm_min.errors import InputError
 from mdlm_min.evidence.experiment import TIERS, Experiment, cells, experiment_folders
-from mdlm_min.language import LanguageRunConfig
-from mdlm_min.parity import ParityRunConfig
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
+from mdlm_min.tasks.language import LanguageRunConfig
+from mdlm_min.tasks.parity import ParityRunConfig
 
 ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
 

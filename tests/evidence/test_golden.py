@@ -5,13 +5,13 @@ import shutil
 import pandas as pd
 import pytest
 
-from mdlm_min import cli
-from mdlm_min.errors import InputError, RunError
+from mdlm_min.cli.main import main
 from mdlm_min.evidence import golden, report, verify
-from mdlm_min.evidence.environment import ROOT
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.run_folder import RunFolder
 from mdlm_min.evidence.sweep import execute
+from mdlm_min.run.environment import ROOT
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.run_folder import RunFolder
 
 COMMITTED = sorted((ROOT / "results").glob("*/*/table.csv")) + sorted((ROOT / "results" / "published").glob("*.csv"))
 
@@ -47,7 +47,7 @@ def test_a_table_altered_with_its_hash_is_found_by_its_curves(results, tmp_path,
     table = results / "00_theory" / "cpu" / "table.csv"
     table.write_text(table.read_text().replace("T9,t* linear,0.46", "T9,t* linear,0.47").replace("0.46296", "0.47296"))
     hashes = json.loads((results / "hashes.json").read_text())
-    from mdlm_min.evidence.files import sha256
+    from mdlm_min.run.files import sha256
 
     hashes["00_theory/cpu/table.csv"] = sha256(table)
     (results / "hashes.json").write_text(json.dumps(hashes))
@@ -64,7 +64,7 @@ def test_a_verdict_that_moved_is_found(results, tmp_path, capsys):
 
 def test_a_damaged_table_is_named(results, tmp_path, capsys):
     (results / "00_theory" / "cpu" / "curves.csv.gz").write_bytes(b"not gzip")
-    assert cli.main(["verify", "--runs", str(tmp_path / "no runs")]) == 2
+    assert main(["verify", "--runs", str(tmp_path / "no runs")]) == 2
     assert "00_theory/cpu: the table's evidence cannot be read" in capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, caps
 
 def test_publishing_writes_the_three_files(fresh, results, capsys):
     assert (
-        cli.main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
+        main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
     )
     assert {path.name for path in (results / "01_parity" / "smoke").iterdir()} == {"table.csv", "curves.csv.gz", "runs.json"}
 

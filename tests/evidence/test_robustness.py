@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from mdlm_min.errors import InputError
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.files import locked, sha256
-from mdlm_min.evidence.run_folder import RunFolder, open_run
 from mdlm_min.evidence.sweep import execute
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import locked, sha256
+from mdlm_min.run.run_folder import RunFolder, open_run
 
 ENVIRONMENT = {**os.environ, "MDLM_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
 
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_kept(interrupted, f
 def test_two_processes_on_one_folder_the_second_says_who_holds_it(tmp_path):
     folder = one_run().folder(tmp_path)
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"from mdlm_min.evidence.files import locked; from pathlib import Path; import sys\n"
+        [sys.executable, "-c", f"from mdlm_min.run.files import locked; from pathlib import Path; import sys\n"
          f"with locked(Path({str(folder / 'lock')!r})): print('held', flush=True); sys.stdin.read()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

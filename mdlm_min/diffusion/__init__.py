@@ -1,0 +1,1 @@
+"""The method: mask rates, masks, losses, the likelihood bound."""

@@ -1,0 +1,88 @@
+"""Distributions of the mask rate t, in the notation people write: "U[0.45,0.55]", "1/7", "0.5*U[0,0.2] + 0.5*U[0.8,1]".
+
+Every distribution here is a mixture of uniform intervals; a fixed rate is an interval of width zero. The word
+"stratified" in front makes the draws of one batch cover the distribution evenly (one draw in each of its `count`
+equally likely parts), which leaves the expectation alone and lowers its variance.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from mdlm_min.run.errors import InputError
+
+_NUMBER = r"[0-9]*\.?[0-9]+(?:/[0-9]+)?"
+_TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<high>{_NUMBER})\]|(?P<fixed>{_NUMBER}))")
+_ALLOWED = "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], or a mixture such as 0.5*U[0,0.2] + 0.5*0.3"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mask rates uniform on [low, high], drawn with probability `weight`."""
+
+    weight: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class MaskRate:
+    """A mixture of uniform intervals. `text` is the notation that it was parsed from."""
+
+    intervals: tuple[Interval, ...]
+    stratified: bool
+    text: str
+
+    @staticmethod
+    def parse(text: str) -> "MaskRate":
+        """Read the notation above. Raises InputError naming the value and what is allowed."""
+        body = text.strip()
+        stratified = body.startswith("stratified ")
+        terms = body.removeprefix("stratified ").replace(" ", "").split("+")
+        intervals = []
+        for term in terms:
+            match = _TERM.fullmatch(term)
+            if match is None:
+                raise InputError(f"mask_rate: {text!r} is not a mask rate; allowed: {_ALLOWED}")
+            part = {name: float(Fraction(value)) for name, value in match.groupdict().items() if value is not None}
+            low, high = (part["fixed"], part["fixed"]) if "fixed" in part else (part["low"], part["high"])
+            if not 0 <= low <= high <= 1 or ("low" in part and low == high):
+                raise InputError(f"mask_rate: {text!r} leaves [0,1] or has its ends in the wrong order; allowed: {_ALLOWED}")
+            intervals.append(Interval(part.get("weight", 1.0 if len(terms) == 1 else 0.0), low, high))
+        total = sum(interval.weight for interval in intervals)
+        if abs(total - 1) > 1e-6 or any(interval.weight <= 0 for interval in intervals):
+            raise InputError(f"mask_rate: the weights of {text!r} are not positive with sum 1; allowed: {_ALLOWED}")
+        return MaskRate(tuple(intervals), stratified, text)
+
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether t = 0 has positive probability. A uniform interval [0, b] never gives t = 0."""
+        return any(interval.high == 0 for interval in self.intervals)
+
+    @property
+    def mean(self) -> float:
+        """E[t]."""
+        return sum(interval.weight * (interval.low + interval.high) / 2 for interval in self.intervals)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Inverse distribution function: `u` in (0, 1], any shape, to mask rates of the same shape."""
+        rate = torch.empty_like(u)
+        below = 0.0
+        for index, interval in enumerate(self.intervals):
+            last = index == len(self.intervals) - 1
+            chosen = (u > below) if last else (u > below) & (u <= below + interval.weight)
+            inside = ((u[chosen] - below) / interval.weight).clamp(0, 1)
+            rate[chosen] = interval.low + (interval.high - interval.low) * inside
+            below += interval.weight
+        return rate
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` mask rates, float32 of shape [count], on the generator's device."""
+        u = 1 - torch.rand(count, generator=generator, device=generator.device)  # (0, 1]: t = 0 would make 1/t infinite
+        if self.stratified:
+            stratum = torch.randperm(count, generator=generator, device=generator.device)
+            u = (stratum + u) / count
+        return self.quantile(u)

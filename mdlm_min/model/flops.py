@@ -1,0 +1,54 @@
+"""How fast a run is against what its device could do: tokens per second, and the share of a measured matmul rate."""
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mdlm_min.model.transformer import ModelConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training step: tokens read, floating-point operations needed, and the device's ceiling in operations per second."""
+
+    tokens: int
+    operations: float
+    ceiling: float
+
+    def describe(self, rate: float) -> str:
+        """For the progress line; `rate` in steps per second."""
+        return f"{self.tokens * rate:,.0f} tokens/s, {self.operations * rate / self.ceiling:.0%} of the matmul rate"
+
+
+def training_operations(config: ModelConfig, batch: int, asked: float) -> float:
+    """Floating-point operations of one step, forward and backward (three times forward), when `asked` of all positions are
+    read (their share): every block at every position, the last block's queries and MLP and the head at those asked for.
+
+    Counts matrix products only, 2 operations a multiply-add, attention scores included.
+    """
+    tokens, width = batch * config.length, config.width
+    mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)
+    attention = 4 * config.length * width
+    full_blocks = (config.layers - 1) * (8 * width**2 + mlp + attention)
+    last_block = 4 * width**2 + asked * (4 * width**2 + mlp + attention)  # keys and values everywhere
+    head = asked * 2 * width * config.outputs
+    return 3.0 * tokens * (full_blocks + last_block + head)
+
+
+@functools.cache
+def matmul_ceiling(device: str, dtype: torch.dtype, threads: int, size: int = 0) -> float:
+    """Operations per second of a square matrix product on this device, the best of several; `threads` only tells results apart.
+
+    `size` is the matrices', by default one that the device can be busy with."""
+    size = size or (1024 if device == "cpu" else 8192)
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ a
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

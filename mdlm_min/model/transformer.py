@@ -1,0 +1,317 @@
+"""The Transformer: nanoGPT's pre-norm block (LayerNorm, GELU, learned positions) or LLaDA's (RMSNorm, SwiGLU, rotary positions,
+no biases), or anything between, bidirectional or causal.
+
+Masked diffusion reads the network only at masked positions, so the last block and the head are computed only there:
+keys and values need every position, queries and everything after the attention only those asked for. The results and
+gradients are those of the full computation. A second saving is exact too: the first block sees only
+vocab_size x length distinct inputs, so where that is fewer than the tokens of a batch (parity: 63 against 42,000) its
+projections are computed once for each distinct input.
+
+Rotary positions allow sequences shorter than the configured length, and sequences of several lengths in one batch: what
+lies beyond a sequence's end is padding, which nothing attends to.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mdlm_min.run.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a Transformer. `vocab_size` counts the mask token; `outputs` are the classes scored at a position."""
+
+    vocab_size: int
+    length: int
+    outputs: int
+    layers: int = 1
+    heads: int = 4
+    width: int = 128
+    causal: bool = False
+    attention: str = "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
+    init: str = "gpt2"  # deviation of the weights: 0.02; "width": 1/sqrt(width); "llada": that, cut at three deviations
+    position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys turned by their position (RoPE)
+    tied: bool = False  # head weights = token embedding
+    norm: str = "layernorm"  # or "rmsnorm"
+    mlp: str = "gelu"  # or "swiglu": silu(gate) * in
+    mlp_width: int = 0  # 0 for four times the width
+    bias: bool = True  # in every projection of a block
+    rotary_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "length", "outputs", "layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name}: {getattr(self, name)} is not allowed; at least 1")
+        if self.width % self.heads:
+            raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
+        if self.attention not in ("learned", "uniform"):
+            raise InputError(f"model.attention: {self.attention!r} is unknown; allowed: learned, uniform")
+        for name, allowed in (
+            ("init", ("gpt2", "width", "llada")),
+            ("norm", ("layernorm", "rmsnorm")),
+            ("mlp", ("gelu", "swiglu")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"model.{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
+        if self.mlp_width < 0:
+            raise InputError(f"model.mlp_width: {self.mlp_width} is not allowed; at least 1, or 0 for four times the width")
+        if self.position_encoding not in ("learned", "rotary"):
+            raise InputError(f"model.position_encoding: {self.position_encoding!r} is unknown; allowed: learned, rotary")
+        if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
+            raise InputError(
+                f"model.position_encoding: 'rotary' needs learned attention and an even width per head, not {self.width} / {self.heads}"
+            )
+        if self.tied and self.outputs != self.vocab_size:
+            raise InputError(f"model.tied: needs outputs = vocab_size = {self.vocab_size}, but outputs = {self.outputs}")
+        if self.causal and self.attention == "uniform":
+            raise InputError("model.attention: 'uniform' is defined for the bidirectional model only; set causal = false")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The positions that a forward pass is asked for, [asked] of them in row-major order.
+
+    mask: bool [batch, length]. row, column: where each is; slot: which of its row's it is, `most` being a row's most.
+    """
+
+    mask: Tensor
+    row: Tensor
+    column: Tensor
+    slot: Tensor
+    most: int
+
+    @staticmethod
+    def of(mask: Tensor) -> "Asked":
+        """The True entries of a mask."""
+        row, column = mask.nonzero(as_tuple=True)
+        slot = (mask.cumsum(dim=1) - 1)[row, column]
+        return Asked(mask, row, column, slot, int(mask.sum(dim=1).max()) if len(row) else 0)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """[batch, length, ...] to [asked, ...]."""
+        return x[self.row, self.column]
+
+
+class Projections(nn.Linear):
+    """Queries, keys and values from one matrix, its rows in that order."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__(width, 3 * width, bias)
+
+    def forward(self, x: Tensor, asked: Asked | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """q, k, v, each shaped as `x` ([..., width]); q only where it is asked for, [asked, width]."""
+        if asked is None:
+            q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
+            return q, k, v
+        sizes = (self.in_features, 2 * self.in_features)
+        q_weight, kv_weight = self.weight.split(sizes)
+        q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
+        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
+        return F.linear(asked.pick(x), q_weight, q_bias), k, v
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        hidden = config.mlp_width or 4 * width
+        self.norm_1 = make_norm(config)
+        self.qkv = Projections(width, config.bias)
+        self.attention_out = nn.Linear(width, width, bias=config.bias)
+        self.norm_2 = make_norm(config)
+        self.mlp_in = nn.Linear(width, hidden, bias=config.bias)
+        if config.mlp == "swiglu":
+            self.mlp_gate = nn.Linear(width, hidden, bias=config.bias)
+        self.mlp_out = nn.Linear(hidden, width, bias=config.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        asked: Asked | None = None,
+        present: Tensor | None = None,
+        turns: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Output [batch, length, width], or [asked, width] where only some positions are asked for.
+
+        `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
+        [distinct, width] that `index` points into. `present` (bool, [batch, length]) is False at padding; None for no padding.
+        `turns` are the cosines and sines of `rotary_angles`, None without rotary positions.
+        """
+        if index is not None and asked is not None and self.config.attention == "learned" and not self.config.causal:
+            chosen = asked.pick(index)
+            y = self._attend_distinct(x, chosen, index, asked)
+            x = x[chosen]
+        elif index is not None:
+            q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
+            x = x[index]
+            y = self._attend(q if asked is None else asked.pick(q), k, v, asked, present)
+            x = x if asked is None else asked.pick(x)
+        elif asked is not None:
+            q, k, v = self.qkv(self.norm_1(x), asked)
+            y = self._attend(self._turn(q, turns, asked.column), self._turn(k, turns), v, asked, present)
+            x = asked.pick(x)
+        else:
+            q, k, v = self.qkv(self.norm_1(x))
+            y = self._attend(self._turn(q, turns), self._turn(k, turns), v, None, present)
+        x = x + self.attention_out(y)
+        h = self.norm_2(x)
+        inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
+        return x + self.mlp_out(inner)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
+
+    def _turn(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
+        """Queries or keys [..., width] turned by their position: the last but one axis, or `position` ([...])."""
+        if turns is None:
+            return x
+        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in turns)
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
+        # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
+        first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, asked: Asked | None, present: Tensor | None) -> Tensor:
+        """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
+        if self.config.attention == "uniform":
+            mean = v.mean(dim=1, keepdim=True).expand_as(v)
+            return mean if asked is None else asked.pick(mean)
+        visible = None if present is None else present[:, None, None]  # [batch, heads, queries, keys]
+        if asked is None:
+            causal = self.config.causal
+            y = F.scaled_dot_product_attention(
+                self._heads(q), self._heads(k), self._heads(v), attn_mask=visible, is_causal=causal
+            )
+            return y.transpose(-3, -2).flatten(-2)
+        # Sequences ask for different numbers of positions: pack each one's queries to the left of a padded tensor.
+        packed = q.new_zeros(len(k), asked.most, q.shape[-1]).index_put((asked.row, asked.slot), q)
+        if self.config.causal:
+            at = asked.column.new_zeros(len(k), asked.most).index_put((asked.row, asked.slot), asked.column)
+            visible = (torch.arange(k.shape[1], device=q.device) <= at[:, :, None])[:, None]
+        y = F.scaled_dot_product_attention(self._heads(packed), self._heads(k), self._heads(v), attn_mask=visible)
+        return y.transpose(-3, -2).flatten(-2)[asked.row, asked.slot]
+
+    def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, asked: Asked) -> Tensor:
+        """Attention of the `chosen` inputs over the whole table, closed to the inputs that their sequence lacks."""
+        q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)))  # [heads, distinct, dim]
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).transpose(0, 1)  # [distinct, heads, distinct]
+        seen = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
+        absent = ~seen[asked.row]
+        weights = F.embedding(chosen, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
+        return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm with LLaDA's epsilon."""
+    return nn.LayerNorm(config.width) if config.norm == "layernorm" else nn.RMSNorm(config.width, eps=1e-5)
+
+
+def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
+    """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864)."""
+    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    return torch.arange(length, dtype=torch.float32)[:, None] * frequency
+
+
+def empty_transformer(config: ModelConfig, dtype: torch.dtype) -> "Transformer":
+    """A Transformer with weights of this dtype, to be loaded or measured: never in memory at another precision."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return Transformer(config, None)
+    finally:
+        torch.set_default_dtype(default)
+
+
+class Transformer(nn.Module):
+    """Token and position embeddings, blocks, final norm, head without bias."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
+        """`generator` gives the initial weights; it lives on the CPU, so that they are the same on every device. Without one they
+        are as torch makes them, for a model that is to be loaded, or only measured."""
+        super().__init__()
+        self.config = config
+        self.recompute = False  # activation checkpointing, block by block
+        self._turns: dict[
+            torch.device, tuple[Tensor, Tensor]
+        ] = {}  # no buffers: a model in bfloat16 turns in float32 all the same
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        if config.position_encoding == "learned":
+            self.position_embedding = nn.Embedding(config.length, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.width, config.outputs, bias=False)
+        if config.tied:
+            self.head.weight = self.token_embedding.weight
+        if generator is not None:
+            self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        config = self.config
+        deviation = 0.02 if config.init == "gpt2" else 1 / math.sqrt(config.width)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                scale = 1.0
+                if name.endswith(("attention_out.weight", "mlp_out.weight")):
+                    # Projections back into the residual stream: GPT-2 scales all by their number, LLaDA by the block's own depth.
+                    depth = config.layers if config.init != "llada" else int(name.split(".")[1]) + 1
+                    scale = 1 / math.sqrt(2 * depth)
+                std = deviation * scale
+                if config.init == "llada":
+                    nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std, generator=generator)
+                else:
+                    nn.init.normal_(parameter, std=std, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, positions: Tensor | Asked | None = None, present: Tensor | None = None) -> Tensor:
+        """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given `positions` (bool, [batch, length]),
+        only theirs, [asked, outputs], in row-major order. `present` (bool, [batch, length]) is False at padding, whose own
+        scores mean nothing; None where there is none.
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
+        without rotary positions or in a causal model.
+        """
+        batch, length = tokens.shape
+        learned = self.config.position_encoding == "learned"
+        if length > self.config.length or (learned and length != self.config.length):
+            raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
+        if present is not None and (learned or self.config.causal):
+            raise ValueError("present: padding needs rotary positions and a bidirectional model")
+        distinct = self.config.vocab_size * length
+        index = None
+        if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
+            x = (self.token_embedding.weight[:, None] + self.position_embedding.weight).flatten(0, 1)
+            index = tokens * length + torch.arange(length, device=tokens.device)
+        else:
+            x = self.token_embedding(tokens)
+            x = x + self.position_embedding.weight if learned else x
+        asked = Asked.of(positions) if isinstance(positions, Tensor) else positions
+        for block in self.blocks[:-1]:
+            x, index = self._through(block, x, index, None, present), None
+        return self.head(self.norm(self._through(self.blocks[-1], x, index, asked, present)))
+
+    def _rotary_turns(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""
+        config = self.config
+        if config.position_encoding != "rotary":
+            return None
+        if device not in self._turns:
+            angles = rotary_angles(config.length, config.width // config.heads, config.rotary_base)
+            self._turns[device] = (angles.cos().to(device), angles.sin().to(device))
+        return self._turns[device]
+
+    def _through(self, block: nn.Module, x: Tensor, index: Tensor | None, asked: Asked | None, present: Tensor | None) -> Tensor:
+        """One block; with `recompute`, its activations are computed again in the backward pass instead of being kept."""
+        inputs = (x, index, asked, present, self._rotary_turns(x.device))
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in a block is random
+        return block(*inputs)

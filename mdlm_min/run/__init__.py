@@ -1,0 +1,1 @@
+"""The ground of every run: its folder, files, configuration, random streams, errors."""

@@ -1,0 +1,191 @@
+"""A run folder: everything that one run read and wrote.
+
+config.json       what was asked for; its hash says whether a finished run may be skipped
+environment.json  what it ran on
+metrics.csv       one row an evaluation, the same bytes however often the run was interrupted
+log.txt           progress with times, across all starts
+checkpoints/      the newest two states
+items.csv         where there are test items: one row an item (task, item, then numbers), written with the last evaluation
+finished.json     written last: steps, seconds, hashes of metrics, items and log
+"""
+
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.run import environment
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import locked, sha256, write_whole
+
+Row = dict[str, float]
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Hash of a JSON-able configuration, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without its arm and seed."""
+    return {name: value for name, value in config.items() if name not in ("arm", "seed")}
+
+
+class RunFolder:
+    """Reads and writes one run folder. Use `open_run` to write; a RunFolder alone only reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the folder. Raises InputError where it is missing or not JSON."""
+        try:
+            value = json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / name} cannot be read ({error}); delete the folder to run again") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{self.path / name} holds no JSON object; delete the folder to run again")
+        return value
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_whole(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+    def record_data(self, data: Mapping[str, Any], what: str) -> None:
+        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them there."""
+        path, now = self.path / "data.json", data["sha256"]
+        if path.exists() and (before := self.read_json("data.json")["sha256"]) != now:
+            raise InputError(
+                f"{what} has changed since this run began (SHA-256 {before[:12]}, now {now[:12]}); "
+                f"bring the old text back, or delete {self.path}"
+            )
+        self.write_json("data.json", data)
+
+    def is_finished(self, config: Mapping[str, Any]) -> bool:
+        """Whether this very configuration has run to its end here."""
+        return (self.path / "finished.json").exists() and _what(self.read_json("config.json")) == _what(config)
+
+    def metrics(self) -> list[Row]:
+        """The rows of metrics.csv; an incomplete last line, left by a kill, is dropped."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        text = path.read_text()
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in reader]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete the folder to run again") from error
+
+    def append_metrics(self, row: Mapping[str, float]) -> None:
+        """Append one row; floats are written so that reading gives the same bits."""
+        path = self.path / "metrics.csv"
+        line = ",".join(format_number(value) for value in row.values()) + "\n"
+        try:
+            with path.open("a") as file:
+                if file.tell() == 0:
+                    file.write(",".join(row) + "\n")
+                file.write(line)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; the last checkpoint is kept") from error
+
+    def keep_metrics_until(self, step: int) -> list[Row]:
+        """Drop the rows after `step`, which a resumed run will write again; returns those kept."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        if rows:
+            lines = [",".join(rows[0])] + [",".join(format_number(value) for value in row.values()) for row in rows]
+            write_whole(self.path / "metrics.csv", "\n".join(lines) + "\n")
+        else:
+            (self.path / "metrics.csv").unlink(missing_ok=True)
+        return rows
+
+    def write_items(self, rows: list[dict[str, str | float]]) -> None:
+        """Write items.csv whole."""
+        lines = [",".join(rows[0])]
+        lines += [",".join(value if isinstance(value, str) else format_number(value) for value in row.values()) for row in rows]
+        write_whole(self.path / "items.csv", "\n".join(lines) + "\n")
+
+    def stop_requested(self) -> bool:
+        """Whether a file `stop` lies in the folder: the run writes its checkpoint and ends."""
+        return (self.path / "stop").exists()
+
+    def clear_stop_request(self) -> None:
+        """The request is granted; the next start is not to find it."""
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def log(self, line: str) -> None:
+        try:
+            with (self.path / "log.txt").open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self.path / 'log.txt'}: {error.strerror}; the last checkpoint is kept") from error
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Mark the run as done, with the hashes of what it leaves."""
+        files = [self.path / name for name in ("metrics.csv", "items.csv", "log.txt")]
+        hashes = {f"{file.stem}_sha256": sha256(file) for file in files if file.exists()}
+        self.write_json("finished.json", {**record, **hashes})
+
+
+class Follower(RunFolder):
+    """A run folder as the other processes of a run see it: the first one writes."""
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def append_metrics(self, row: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def keep_metrics_until(self, step: int) -> list[Row]:
+        """The rows until `step`."""
+        return [row for row in self.metrics() if row["step"] <= step]
+
+    def write_items(self, rows: list[dict[str, str | float]]) -> None:
+        """Nothing."""
+
+    def clear_stop_request(self) -> None:
+        """Nothing."""
+
+    def log(self, line: str) -> None:
+        """Nothing."""
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+def format_number(value: float) -> str:
+    """Shortest text that reads back as the same number; whole numbers without a point."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
+
+
+def _what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without its engine: on how many processes a run is computed may change on the way, what it is may not."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return {name: value for name, value in plain.items() if name != "engine"}
+
+
+@contextmanager
+def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
+    """Lock `path` and prepare it for `config`: an unfinished run goes on, another configuration is refused.
+
+    Raises InputError where another process holds the folder or where it belongs to another configuration.
+    """
+    with locked(path / "lock", wait_seconds):
+        folder = RunFolder(path)
+        if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
+            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            raise InputError(
+                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another --runs folder"
+            )
+        if not folder.is_finished(config):
+            folder.write_json("config.json", config)
+        folder.write_json("environment.json", environment.describe())
+        yield folder

@@ -1,0 +1,210 @@
+"""Training on parity: output supervision, masked diffusion and the control between them, on one loop.
+
+The three differ in nothing but which tokens of a training sequence are masked:
+  output   the label (section 4.5's "standard training");
+  secret   one of the k + 1 secret positions, each equally likely: every target of masked diffusion, no noise masks
+           (open point 7);
+  masked   each token with probability t, t from the mask rate (Definition 3.4).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdlm_min.data.parity import MASK_TOKEN, VOCAB_SIZE, ParityConfig, is_signal, make_parity
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.masking import bernoulli, one_of
+from mdlm_min.diffusion.objective import TOKEN_LOSSES, check_weight, masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.model.flops import Work
+from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
+from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.random_streams import stream
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.training.loop import Progress, check_device, train
+from mdlm_min.training.optimizer import TrainConfig
+from mdlm_min.training.task import Task
+
+SUPERVISIONS = ("output", "secret", "masked")
+SOLVED = 0.99
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The Transformer, or ("mlp") the reduced model of section 4.1 with `width` hidden units and nothing else."""
+
+    kind: str = "transformer"
+    layers: int = 1
+    heads: int = 4
+    width: int = 128
+    attention: str = "learned"
+    init: str = "gpt2"
+
+
+@dataclass(frozen=True)
+class ParityRunConfig:
+    """One run on parity. A batch of 0 is the full training set, each sequence once, with fresh masks every step."""
+
+    data: ParityConfig = ParityConfig()
+    network: NetworkConfig = NetworkConfig()
+    train: TrainConfig = TrainConfig()
+    supervision: str = "output"
+    mask_rate: str = ""
+    weight: str = "mean"
+    token_loss: str = "cross_entropy"
+    batch: int = 0
+    stop_after: int = 0  # evaluations in a row with both accuracies at .99 after which a run has generalised for good
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.supervision not in SUPERVISIONS:
+            raise InputError(f"supervision: {self.supervision!r} is unknown; allowed: {', '.join(SUPERVISIONS)}")
+        if self.token_loss not in TOKEN_LOSSES:
+            raise InputError(f"token_loss: {self.token_loss!r} is unknown; allowed: {', '.join(TOKEN_LOSSES)}")
+        if self.supervision == "masked":
+            check_weight(self.weight, MaskRate.parse(self.mask_rate))
+        elif self.mask_rate or self.weight != "mean":
+            raise InputError(
+                f"mask_rate, weight: supervision {self.supervision!r} masks one token; allowed: no mask_rate, weight = mean"
+            )
+        if not 0 <= self.batch <= self.data.train_samples:
+            raise InputError(f"batch: {self.batch} is not allowed; 0 (all) to data.train_samples = {self.data.train_samples}")
+        self.make_network(seed=0, meta=True)
+
+    def make_network(self, seed: int, meta: bool = False) -> nn.Module:
+        """The network with this seed's weights; with `meta`, without storage: only to check the configuration."""
+        network, length = self.network, self.data.n + 1
+        generator = stream(seed, "weights")
+        with torch.device("meta" if meta else "cpu"):
+            if network.kind == "mlp":
+                return UniformAttentionMLP(MLPConfig(VOCAB_SIZE, length, network.width, network.init), generator)
+            if network.kind != "transformer":
+                raise InputError(f"network.kind: {network.kind!r} is unknown; allowed: transformer, mlp")
+            shape = (network.layers, network.heads, network.width)
+            config = ModelConfig(VOCAB_SIZE, length, 1, *shape, attention=network.attention, init=network.init)
+            return Transformer(config, generator)
+
+
+class ParityTask(Task):
+    """A run on parity as the training loop sees it. The network's one output is the log-odds (or the value) of +1."""
+
+    work: Work | None = None  # the distinct-input table makes the usual count of operations meaningless here
+
+    def __init__(self, config: ParityRunConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.data = make_parity(config.data, seed)
+        self.device = torch.device(config.device)
+        self.train, self.validation, self.secret = (
+            part.to(self.device) for part in (self.data.train, self.data.validation, self.data.secret)
+        )
+        self.model = config.make_network(seed).to(self.device)
+        self.mask_rate = MaskRate.parse(config.mask_rate) if config.supervision == "masked" else None
+        self._reset_counts()
+
+    def _reset_counts(self) -> None:
+        self.masks_seen = 0
+        self.signal_masks = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def masks(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """This run's masks for a batch of sequences (bool, [batch, length]) and, where they have one, their rates [batch]."""
+        length = self.config.data.n + 1
+        if self.mask_rate is not None:
+            rate = self.mask_rate.sample(batch, generator)
+            return bernoulli(rate, length, generator), rate
+        positions = self.secret[-1:] if self.config.supervision == "output" else self.secret
+        return one_of(positions, batch, length, generator), None
+
+    def loss(self, step: int) -> Tensor:
+        """Loss of Eq. 1 (or its cross-entropy form) on this step's samples and masks."""
+        tokens = self.train
+        if self.config.batch:
+            chosen = torch.randperm(len(tokens), generator=stream(self.seed, "batches", step))[: self.config.batch]
+            tokens = tokens[chosen.to(self.device)]
+        mask, rate = self.masks(len(tokens), stream(self.seed, "masks", step, self.device))
+        self.masks_seen += len(mask)
+        self.signal_masks += is_signal(mask, self.secret).sum()
+        output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
+        target = (tokens[mask] - 1).to(output.dtype)
+        token_loss = sign_cross_entropy if self.config.token_loss == "cross_entropy" else squared_error
+        loss = masked_loss(token_loss(output, target), mask, rate, self.config.weight)
+        # Eq. 1 sums over a sequence; AdamW does not see the factor, plain gradient descent does.
+        return loss * mask.shape[1] if self.config.weight == "1/t" else loss
+
+    @torch.no_grad()
+    def accuracy(self, tokens: Tensor) -> float:
+        """Share of sequences whose label, the only masked token, has the output's sign (section 3.4)."""
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        mask[:, -1] = True
+        output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
+        return float(((output > 0) == (tokens[:, -1] == 2)).float().mean())
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Accuracy on training and validation inputs; share of signal masks among those drawn since the last call."""
+        row = {
+            "train_accuracy": self.accuracy(self.train),
+            "validation_accuracy": self.accuracy(self.validation),
+            "signal_share": int(self.signal_masks) / self.masks_seen if self.masks_seen else float("nan"),
+        }
+        self._reset_counts()
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """The counts since the last evaluation."""
+        return {"masks_seen": self.masks_seen, "signal_masks": int(self.signal_masks)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self.masks_seen = state["masks_seen"]
+        self.signal_masks += state["signal_masks"]
+
+    def is_done(self, rows: list[Row]) -> bool:
+        """Whether the last `stop_after` evaluations all had both accuracies at .99 or above."""
+        last = rows[-self.config.stop_after :]
+        enough = 0 < self.config.stop_after <= len(rows)
+        return enough and all(min(row["train_accuracy"], row["validation_accuracy"]) >= SOLVED for row in last)
+
+
+def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:
+    """First step from which `metric` is at least `threshold` for `evaluations` evaluations in a row; infinity if never.
+
+    T_mem is this for the training accuracy, T_gen for the validation accuracy.
+    """
+    for index in range(len(rows) - evaluations + 1):
+        if all(row[metric] >= threshold for row in rows[index : index + evaluations]):
+            return rows[index]["step"]
+    return float("inf")
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    check_device(build(ParityRunConfig, settings).device)
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
+    """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
+    config = build(ParityRunConfig, settings)
+    task = ParityTask(config, seed)
+    folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
+    train(task, config.train, folder, progress)
+
+
+def summarise(rows: list[Row]) -> list[dict[str, Any]]:
+    """What a table says of one run: T_mem, T_gen, their difference and ratio, accuracies, the share of signal masks."""
+    memorised, generalised = stays_above(rows, "train_accuracy"), stays_above(rows, "validation_accuracy")
+    shares = [row["signal_share"] for row in rows[1:]]
+    row = {
+        "t_mem": memorised,
+        "t_gen": generalised,
+        "delay": generalised - memorised if memorised < float("inf") else float("nan"),
+        "delay_ratio": generalised / memorised if 0 < memorised < float("inf") else float("nan"),
+        "final_train": rows[-1]["train_accuracy"],
+        "final_validation": rows[-1]["validation_accuracy"],
+        "best_validation": max(row["validation_accuracy"] for row in rows),
+        "signal_share": sum(shares) / len(shares) if shares else float("nan"),
+        "last_step": rows[-1]["step"],
+    }
+    return [row]

@@ -1,0 +1,254 @@
+"""What a run will take: memory on each GPU by part, operations, hours, and what to change where it does not fit.
+
+Activations are not estimated: one training step of the real model runs on fake tensors, which have shapes and no storage,
+while torch's own memory tracker counts what lives at each moment. What ZeRO shares out is arithmetic (arXiv:1910.02054, section 3).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.model.flops import training_operations
+from mdlm_min.model.llada import parameter_count
+from mdlm_min.model.transformer import Asked, ModelConfig, empty_transformer
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
+from mdlm_min.tasks.language import DTYPES
+from mdlm_min.tasks.pretrain import PretrainConfig
+from mdlm_min.training.engine import EngineConfig
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Memory in bytes, dense bf16 matrix operations per second, both as its maker states them."""
+
+    memory: float
+    operations: float
+
+
+GPUS = {
+    "a100": Gpu(80 * GB, 312e12), "h100": Gpu(80 * GB, 989e12), "h800": Gpu(80 * GB, 989e12), "h200": Gpu(141 * GB, 989e12),
+    "b200": Gpu(180 * GB, 2250e12),
+}  # fmt: skip
+RESERVE = 4 * GB  # CUDA's context, NCCL's buffers, fragmentation
+BUCKET = 500_000_000  # gradients that DeepSpeed gathers before it reduces them, twice: one bucket fills while the other is sent
+LIVE = 1_000_000_000  # weights that ZeRO 3 holds gathered at most
+SEEN = "seen elsewhere: LLaDA-8B 26%, a 7B causal model with FSDP 46%"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the peak of a step. `logits` is what scores and their gradients take when they are
+    largest (which need not be the peak), `logits_in_full` what they would at every position; `host` lies in the node's own memory."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    logits_in_full: float
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration on so many GPUs of one kind."""
+
+    memory: Memory
+    available: float
+    parameters: int
+    tokens: float  # of the whole run
+    operations: float  # of the whole run, those that the model needs: nothing is counted twice for recomputation
+    rate: float  # operations per second of all GPUs at their peak
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total + RESERVE <= self.available
+
+    def hours(self, utilisation: float) -> float:
+        """Hours of the run at this share of the GPUs' peak."""
+        return self.operations / (self.rate * utilisation) / 3600
+
+    def utilisation(self, hours: float) -> float:
+        """The share of the peak that ending within `hours` takes."""
+        return self.operations / (self.rate * hours * 3600)
+
+
+def largest_rate(mask_rate: str) -> float:
+    """The largest mask rate that a run will meet."""
+    return max(interval.high for interval in MaskRate.parse(mask_rate).intervals)
+
+
+def step_memory(
+    model: ModelConfig, batch: int, rate: float, weights: torch.dtype, compute: torch.dtype, recompute: bool, keep_gradients: bool, optimizer: bool
+) -> dict[str, float]:  # fmt: skip
+    """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process: "weights" (buffers included),
+    "gradients", "optimizer", "activations". Without `keep_gradients` each is gone once it is made, as with ZeRO 2 and 3."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    asked_each = max(1, round(rate * model.length))
+    with FakeTensorMode():
+        network = empty_transformer(model, weights)
+        network.recompute = recompute
+        stepper = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        if optimizer:
+            stepper.step()
+        stepper.zero_grad(set_to_none=True)
+        if not keep_gradients:
+            for parameter in network.parameters():
+                parameter.register_post_accumulate_grad_hook(lambda made: setattr(made, "grad", None))
+        tokens = torch.zeros(batch, model.length, dtype=torch.int64)
+        index = torch.zeros(batch * asked_each, dtype=torch.int64)
+        asked = Asked(tokens.bool(), index, index.clone(), index.clone(), asked_each)
+        tracker = MemTracker()
+        tracker.track_external(network, stepper, tokens, asked.row, asked.column, asked.slot)
+        with tracker:
+            with torch.autocast("cpu", compute, enabled=compute != torch.float32):
+                scores = network(tokens, asked)
+            F.cross_entropy(scores.float(), index).backward()
+            if optimizer:
+                stepper.step()
+    [found] = [parts for parts in tracker.get_tracker_snapshot("peak").values() if parts["Total"]]
+    parts = {str(kind.value if hasattr(kind, "value") else kind): float(size) for kind, size in found.items()}
+    return {
+        "weights": parts["Parameter"] + parts["Buffer"],
+        "gradients": parts["Gradient"],
+        "optimizer": parts["Optstate"],
+        "activations": parts["Activation"] + parts["Temp"] + parts["Other"],
+    }
+
+
+def memory(config: PretrainConfig, gpus: int) -> Memory:
+    """Memory on each of `gpus` GPUs."""
+    engine, model = config.engine, model_of(config)
+    parameters = parameter_count(model)
+    batch = config.batch // gpus // engine.parts(config.batch, gpus)
+    rate, compute = largest_rate(config.mask_rate), DTYPES[config.dtype]
+    sharded = engine.kind == "deepspeed" and engine.zero > 0
+    weights = (torch.bfloat16 if config.dtype == "bfloat16" else torch.float32) if sharded else DTYPES[config.weights]
+    found = step_memory(
+        model, batch, rate, weights, compute, engine.recompute, keep_gradients=engine.zero < 2, optimizer=not sharded
+    )
+    wide = (
+        4 + 4 + 4 + (2 if compute == torch.bfloat16 else 0)
+    )  # scores in float32, log-probabilities, gradient; scores as computed
+    full = float(batch * model.length * model.outputs * wide)
+    logits = full * rate
+    if not sharded:
+        return Memory(found["weights"], found["gradients"], found["optimizer"], found["activations"], logits, full)
+    each = parameters * weights.itemsize
+    share = each / gpus
+    buckets = 2 * min(BUCKET, parameters) * weights.itemsize
+    states = 12 * parameters / gpus  # float32 weights, and Adam's two moments
+    gathered = min(LIVE, parameters) * weights.itemsize
+    return Memory(
+        share + gathered if engine.zero == 3 else each,
+        (each if engine.zero == 1 else share) + buckets + 4 * parameters / gpus,  # the last: their float32 copy while stepping
+        0.0 if engine.offload else states,
+        found["activations"], logits, full,
+        states * engine.processes if engine.offload else 0.0,
+    )  # fmt: skip
+
+
+def model_of(config: PretrainConfig) -> ModelConfig:
+    """The Transformer of a configuration whose data are not read; a vocabulary that is not stated is that of the tokenizer's name."""
+    size = config.data.vocab_size
+    if not size:
+        name = config.data.tokenizer
+        known = {"bytes": 256, "gpt2": 50257}
+        if name not in known and not name.startswith("bpe:"):
+            raise InputError(f"data.vocab_size: must be stated to plan with the tokenizer {name!r}")
+        size = (known[name] if name in known else int(name.removeprefix("bpe:"))) + 2
+    return config.model_config(size)
+
+
+def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
+    """The plan of a configuration. Raises InputError where its batch cannot be cut for so many GPUs."""
+    model = model_of(config)
+    operations = training_operations(model, config.batch, MaskRate.parse(config.mask_rate).mean) * config.train.steps
+    tokens = float(config.batch * config.data.length * config.train.steps)
+    return Plan(memory(config, gpus), gpu.memory, parameter_count(model), tokens, operations, gpus * gpu.operations)
+
+
+def alternatives(config: PretrainConfig, gpus: int) -> list[tuple[str, PretrainConfig]]:
+    """What may be changed to need less memory, the cheapest first; every change keeps those before it."""
+    engine, found = config.engine, []
+    share = config.batch // gpus
+
+    def add(text: str, **changes: Any) -> None:
+        nonlocal engine
+        engine = replace(engine, **changes)
+        found.append((text, replace(config, engine=engine, weights="float32" if engine.kind == "deepspeed" else config.weights)))
+
+    if not engine.recompute:
+        add("engine.recompute = true", recompute=True)
+    if (engine.micro_batch or share) > 1:
+        add("engine.micro_batch = 1", micro_batch=1)
+    for zero in (1, 2, 3):
+        if gpus > 1 and engine.zero < zero:
+            add(f"engine.zero = {zero}", kind="deepspeed", processes=gpus, zero=zero)
+    if engine.zero and not engine.offload:
+        add("engine.offload = true", offload=True)
+    return found
+
+
+def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) -> str:
+    """The plan as a person reads it. Raises InputError for an unknown GPU and for settings that are refused."""
+    if gpu not in GPUS:
+        raise InputError(f"gpu: {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
+    if gpus < 1 or not 0 < utilisation <= 1:
+        raise InputError(f"gpus = {gpus}, utilisation = {utilisation}: at least 1 GPU, and a share above 0, up to 1")
+    config = build(PretrainConfig, settings)
+    if config.engine.kind == "deepspeed":
+        config = replace(config, engine=replace(config.engine, processes=gpus))
+    found = plan(config, gpus, GPUS[gpu])
+    need, model = found.memory, model_of(config)
+    passes = config.engine.parts(config.batch, gpus)
+    lines = [
+        f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, vocabulary {model.vocab_size:,}",
+        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {largest_rate(config.mask_rate):.0%}",
+        f"engine      {engine_text(config.engine)}, {config.dtype}",
+        f"memory      per {gpu}, at a step's peak",
+        f"  weights     {need.weights / GB:8.2f} GB",
+        f"  gradients   {need.gradients / GB:8.2f} GB",
+        f"  optimiser   {need.optimizer / GB:8.2f} GB" + (f"  ({need.host / GB:,.0f} GB of the node's own memory)" if need.host else ""),
+        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, {need.logits_in_full / GB:.2f} GB at all)",
+        f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
+        f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
+        f"disk        {3 * 12 * found.parameters / GB:,.0f} GB: two checkpoints and a third while it is written",
+        f"work        {found.tokens / 1e9:,.3f} billion tokens, {found.operations:.3g} operations",
+        f"time        {hours_text(found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s ({SEEN})",
+    ]  # fmt: skip
+    if found.fits:
+        return "\n".join([*lines, "fits        yes"])
+    for text, other in alternatives(config, gpus):
+        less = replace(found, memory=memory(other, gpus))
+        verdict = f"{text}: {less.memory.total / GB:.1f} GB"
+        if less.fits:
+            return "\n".join([*lines, f"fits        no. It does with {verdict}"])
+        lines.append(f"            not yet with {verdict}")
+    return "\n".join([*lines, "fits        no, and none of these changes is enough; take more GPUs or larger ones"])
+
+
+def hours_text(hours: float) -> str:
+    """Hours, or minutes below two hours."""
+    return f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:.3g} minutes"
+
+
+def engine_text(engine: EngineConfig) -> str:
+    """An engine in a few words."""
+    words = [f"DeepSpeed ZeRO {engine.zero}" if engine.kind == "deepspeed" else "plain torch"]
+    words += ["recomputation"] * engine.recompute + ["offload"] * engine.offload
+    return ", ".join(words)

@@ -1,0 +1,1 @@
+"""The paper's formulas, and checks of them that do not use them."""

@@ -1,0 +1,1 @@
+"""How a task is trained: the loop, the engines, checkpoints, several processes."""

@@ -1,0 +1,115 @@
+"""Optimisation: its configuration, the optimizer, what limits a gradient, and which steps are not taken."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mdlm_min.run.errors import InputError, RunError
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation of one run. Weight decay acts on matrices only, as in nanoGPT. The rate warms up linearly and then stays,
+    or falls along a half cosine to a tenth of itself ("cosine", nanoGPT's schedule)."""
+
+    steps: int = 1000
+    eval_every: int = 50
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    momentum: float = 0.0  # of "sgd"
+    warmup: int = 0
+    schedule: str = "constant"
+    clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
+    unit_gradient: bool = False  # the gradient is scaled to norm 1, so that no arm takes larger steps than another
+    spike: float = 0.0  # a step whose loss exceeds this many times the recent mean, or is not finite, is skipped; 0: none is
+    checkpoint_seconds: float = 20.0  # between checkpoints; inf for none at all, where only speed is of interest
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; at least 1")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"train.optimizer: {self.optimizer!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.momentum < 1 or (self.momentum and self.optimizer != "sgd"):
+            raise InputError(f"train.momentum: {self.momentum} is not allowed; 0 to below 1, and only with train.optimizer = sgd")
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
+        if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
+            raise InputError(f"train.clip: {self.clip} is not allowed; at least 0, and 0 where train.unit_gradient is set")
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(f"train.checkpoint_seconds: {self.checkpoint_seconds} is not allowed; at least 0, inf for none")
+        if self.spike and not 1 < self.spike < math.inf:
+            raise InputError(f"train.spike: {self.spike} is not allowed; above 1, or 0 to take every step")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"train.learning_rate: {self.learning_rate} is not allowed; above 0")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of the step after `step` steps."""
+        rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant" or step < self.warmup:
+            return rate
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass
+class Guard:
+    """Which steps are taken: those whose loss is finite and at most `spike` times the mean of the recent ones.
+
+    The mean forgets with a half-life of about 35 steps. Raises RunError after `patience` skips in a row: that is divergence.
+    """
+
+    spike: float
+    patience: int = 20
+    mean: float = 0.0
+    weight: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def accepts(self, loss: float) -> bool:
+        """Whether a step with this loss is to be taken."""
+        recent = self.mean / self.weight if self.weight > 0.2 else math.inf  # the first eleven steps have nothing to compare with
+        return math.isfinite(loss) and loss <= self.spike * recent
+
+    def record(self, loss: float, taken: bool) -> None:
+        """Note what became of a step."""
+        if taken:
+            self.mean, self.weight, self.in_a_row = 0.98 * self.mean + 0.02 * loss, 0.98 * self.weight + 0.02, 0
+            return
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= self.patience:
+            raise RunError(
+                f"{self.in_a_row} steps in a row had a loss or gradient that was not finite or {self.spike:g} times the recent mean; "
+                "lower train.learning_rate. The last good checkpoint is kept"
+            )
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (fused) or plain SGD with the configured decay on matrices and none on vectors."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def limit_gradient(model: nn.Module, config: TrainConfig) -> Tensor | None:
+    """Clip the gradient's norm, or scale it to 1, as configured; returns the norm before, None where it was not needed."""
+    if config.clip:
+        return nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    if config.unit_gradient or config.spike:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        for gradient in gradients if config.unit_gradient else []:
+            gradient.div_(norm.clamp(min=1e-12))
+        return norm
+    return None

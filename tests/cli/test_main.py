@@ -1,0 +1,71 @@
+import pytest
+
+from mdlm_min.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "poker"], "experiment: 'poker' is unknown; allowed: 00_theory"),
+        (["run", "parity", "--tier", "big"], "tier: 'big' is unknown"),
+        (["run", "parity", "--arms", "md_0.9"], "arms: 'md_0.9' is unknown in 01_parity; allowed: all, output"),
+        (["run", "parity", "--tier", "smoke", "--jobs", "0"], "jobs: 0 is not allowed; at least 1"),
+        (["run", "parity", "--seeds", "-2"], "seeds: -2 is not allowed"),
+        (["publish", "parity", "--tier", "nano"], "tier: 'nano' is unknown"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
+    runs = ["--runs", str(tmp_path)]
+    assert main([*arguments, *runs]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mdlm: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_unfinished_runs_fails_with_3(tmp_path, capsys):
+    assert main(["publish", "parity", "--tier", "smoke", "--runs", str(tmp_path)]) == 3
+    assert "this run is not finished" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("run", "publish", "verify", "report", "list", "gpu-queue", "window", "exit codes"))
+
+
+def test_list_names_every_experiment_and_arm(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert "00_theory" in text
+    assert "md_0.246_none" in text
+
+
+def test_gpu_queue_is_in_order_of_worth(capsys):
+    assert main(["gpu-queue"]) == 0
+    worth = [int(line.split(":")[0].removeprefix("worth ")) for line in capsys.readouterr().out.splitlines()]
+    assert worth == sorted(worth, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_ends_with_a_table_and_a_figure(tmp_path, capsys):
+    assert main(["run", "parity", "--tier", "smoke", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "[3/3]" in text
+    folder = tmp_path / "01_parity" / "smoke"
+    assert (folder / "table.csv").exists()
+    assert (folder / "01_parity_smoke.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["run", "parity", "--tier", "smoke", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path)]) == 0
+    assert "3 of 3 runs are finished already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["theory", "parity_map", "uniform_attention", "wikitext_bins"])
+def test_every_experiment_s_smoke_tier_runs_and_draws(experiment, tmp_path, capsys):
+    assert main(["run", experiment, "--tier", "smoke", "--jobs", "2", "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "table: " in text
+    assert experiment == "theory" or "figure: " in text  # the theory's figure needs all of T1 to T9

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from mdlm_min.cli.main import main
+from mdlm_min.cli.window import window
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    words = np.random.default_rng(0).choice(["alpha", "beta", "gamma", "delta"], 6000)
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(" ".join(words[i : i + 12]) for i in range(0, 6000, 12)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.464, "U[0.41,0.51]"), (0.02, "U[0.00,0.10]"), (0.99, "U[0.90,1.00]")])
+def test_windows_stay_inside_the_unit_interval(rate, text):
+    assert window(rate) == text
+
+
+def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
+    assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
+    text = capsys.readouterr().out
+    # 4 words at random: every 2- to 4-gram is frequent, so the orders weigh about the same.
+    assert "corpus.txt: 6,000 tokens (words)" in text
+    assert "w2 0.2" in text
+    assert "predicted window: mask_rate = U[0." in text
+    assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mdlm_min.tasks.gradient_probe.BATCHES", 2)
+    arguments = [
+        "window",
+        "--text",
+        str(corpus),
+        "--probe",
+        "--steps",
+        "3",
+        "--figure",
+        str(tmp_path / "w.png"),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "suggested window: mask_rate = U[" in first
+    assert (tmp_path / "w.png").exists()
+    assert main(arguments) == 0
+    second = capsys.readouterr().out
+    assert "step " not in second  # not trained again
+    assert second.splitlines()[-2:] == first.splitlines()[-2:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text", "nowhere.txt"], "data.corpus: 'nowhere.txt' is neither a path nor a known name"),
+        (["--text", "CORPUS", "--tokenizer", "letters"], "data.tokenizer: 'letters' is unknown"),
+        (["--text", "CORPUS", "--probe", "--steps", "1"], "steps: 1 is not allowed; at least 3"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(corpus, options, message, capsys):
+    assert main(["window", *[str(corpus) if option == "CORPUS" else option for option in options]]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_with_ones_own_text_needs_an_experiment_on_text(capsys):
+    assert main(["run", "parity", "--text", "corpus.txt"]) == 2
+    assert "text: 01_parity has no corpus to replace" in capsys.readouterr().err

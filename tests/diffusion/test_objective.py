@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.diffusion.objective import check_weight, masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.run.errors import InputError
+from mdlm_min.theory.checks import Enumeration
+
+MASK = torch.tensor([[True, False, True, False], [False, False, False, False], [False, True, False, False]])
+TOKEN_LOSS = torch.tensor([1.0, 2.0, 5.0])
+RATE = torch.tensor([0.5, 0.25, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [("1/t", (3 / 0.5 + 0 + 5 / 0.1) / 4 / 3), ("none", (3 + 0 + 5) / 4 / 3), ("mean", (3 / 2 + 0 + 5) / 3)],
+)
+def test_weights_by_hand(weight, expected):
+    assert masked_loss(TOKEN_LOSS, MASK, RATE, weight).item() == pytest.approx(expected)
+
+
+@given(st.floats(-30, 30), st.sampled_from([-1.0, 1.0]))
+def test_token_losses(output, target):
+    one = torch.tensor([output], dtype=torch.float64)
+    wanted = torch.tensor([target], dtype=torch.float64)
+    assert squared_error(one, wanted).item() == pytest.approx((output - target) ** 2 / 2)
+    assert sign_cross_entropy(one, wanted).item() == pytest.approx(
+        math.log1p(math.exp(-target * output)), abs=1e-8
+    )  # softplus is linear above 20
+
+
+def test_inverse_rate_weight_is_unbiased_for_the_loss_per_token():
+    # were every token's loss 1, the bound would be 1 nat per token whatever t is
+    generator = torch.Generator().manual_seed(0)
+    rate = MaskRate.parse("U[0,1]").sample(200_000, generator)
+    mask = bernoulli(rate, 8, generator)
+    assert masked_loss(torch.ones(int(mask.sum())), mask, rate, "1/t").item() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(("token_loss", "full"), [(squared_error, "loss"), (sign_cross_entropy, "cross_entropy")])
+def test_equals_eq_1_by_enumeration(token_loss, full):
+    """Monte Carlo of our loss on random outputs against the exact sum over all masks and inputs."""
+    n, k, t = 3, 2, 0.4
+    pairs = Enumeration(n, k, t, t)
+    table = torch.randn(3 ** (n + 1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def output(visible):  # any function of the visible tokens
+        return table[((visible + 1) * 3 ** torch.arange(n + 1)).sum(dim=1)]
+
+    visible = torch.tensor(pairs.z).unflatten(1, (3, n + 1)).argmax(dim=1) - 1
+    exact = getattr(pairs, full)(output(visible).numpy())
+    generator = torch.Generator().manual_seed(1)
+    bits = torch.randint(2, (400_000, n), generator=generator) * 2 - 1
+    values = torch.cat([bits, bits[:, :k].prod(dim=1, keepdim=True)], dim=1)
+    rate = torch.full((len(values),), t, dtype=torch.float64)
+    mask = bernoulli(rate, n + 1, generator)
+    out = output(values.masked_fill(mask, 0))[:, None].expand(-1, n + 1)[mask]
+    found = masked_loss(token_loss(out, values[mask].double()), mask, rate, "1/t") * (n + 1)
+    # Eq. 5 carries the 1/2 of the squared error into the cross-entropy; the objective of section 5 does not.
+    factor = 1.0 if full == "loss" else 0.5
+    assert found.item() * factor == pytest.approx(exact, rel=0.01)
+
+
+def test_unusable_weights_name_field_value_and_what_is_allowed():
+    with pytest.raises(InputError, match=r"weight: 't' is unknown; allowed: 1/t, none, mean"):
+        check_weight("t", MaskRate.parse("0.5"))
+    with pytest.raises(InputError, match=r"mask_rate: '0' can be t = 0, where weight 1/t is infinite; allowed: t > 0"):
+        check_weight("1/t", MaskRate.parse("0"))
+    check_weight("mean", MaskRate.parse("0"))
+    with pytest.raises(ValueError, match="rate None"):
+        masked_loss(TOKEN_LOSS, MASK, None, "1/t")

@@ -1,0 +1,164 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.run.errors import InputError
+
+SHAPES = [
+    {"layers": 1}, {"layers": 2}, {"layers": 3, "causal": True}, {"layers": 1, "causal": True},
+    {"layers": 1, "attention": "uniform"}, {"layers": 2, "attention": "uniform"}, {"layers": 2, "tied": True, "outputs": 3},
+    {"layers": 2, "position_encoding": "rotary"}, {"layers": 1, "position_encoding": "rotary"}, {"layers": 2, "position_encoding": "rotary", "causal": True},
+]  # fmt: skip
+
+
+def make(batch, length=9, vocab_size=3, **options):
+    options = {"outputs": 2, "heads": 2, "width": 8, "init": "width", **options}
+    model = Transformer(ModelConfig(vocab_size, length, **options), torch.Generator().manual_seed(0)).double()
+    tokens = torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+    return model, tokens
+
+
+def output_and_gradients(model, scores, weights):
+    model.zero_grad()
+    (scores * weights).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+@pytest.mark.parametrize("batch", [2, 40], ids=["plain", "distinct inputs"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_asked_positions_equal_the_full_computation(options, batch, share):
+    model, tokens = make(batch, **options)
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(2)) < share
+    full, asked = model(tokens)[positions], model(tokens, positions)
+    assert asked.shape == (int(positions.sum()), model.config.outputs)
+    torch.testing.assert_close(asked, full, rtol=0, atol=1e-12)
+    if share:
+        weights = torch.randn(full.shape, generator=torch.Generator().manual_seed(3), dtype=full.dtype)
+        expected = output_and_gradients(model, full, weights)
+        found = output_and_gradients(model, asked, weights)
+        assert expected.keys() == found.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11, msg=name)
+
+
+def test_in_float32_to_rounding():
+    model, tokens = make(64)
+    model.float()
+    positions = torch.rand(tokens.shape) < 0.4
+    torch.testing.assert_close(model(tokens, positions), model(tokens)[positions], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_distinct_inputs_change_nothing(options):
+    model, tokens = make(40, **options)  # 40 sequences of 9: more than 4 x 27 distinct inputs
+    alone = torch.cat([model(tokens[i : i + 2]) for i in range(0, 40, 2)])  # 18 tokens at a time: fewer
+    torch.testing.assert_close(model(tokens), alone, rtol=0, atol=1e-12)
+
+
+def test_causal_output_does_not_see_the_future():
+    model, tokens = make(2, layers=2, causal=True)
+    changed = tokens.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 3
+    torch.testing.assert_close(model(changed)[:, :5], model(tokens)[:, :5], rtol=0, atol=1e-12)
+    assert not torch.allclose(model(changed)[:, 5:], model(tokens)[:, 5:])
+
+
+def test_bidirectional_output_sees_everything():
+    model, tokens = make(2, layers=1)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 3
+    assert not torch.allclose(model(changed)[:, 0], model(tokens)[:, 0])
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    model, _ = make(1, length=12, layers=1, position_encoding="rotary")
+    block, x = model.blocks[0], torch.randn(8, dtype=torch.float64)
+    turned = block._turn(x.expand(1, 12, 8), model._rotary_turns(x.device))[0].unflatten(-1, (2, 4))
+    scores = torch.einsum("qhd,khd->hqk", turned, turned)
+    for distance in range(1, 11):
+        values = torch.stack([scores[:, i, i + distance] for i in range(12 - distance)])
+        torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)  # angles are float32
+    assert not torch.allclose(scores[:, 0, 1], scores[:, 0, 5])
+
+
+def test_turns_stay_in_float32_whatever_the_weights_are_in():
+    model, tokens = make(1, length=12, layers=1, position_encoding="rotary")
+    model.to(torch.bfloat16)
+    assert all(table.dtype == torch.float32 for table in model._rotary_turns(tokens.device))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 10**6))
+def test_a_padded_sequence_scores_as_it_does_alone(lengths, seed):
+    model, _ = make(1, length=12, layers=2, vocab_size=9, position_encoding="rotary")
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(9, (len(lengths), 12), generator=generator)
+    present = torch.arange(12) < torch.tensor(lengths)[:, None]
+    positions = (torch.rand(tokens.shape, generator=generator) < 0.5) & present
+    asked, whole = model(tokens, positions, present), model(tokens, None, present)
+    alone = [model(row[None, :length]) for row, length in zip(tokens, lengths, strict=True)]
+    for row, (length, expected) in enumerate(zip(lengths, alone, strict=True)):
+        torch.testing.assert_close(whole[row, :length], expected[0], rtol=0, atol=1e-12)
+    together = [expected[0][positions[row, :length]] for row, (length, expected) in enumerate(zip(lengths, alone, strict=True))]
+    torch.testing.assert_close(asked, torch.cat(together), rtol=0, atol=1e-12)
+
+
+def test_recomputation_gives_the_same_gradients_and_keeps_less(allocation_peak):
+    model, tokens = make(16, length=12, layers=4, position_encoding="rotary")
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    gradients, peaks = [], []
+    for recompute in (False, True):
+        model.recompute = recompute
+        model.zero_grad(set_to_none=True)
+        model(tokens, positions).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        peaks.append(allocation_peak(lambda: model(tokens, positions)))
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_padding_needs_rotary_positions():
+    model, tokens = make(2)
+    with pytest.raises(ValueError, match="padding needs rotary positions"):
+        model(tokens, None, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def test_uniform_attention_ignores_queries_and_keys():
+    model, tokens = make(3, layers=1, attention="uniform")
+    before = model(tokens)
+    with torch.no_grad():
+        model.blocks[0].qkv.weight[: 2 * model.config.width].normal_()
+    torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(2, 6), st.integers(0, 10**6))
+def test_any_shape(batch, length, vocab_size, seed):
+    model, tokens = make(batch, length=length, vocab_size=vocab_size)
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    torch.testing.assert_close(model(tokens, positions), model(tokens)[positions], rtol=0, atol=1e-12)
+
+
+def test_initial_weights_are_a_function_of_the_generator():
+    one, two = make(1)[0], make(1)[0]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"width": 9}, "model.width"), ({"layers": 0}, "model.layers"), ({"attention": "linear"}, "model.attention"), ({"init": "big"}, "model.init"),
+     ({"tied": True, "outputs": 2}, "model.tied"), ({"causal": True, "attention": "uniform"}, "model.attention"),
+     ({"position_encoding": "sinus"}, "model.position_encoding"), ({"position_encoding": "rotary", "heads": 8}, "model.position_encoding")],
+)  # fmt: skip
+def test_bad_configuration_names_the_field(options, field):
+    with pytest.raises(InputError, match=field):
+        ModelConfig(**{"vocab_size": 3, "length": 4, "outputs": 3, "heads": 2, "width": 8, **options})
+
+
+def test_wrong_length_is_refused():
+    model, tokens = make(2)
+    with pytest.raises(ValueError, match="length 8"):
+        model(tokens[:, :8])

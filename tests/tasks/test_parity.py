@@ -1,0 +1,153 @@
+import json
+import math
+
+import pytest
+
+from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.run_folder import RunFolder, open_run
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, run, stays_above, summarise
+from mdlm_min.theory.formulas import signal_probability
+
+EASY = {
+    "data": {"n": 8, "k": 2, "train_samples": 150, "validation_samples": 100},
+    "network": {"width": 32, "init": "width"},
+    "train": {"steps": 1500, "eval_every": 25, "learning_rate": 3e-3},
+    "stop_after": 5,
+}  # fmt: skip
+ARMS = {
+    "output": {"supervision": "output"},
+    "secret": {"supervision": "secret"},
+    "masked": {"supervision": "masked", "mask_rate": "U[0,0.4]", "weight": "1/t"},
+    "masked, none": {"supervision": "masked", "mask_rate": "U[0,0.4]", "weight": "none"},
+    "masked, mean": {"supervision": "masked", "mask_rate": "U[0,0.4]", "weight": "mean"},
+    "masked, squared": {"supervision": "masked", "mask_rate": "0.3", "weight": "1/t", "token_loss": "squared_error"},
+}
+MLP = {
+    "network": {"kind": "mlp", "width": 64},
+    "supervision": "masked",
+    "mask_rate": "U[0,0.4]",
+    "weight": "1/t",
+    "token_loss": "squared_error",
+}
+
+
+def rows(*accuracies, every=10, metric="validation_accuracy"):
+    return [{"step": float(every * index), metric: value} for index, value in enumerate(accuracies)]
+
+
+def execute(settings, folder, seed=0):
+    with open_run(folder, settings) as run_folder:
+        run(settings, seed, run_folder, lambda line: None)
+    return RunFolder(folder).metrics()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_learns_an_easy_parity(arm, tmp_path):
+    [row] = summarise(execute({**EASY, **ARMS[arm]}, tmp_path / "run"))
+    assert row["final_validation"] >= 0.99
+    assert row["t_gen"] < row["last_step"] <= 1500
+
+
+@pytest.mark.slow
+def test_the_mlp_learns_an_easy_parity(tmp_path):
+    [row] = summarise(execute({**EASY, **MLP}, tmp_path / "run"))
+    assert row["final_validation"] >= 0.99
+
+
+def test_no_training_no_skill():
+    task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["output"]}), 0)
+    assert 0.3 < task.evaluate(0)["validation_accuracy"] < 0.7
+
+
+def test_output_masks_are_the_label_and_secret_masks_one_secret_token():
+    for arm, allowed in (("output", 1), ("secret", 3)):
+        task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS[arm]}), 0)
+        from mdlm_min.run.random_streams import stream
+
+        mask, rate = task.masks(500, stream(0, "masks"))
+        assert rate is None
+        assert (mask.sum(dim=1) == 1).all()
+        assert mask.any(dim=0).nonzero()[:, 0].tolist() == task.secret[-allowed:].tolist()
+
+
+def test_signal_share_is_counted():
+    task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"]}), 0)
+    for step in range(200):
+        task.loss(step)
+    assert task.evaluate(0)["signal_share"] == pytest.approx(signal_probability(0, 0.4, 2), abs=0.01)
+    assert math.isnan(task.evaluate(0)["signal_share"])
+
+
+def test_a_step_s_masks_do_not_depend_on_the_steps_before():
+    config = build(ParityRunConfig, {**EASY, **ARMS["masked"], "batch": 20})
+    one, two = ParityTask(config, 0), ParityTask(config, 0)
+    for step in range(5):
+        one.loss(step)
+    assert one.loss(5).item() == two.loss(5).item()
+    assert one.loss(5).item() != two.loss(6).item()
+
+
+def test_t_gen_needs_three_evaluations_in_a_row():
+    assert stays_above(rows(0.5, 0.99, 0.98, 0.99, 1, 1, 0.2), "validation_accuracy") == 30
+    assert stays_above(rows(0.5, 0.99, 0.98, 0.99, 1), "validation_accuracy") == math.inf
+    assert stays_above(rows(1, 1, 1), "validation_accuracy") == 0
+
+
+def test_summary_of_a_run_that_memorises_and_never_generalises():
+    metrics = [
+        {"step": 10.0 * i, "train_accuracy": float(i > 1), "validation_accuracy": 0.5 + i / 100, "signal_share": 1.0}
+        for i in range(8)
+    ]
+    [row] = summarise(metrics)
+    assert row["t_mem"] == 20
+    assert row["t_gen"] == row["delay"] == row["delay_ratio"] == math.inf
+    assert row["best_validation"] == row["final_validation"] == pytest.approx(0.57)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    task_loss = ParityTask.loss
+    monkeypatch.setattr(ParityTask, "loss", lambda self, step: task_loss(self, step) * (math.nan if step == 60 else 1.0))
+    monkeypatch.setenv("MDLM_CHECKPOINT_SECONDS", "0")
+    with pytest.raises(RunError, match="loss is nan between steps 50 and 61"):
+        execute({**EASY, **ARMS["output"]}, tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-000000059", "step-000000060"]
+    assert not (tmp_path / "run" / "finished.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"supervision": "labels"}, r"supervision: 'labels' is unknown; allowed: output, secret, masked"),
+        ({"supervision": "masked", "mask_rate": "U[0.5,0.2]", "weight": "1/t"}, r"mask_rate: 'U\[0.5,0.2\]'.*allowed"),
+        ({"supervision": "masked", "mask_rate": "U[0,2]", "weight": "1/t"}, r"mask_rate: 'U\[0,2\]'.*allowed"),
+        ({"supervision": "masked", "mask_rate": "0", "weight": "1/t"}, r"mask_rate: '0' can be t = 0"),
+        ({"supervision": "output", "mask_rate": "0.5"}, "mask_rate, weight: supervision 'output' masks one token"),
+        ({"token_loss": "hinge"}, "token_loss: 'hinge' is unknown"),
+        ({"batch": 151}, "batch: 151 is not allowed; 0 .all. to data.train_samples = 150"),
+        ({"network": {"kind": "rnn"}}, "network.kind: 'rnn' is unknown"),
+        ({"network": {"width": 30, "heads": 4}}, "model.width: 30 is not divisible"),
+        ({"network": {"kind": "mlp", "init": "zeros"}}, "model.init: 'zeros' is unknown"),
+        ({"train": {"learning_rate": -1.0}}, "train.learning_rate: -1.0 is not allowed"),
+        ({"train": {"optimizer": "lion"}}, "train.optimizer: 'lion' is unknown; allowed: adamw, sgd"),
+        ({"train": {"stepz": 1}}, "train.stepz: no such setting; allowed: steps"),
+        ({"train": 3}, "train: 3 is not a table"),
+        ({"stop_after": "soon"}, "stop_after: 'soon' is a str; allowed: int"),
+    ],
+)
+def test_bad_settings_name_the_field_the_value_and_what_is_allowed(change, message):
+    with pytest.raises(InputError, match=message) as error:
+        build(ParityRunConfig, {**EASY, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_records_its_data_and_environment(tmp_path):
+    short = {**EASY, **ARMS["output"], "train": {"steps": 2, "eval_every": 1}}
+    execute(short, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert set(folder.read_json("data.json")) == {"sha256", "device", "dtype"}
+    assert {"commit", "torch", "processor"} <= set(folder.read_json("environment.json"))
+    assert folder.is_finished(json.loads(json.dumps(short)))
+    assert not folder.is_finished({**short, "stop_after": 6})

@@ -1,0 +1,188 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdlm_min.diffusion.objective import masked_loss
+from mdlm_min.model.llada import load_weights, read_config
+from mdlm_min.model.transformer import Transformer
+from mdlm_min.run.config import build, merge
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import RunFolder, open_run
+from mdlm_min.tasks import pretrain
+from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
+from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
+
+
+@pytest.fixture
+def settings(tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_text("\n".join(f"line {index**2} of the text, {index % 7} and {index % 11}." for index in range(2000)))
+    return {
+        "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "random_lengths": 0.3},
+        "model": {"layers": 2, "heads": 2, "width": 16},
+        "batch": 8, "validation_passes": 240, "test_passes": 240,
+        "train": {"steps": 6, "eval_every": 3, "learning_rate": 1e-2},
+    }  # fmt: skip
+
+
+def task(settings, folder=None):
+    return PretrainTask(build(PretrainConfig, settings), 0, folder)
+
+
+def test_the_loss_is_the_sum_of_its_parts_whatever_their_shares_of_masked_tokens(settings):
+    made = task(merge(settings, {"engine": {"micro_batch": 2}}))
+    whole = made.loss(0)
+    assert made.parts == 4
+    torch.testing.assert_close(sum(made.part_loss(0, part) for part in range(4)), whole, rtol=1e-6, atol=0)
+    # The field's bug: the mean of the parts' own means is another number.
+    batch = made.batch(0)
+    assert len(set(batch.lengths.tolist())) > 1
+    local = [
+        float(made.part_loss(0, part).detach()) * int(batch.lengths.sum()) / int(batch.lengths[2 * part : 2 * part + 2].sum())
+        for part in range(4)
+    ]
+    assert sum(local) / 4 != pytest.approx(float(whole.detach()), rel=1e-3)
+
+
+def test_the_weighted_loss_is_llada_s_sum_over_p_by_the_tokens_of_the_batch(settings):
+    made = task(settings)
+    batch = made.batch(0)
+    from mdlm_min.diffusion.masking import bernoulli
+    from mdlm_min.run.random_streams import stream
+
+    generator = stream(0, "masks", 0)
+    rate = made.mask_rate.sample(8, generator)
+    mask = bernoulli(rate, 32, generator) & (torch.arange(32) < batch.lengths[:, None])
+    by_hand = 0.0
+    for row in range(8):
+        length = int(batch.lengths[row])
+        alone = made.nll(batch.tokens[row : row + 1, :length], mask[row : row + 1, :length])
+        by_hand += float(alone.detach().sum()) / float(rate[row])
+    assert float(made.loss(0).detach()) == pytest.approx(by_hand / int(batch.lengths.sum()), rel=1e-5)
+
+
+def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(4, 10, generator=generator) < 0.5
+    losses, rate = torch.rand(int(mask.sum()), generator=generator), torch.rand(4, generator=generator) + 0.1
+    for weight in ("1/t", "none", "mean"):
+        assert torch.equal(masked_loss(losses, mask, rate, weight), masked_loss(losses, mask, rate, weight, (4, 40)))
+
+
+def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder, tmp_path):
+    settings = merge(settings, {"items": 3, "item_passes": 2, "data": {"length": 64}})
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    rows = folder.metrics()
+    assert math.isnan(rows[0]["hellaswag_acc"])
+    assert math.isnan(rows[1]["test_loss"])
+    last = rows[-1]
+    lines = (tmp_path / "run" / "items.csv").read_text().splitlines()
+    assert lines[0] == "task,item,acc,acc_norm,nll"
+    assert len(lines) == 7
+    assert last["arc_easy_nll"] == pytest.approx(sum(float(line.split(",")[4]) for line in lines[4:]) / 3, abs=1e-5)
+    assert folder.read_json("finished.json")["items_sha256"]
+
+
+def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
+    with open_run(tmp_path / "run", {"arm": "any", "seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    pretrain.export(tmp_path / "run", tmp_path / "out", "float32")
+    config = read_config(tmp_path / "out")
+    assert (config.layers, config.width, config.vocab_size) == (2, 16, 258)
+    model = Transformer(config, None)
+    load_weights(tmp_path / "out", model)
+    saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, saved[f"model.{name}"])
+    with pytest.raises(InputError, match="no checkpoint here"):
+        pretrain.export(tmp_path, tmp_path / "out", "float32")
+
+
+def test_changed_data_are_refused(settings, tmp_path):
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        pretrain.prepare(settings, 0, folder)
+        Path(settings["data"]["source"]).write_text("something else\n" * 500)
+        with pytest.raises(InputError, match="data.source: .* has changed since this run began"):
+            pretrain.prepare(settings, 0, folder)
+
+
+def test_event_files_hold_what_the_table_holds(settings, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("MDLM_TENSORBOARD", "1")
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    found = {event.step: event.value for event in events.Scalars("valid_loss")}
+    assert found == {int(row["step"]): pytest.approx(row["valid_loss"], rel=1e-6) for row in folder.metrics()}
+
+
+def test_shards_are_cut_verified_and_kept_two_deep(tmp_path):
+    tensors = {f"model.{index}": torch.full((100,), float(index)) for index in range(7)}
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, tensors.items(), {"note": step}, shard_bytes=900)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000002", "step-000000003"]
+    saved = Checkpoint(checkpoints(tmp_path)[-1])
+    assert len(saved.record["shards"]) == 4
+    assert saved.record["note"] == 3
+    assert all(torch.equal(saved[name], tensor) for name, tensor in tensors.items())
+    assert "model.9" not in saved
+    shard = sorted(checkpoints(tmp_path)[-1].glob("shard-*"))[2]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(InputError, match=f"{shard.name} is truncated or altered"):
+        Checkpoint(checkpoints(tmp_path)[-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "half"}, "dtype: 'half' is unknown"),
+        ({"batch": 0}, "batch: 0 is not allowed"),
+        ({"items": -1}, "items: -1 is not allowed"),
+        ({"validation_passes": 10}, "validation_passes: 10 is not allowed; 0 for none, or at least 240"),
+        ({"engine": {"micro_batch": 3}}, "batch: 16 cannot be cut"),
+        ({"engine": {"kind": "deepspeed"}, "weights": "bfloat16"}, "weights: 'bfloat16' is for engine.kind = torch"),
+        ({"data": {"length": 5}}, "data.length: 5 is not allowed"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        build(PretrainConfig, changes)
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "mdlm_min", *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_plans_and_exports_from_the_command_line(data_folder, tmp_path):
+    result = command("run", "8b_pt", "--tier", "smoke", "--runs", str(tmp_path), "--tensorboard")
+    assert result.returncode == 0, result.stderr
+    assert "B5" not in result.stdout  # a claim of another tier
+    table = (tmp_path / "04_8b_pt" / "smoke" / "table.csv").read_text()
+    assert "hellaswag_acc_norm" in table
+    assert (tmp_path / "04_8b_pt" / "smoke" / "items.csv.gz").exists()
+    folder = RunFolder(tmp_path / "04_8b_pt" / "smoke" / "middle" / "seed0")
+    assert list((folder.path / "tensorboard").iterdir())
+    result = command("export", str(folder.path), "--output", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["d_model"] == 16
+    assert command("plan", "8b_pt", "--tier", "cpu", "--gpus", "1").returncode == 0
+    result = command("run", "8b_pt", "--tier", "smoke", "--runs", str(tmp_path), "--processes", "2")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "mdlm: processes: this tier runs on plain torch; allowed: a tier whose engine.kind is deepspeed\n",
+    )

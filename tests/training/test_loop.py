@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+
+from mdlm_min.run.run_folder import open_run
+from mdlm_min.training.loop import format_seconds, progress_line, train
+from mdlm_min.training.optimizer import TrainConfig, make_optimizer
+from mdlm_min.training.task import Task
+
+
+class Line(Task):
+    """A task that can be followed by hand: one weight, loss weight * step."""
+
+    def __init__(self):
+        self.model, self.work = torch.nn.Linear(1, 1), None
+        self.steps = []
+
+    def loss(self, step):
+        self.steps.append(step)
+        return self.model.weight.sum() * 0 + step
+
+    def evaluate(self, step):
+        return {"seen": float(len(self.steps))}
+
+    def is_done(self, rows):
+        return False
+
+
+def test_the_loss_is_the_mean_since_the_last_evaluation_and_the_last_step_is_evaluated(tmp_path):
+    task = Line()
+    with open_run(tmp_path / "run", {}) as folder:
+        train(task, TrainConfig(steps=25, eval_every=10), folder, lambda line: None)
+        rows = folder.metrics()
+    assert [row["step"] for row in rows] == [0, 10, 20, 25]
+    assert math.isnan(rows[0]["loss"])
+    assert [row["loss"] for row in rows[1:]] == [4.5, 14.5, 22.0]
+    assert task.steps == list(range(25))
+    assert folder.read_json("finished.json")["steps"] == 25
+
+
+def test_weight_decay_acts_on_matrices_only():
+    optimizer = make_optimizer(torch.nn.Linear(3, 2), TrainConfig(weight_decay=0.3))
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(1, 0.3), (1, 0.0)]
+
+
+def test_the_rate_warms_up_and_stays(tmp_path):
+    rates = []
+
+    class Watched(Line):
+        def loss(self, step):
+            rates.append(optimizers[0].param_groups[0]["lr"])
+            return super().loss(step)
+
+    optimizers = []
+    import mdlm_min.training.engine as module
+
+    original = module.make_optimizer
+    module.make_optimizer = lambda *args: optimizers.append(original(*args)) or optimizers[0]
+    try:
+        with open_run(tmp_path / "run", {}) as folder:
+            train(Watched(), TrainConfig(steps=6, eval_every=6, learning_rate=0.4, warmup=3), folder, lambda line: None)
+    finally:
+        module.make_optimizer = original
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+
+
+def test_the_cosine_ends_at_a_tenth():
+    config = TrainConfig(steps=110, learning_rate=1.0, warmup=10, schedule="cosine")
+    assert [config.rate_at(step) for step in (0, 10, 60)] == pytest.approx([1 / 11, 1.0, 0.55])
+    assert config.rate_at(109) == pytest.approx(0.1, abs=1e-3)
+    rates = [config.rate_at(step) for step in range(10, 110)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "sgd", "momentum": 0.9}], ids=["adamw", "sgd with momentum"])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_at_the_same_bits(tmp_path, optimizer):
+    def task():
+        torch.manual_seed(0)
+        found = Line()
+        found.loss = lambda step: (found.model(torch.tensor([[float(step % 3)]])) - 1).square().mean()
+        return found
+
+    def state(folder):
+        return (folder.path / "metrics.csv").read_bytes(), sorted(folder.checkpoints.iterdir())[-1].joinpath(
+            "shard-00000-00000.safetensors"
+        ).read_bytes()
+
+    settings = {"eval_every": 5, "schedule": "cosine", "learning_rate": 0.1, **optimizer}
+    with open_run(tmp_path / "whole", {}) as folder:
+        train(task(), TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
+        whole = state(folder)
+
+    class KilledError(Exception):
+        pass
+
+    broken = task()
+    evaluate, broken.evaluate = broken.evaluate, lambda step: (_ for _ in ()).throw(KilledError) if step == 15 else evaluate(step)
+    with open_run(tmp_path / "broken", {}) as folder:
+        with pytest.raises(KilledError):
+            train(broken, TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
+        train(task(), TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
+        resumed = state(folder)
+    assert resumed[1] == whole[1]
+    assert resumed[0].splitlines()[0] == whole[0].splitlines()[0]
+
+
+def test_progress_says_rate_time_left_and_loss():
+    line = progress_line({"step": 100.0, "loss": 0.5}, 700, rate=10.0)
+    assert line == "step 100/700  10.0 steps/s  0:01:00 left at most  loss 0.5"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (3723.4, "1:02:03"), (math.inf, "?"), (math.nan, "?")])
+def test_seconds_are_readable(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_no_checkpoint_where_none_is_wanted(tmp_path):
+    with open_run(tmp_path / "run", {}) as folder:
+        train(Line(), TrainConfig(steps=3, checkpoint_seconds=math.inf), folder, lambda line: None)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert folder.read_json("finished.json")["steps"] == 3
