@@ -30,7 +30,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
     """Run the checks of the arm that the folder is for; a metrics column a value."""
     trials = build(Settings, settings).trials
     started = time.monotonic()
-    folder.keep_metrics_until(-1)  # a check is short: an interrupted one starts again
+    folder.drop_metrics()  # a check is short: an interrupted one starts again
     row: Row = {"step": 0.0}
     for quantity in CHECKS[folder.read_json("config.json")["arm"]](trials, np.random.default_rng(seed)):
         row[f"{quantity.name}|formula"] = quantity.formula

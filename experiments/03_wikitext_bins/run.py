@@ -39,7 +39,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         language.run(rest, seed, folder, progress, TRAINED[kind])
         return
     started = time.monotonic()
-    folder.keep_metrics_until(-1)  # a count is short: an interrupted one starts again
+    folder.drop_metrics()  # a count is short: an interrupted one starts again
     config = build(TextConfig, rest["data"], "data.")
     if kind == "ngrams":
         tokens, digest = load_countable(config)

@@ -29,7 +29,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         pretrain.run(settings, seed, folder, progress)
         return
     started = time.monotonic()
-    folder.keep_metrics_until(-1)
+    folder.drop_metrics()
     row = cost()
     folder.append_metrics({"step": 0.0, **row})
     folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})

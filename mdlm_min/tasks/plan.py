@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
 from mdlm_min.model.transformer import Asked, ModelConfig, empty_transformer
@@ -83,11 +82,6 @@ class Plan:
         return self.operations / (self.rate * hours * 3600)
 
 
-def largest_rate(mask_rate: str) -> float:
-    """The largest mask rate that a run will meet."""
-    return max(interval.high for interval in MaskRate.parse(mask_rate).intervals)
-
-
 def step_memory(
     model: ModelConfig, batch: int, rate: float, weights: torch.dtype, compute: torch.dtype, recompute: bool, keep_gradients: bool, optimizer: bool
 ) -> dict[str, float]:  # fmt: skip
@@ -135,7 +129,7 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     engine, model = config.engine, model_of(config)
     parameters = parameter_count(model)
     batch = config.batch // gpus // engine.parts(config.batch, gpus)
-    rate, compute = largest_rate(config.mask_rate), DTYPES[config.dtype]
+    rate, compute = config.process().rate.highest, DTYPES[config.dtype]
     sharded = engine.kind == "deepspeed" and engine.zero > 0
     weights = (torch.bfloat16 if config.dtype == "bfloat16" else torch.float32) if sharded else DTYPES[config.weights]
     found = step_memory(
@@ -177,7 +171,7 @@ def model_of(config: PretrainConfig) -> ModelConfig:
 def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
     """The plan of a configuration. Raises InputError where its batch cannot be cut for so many GPUs."""
     model = model_of(config)
-    operations = training_operations(model, config.batch, MaskRate.parse(config.mask_rate).mean) * config.train.steps
+    operations = training_operations(model, config.batch, config.process().rate.mean) * config.train.steps
     tokens = float(config.batch * config.data.length * config.train.steps)
     return Plan(memory(config, gpus), gpu.memory, parameter_count(model), tokens, operations, gpus * gpu.operations)
 
@@ -218,7 +212,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
     passes = config.engine.parts(config.batch, gpus)
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, vocabulary {model.vocab_size:,}",
-        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {largest_rate(config.mask_rate):.0%}",
+        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {config.process().rate.highest:.0%}",
         f"engine      {engine_text(config.engine)}, {config.dtype}",
         f"memory      per {gpu}, at a step's peak",
         f"  weights     {need.weights / GB:8.2f} GB",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mdlm_min.run.errors import InputError
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint
-from mdlm_min.training.optimizer import Guard, TrainConfig, limit_gradient, make_optimizer
+from mdlm_min.training.optimizer import SpikeGuard, TrainConfig, limit_gradient, make_optimizer
 from mdlm_min.training.task import Task
 
 KINDS = ("torch", "deepspeed")
@@ -81,7 +81,7 @@ def set_named_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: C
 class Engine(Protocol):
     """How steps are taken and where their state lies."""
 
-    def step(self, step: int, rate: float, guard: Guard | None) -> tuple[Tensor, bool]:
+    def step(self, step: int, rate: float, guard: SpikeGuard | None) -> tuple[Tensor, bool]:
         """One step at this learning rate: the loss, and whether the step was taken (always, without a guard)."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -98,7 +98,7 @@ class TorchEngine:
         self.task, self.config = task, config
         self.optimizer = make_optimizer(task.model, config)
 
-    def step(self, step: int, rate: float, guard: Guard | None) -> tuple[Tensor, bool]:
+    def step(self, step: int, rate: float, guard: SpikeGuard | None) -> tuple[Tensor, bool]:
         """One step at this learning rate: the loss, and whether the step was taken (always, without a guard)."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -168,7 +168,7 @@ class DeepSpeedEngine:
         task.network = self.engine  # type: ignore[attr-defined]
         self.updates = 0
 
-    def step(self, step: int, rate: float, guard: Guard | None) -> tuple[Tensor, bool]:
+    def step(self, step: int, rate: float, guard: SpikeGuard | None) -> tuple[Tensor, bool]:
         """See Engine."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate

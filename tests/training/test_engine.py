@@ -20,7 +20,7 @@ from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.engine import EngineConfig, TorchEngine, deepspeed_config
 from mdlm_min.training.launch import launch_line
 from mdlm_min.training.loop import train
-from mdlm_min.training.optimizer import Guard, TrainConfig
+from mdlm_min.training.optimizer import SpikeGuard, TrainConfig
 from mdlm_min.training.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -280,12 +280,12 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
         "from mdlm_min.training.engine import DeepSpeedEngine, EngineConfig, deepspeed_config\n"
-        "from mdlm_min.training.optimizer import Guard, TrainConfig\n"
+        "from mdlm_min.training.optimizer import SpikeGuard, TrainConfig\n"
         "deepspeed.init_distributed('gloo')\n"
         "found = []\n"
         "for zero in (0, 1, 2, 3):\n"
         "    task, config, engine = module.Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), EngineConfig('deepspeed', zero=zero)\n"
-        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), Guard(10.0)\n"
+        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), SpikeGuard(10.0)\n"
         "    taken = []\n"
         "    for step in range(40):\n"
         "        loss, was = made.step(step, 0.01, guard); guard.record(float(loss), was); taken.append(bool(was))\n"
@@ -298,7 +298,7 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("FOUND"))[6:])
-    task, config, guard = Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), Guard(10.0)
+    task, config, guard = Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), SpikeGuard(10.0)
     engine = TorchEngine(task, config)
     for step in range(40):
         loss, taken = engine.step(step, 0.01, guard)
