@@ -96,7 +96,7 @@ class LanguageTask(Task):
         self.mask_token = self.data.vocab_size
         self.mask_rate = MaskRate.parse(config.mask_rate)
         ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads())
-        operations = training_operations(shape, config.batch, asked=self.mask_rate.mean)
+        operations = training_operations(shape, config.batch, selected=self.mask_rate.mean)
         self.work = Work(config.batch * config.data.length, operations, ceiling)
 
     def autocast(self) -> torch.autocast:
