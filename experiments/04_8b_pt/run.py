@@ -48,8 +48,8 @@ def cost() -> Row:
     for name, (batch, length, steps, hours) in PUBLISHED.items():
         shape = replace(model, length=length)
         tokens = float(batch * length * steps)
-        for kind, asked in (("full", 1.0), ("masked", 0.5)):
-            operations = steps * training_operations(shape, batch, asked)
+        for kind, selected in (("full", 1.0), ("masked", 0.5)):
+            operations = steps * training_operations(shape, batch, selected)
             row[f"{name}_operations_{kind}"] = operations
             row[f"{name}_utilisation_{kind}"] = operations / (rate * hours * 3600)
         row[f"{name}_tokens"] = tokens

@@ -99,7 +99,7 @@ class LanguageTask(Task):
         self.mask_token = self.data.vocab_size
         self.process = config.process()
         ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads())
-        operations = training_operations(shape, config.batch, asked=self.process.rate.mean)
+        operations = training_operations(shape, config.batch, selected=self.process.rate.mean)
         self.work = Work(config.batch * config.data.length, operations, ceiling)
 
     def autocast(self) -> torch.autocast:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.model.transformer import Asked, ModelConfig, empty_transformer
+from mdlm_min.model.transformer import ModelConfig, Selection, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import DTYPES
@@ -90,7 +90,7 @@ def step_memory(
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    asked_each = max(1, round(rate * model.length))
+    selected_each = max(1, round(rate * model.length))
     with FakeTensorMode():
         network = empty_transformer(model, weights)
         network.recompute = recompute
@@ -104,13 +104,13 @@ def step_memory(
             for parameter in network.parameters():
                 parameter.register_post_accumulate_grad_hook(lambda made: setattr(made, "grad", None))
         tokens = torch.zeros(batch, model.length, dtype=torch.int64)
-        index = torch.zeros(batch * asked_each, dtype=torch.int64)
-        asked = Asked(tokens.bool(), index, index.clone(), index.clone(), asked_each)
+        index = torch.zeros(batch * selected_each, dtype=torch.int64)
+        selection = Selection(tokens.bool(), index, index.clone(), index.clone(), selected_each)
         tracker = MemTracker()
-        tracker.track_external(network, stepper, tokens, asked.row, asked.column, asked.slot)
+        tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-                scores = network(tokens, asked)
+                scores = network(tokens, selection)
             F.cross_entropy(scores.float(), index).backward()
             if optimizer:
                 stepper.step()

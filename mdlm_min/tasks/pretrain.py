@@ -155,21 +155,21 @@ class PretrainTask(Task):
         return self._batch
 
     def _draw_masks(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the whole batch: mask rates [batch], masks and what is no padding, both [batch, length]. Drawn once for all parts of a step."""
+        """Of the whole batch: mask rates [batch], masks and padding masks (True: a real token), both [batch, length]. Drawn once for all parts of a step."""
         size, length = self._batch.tokens.shape
         mask, rate = self.process.mask(size, length, stream(self.seed, "masks", step))
-        present = torch.arange(length) < self._batch.lengths[:, None]
-        return rate, mask & present, present
+        padding_mask = torch.arange(length) < self._batch.lengths[:, None]
+        return rate, mask & padding_mask, padding_mask
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def nll(self, tokens: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
+    def nll(self, tokens: Tensor, mask: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """-log p in nats of the masked tokens given the others: float32 [masked], in row-major order of `mask`."""
         tokens, mask = tokens.to(self.device), mask.to(self.device)
-        present = None if present is None or bool(present.all()) else present.to(self.device)
+        padding_mask = None if padding_mask is None or bool(padding_mask.all()) else padding_mask.to(self.device)
         with self.autocast():
-            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, present)
+            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, padding_mask)
         return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
 
     def loss(self, step: int) -> Tensor:
@@ -184,9 +184,9 @@ class PretrainTask(Task):
 
     def _rows_loss(self, step: int, first: int, last: int) -> Tensor:
         batch = self.batch(step)
-        rate, mask, present = self._masks
+        rate, mask, padding_mask = self._masks
         whole = (self.config.batch, int(batch.lengths.sum()))
-        losses = self.nll(batch.tokens[first:last], mask[first:last], present[first:last])
+        losses = self.nll(batch.tokens[first:last], mask[first:last], padding_mask[first:last])
         return self.process.loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), whole)
 
     @torch.no_grad()

@@ -17,10 +17,10 @@ def test_operations_are_those_that_torch_counts(causal):
         FlopCounterMode(display=False) as counter,
     ):  # torch does not count the CPU's fused attention
         model(tokens).sum()
-    assert 3 * counter.get_total_flops() == pytest.approx(training_operations(config, 8, asked=1.0), rel=0.02)
+    assert 3 * counter.get_total_flops() == pytest.approx(training_operations(config, 8, selected=1.0), rel=0.02)
 
 
-def test_the_last_block_and_the_head_cost_what_is_asked_for():
+def test_the_last_block_and_the_head_cost_what_is_selected():
     config = ModelConfig(300, 16, 300, layers=1, heads=2, width=32)
     assert training_operations(config, 8, 0.0) == 3 * 8 * 16 * 4 * 32**2
     assert training_operations(config, 8, 0.5) < 0.7 * training_operations(config, 8, 1.0)
