@@ -17,7 +17,7 @@ from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from mdlm_min.training.engine import Engine, TorchEngine
-from mdlm_min.training.optimizer import Guard, TrainConfig
+from mdlm_min.training.optimizer import SpikeGuard, TrainConfig
 from mdlm_min.training.signals import on_stop_signals
 from mdlm_min.training.task import Task
 from mdlm_min.training.tensorboard_log import open_board
@@ -65,7 +65,7 @@ def train(
         task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
     engine = (engine_of or TorchEngine)(task, config)
     device = next(task.model.parameters()).device
-    guard = Guard(config.spike, **before.guard) if config.spike else None  # type: ignore[arg-type]
+    guard = SpikeGuard(config.spike, **before.guard) if config.spike else None  # type: ignore[arg-type]
     if saved:
         engine.restore(saved)
         task.restore(before.task)

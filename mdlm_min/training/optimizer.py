@@ -60,7 +60,7 @@ class TrainConfig:
 
 
 @dataclass
-class Guard:
+class SpikeGuard:
     """Which steps are taken: those whose loss is finite and at most `spike` times the mean of the recent ones.
 
     The mean forgets with a half-life of about 35 steps. Raises RunError after `patience` skips in a row: that is divergence.
