@@ -292,7 +292,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
     """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
     config = build(PretrainConfig, settings)
     if config.engine.kind == "deepspeed":
-        launch(config.engine, folder, progress)
+        launch("pretrain", config.engine, folder, progress)
     else:
         train(prepare(settings, seed, folder), config.train, folder, progress)
 
