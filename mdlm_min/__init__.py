@@ -15,6 +15,7 @@ _HOMES = {
     "MaskRate": "mdlm_min.diffusion.mask_rate",
     "bernoulli": "mdlm_min.diffusion.masking",
     "masked_loss": "mdlm_min.diffusion.objective",
+    "MaskedDiffusion": "mdlm_min.diffusion.process",
     "estimate": "mdlm_min.diffusion.likelihood",
     "Estimate": "mdlm_min.diffusion.likelihood",
     # the network
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.mask_rate import MaskRate as MaskRate
     from mdlm_min.diffusion.masking import bernoulli as bernoulli
     from mdlm_min.diffusion.objective import masked_loss as masked_loss
+    from mdlm_min.diffusion.process import MaskedDiffusion as MaskedDiffusion
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
     from mdlm_min.model.llada import load_weights as load_weights
     from mdlm_min.model.llada import read_config as read_config

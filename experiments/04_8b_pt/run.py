@@ -29,13 +29,9 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         pretrain.run(settings, seed, folder, progress)
         return
     started = time.monotonic()
-    folder.drop_metrics()
     row = cost()
-    folder.append_metrics({"step": 0.0, **row})
-    folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})
-    folder.log("arithmetic")
     progress(f"cost: {len(row)} quantities")
-    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+    folder.finish_at_once(row, "none", time.monotonic() - started)
 
 
 def cost() -> Row:
@@ -48,8 +44,8 @@ def cost() -> Row:
     for name, (batch, length, steps, hours) in PUBLISHED.items():
         shape = replace(model, length=length)
         tokens = float(batch * length * steps)
-        for kind, selected in (("full", 1.0), ("masked", 0.5)):
-            operations = steps * training_operations(shape, batch, selected)
+        for kind, asked in (("full", 1.0), ("masked", 0.5)):
+            operations = steps * training_operations(shape, batch, asked)
             row[f"{name}_operations_{kind}"] = operations
             row[f"{name}_utilisation_{kind}"] = operations / (rate * hours * 3600)
         row[f"{name}_tokens"] = tokens
