@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
+from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, rows_of
 from mdlm_min.evidence.golden import Table
 
 EQUAL = 1e-9  # float64 sums over up to 8,192 pairs
@@ -15,8 +15,8 @@ LOCATED = 1e-4  # a search on a maximum that is flat to second order
 
 
 def _rows(table: Table, arm: str, start: str) -> pd.DataFrame:
-    frame = table.frame()
-    found = frame[(frame["arm"] == arm) & frame["quantity"].str.startswith(start)]
+    frame = rows_of(table, arm)
+    found = frame[frame["quantity"].str.startswith(start)]
     if found.empty:
         raise MissingArmError(arm)
     return found

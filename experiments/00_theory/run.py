@@ -30,16 +30,12 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
     """Run the checks of the arm that the folder is for; a metrics column a value."""
     trials = build(Settings, settings).trials
     started = time.monotonic()
-    folder.keep_metrics_until(-1)  # a check is short: an interrupted one starts again
-    row: Row = {"step": 0.0}
+    row: Row = {}
     for quantity in CHECKS[folder.read_json("config.json")["arm"]](trials, np.random.default_rng(seed)):
         row[f"{quantity.name}|formula"] = quantity.formula
         row[f"{quantity.name}|check"] = quantity.check
-    folder.append_metrics(row)
-    folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})
-    folder.log(f"{len(row) // 2} quantities")
     progress(f"{len(row) // 2} quantities")
-    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+    folder.finish_at_once(row, "none", time.monotonic() - started)
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ T_mem and T_gen are the first steps from which train and validation accuracy sta
 that never gets there counts as its last step, so a ratio with it is a bound.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,19 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_one, every_seed, share_interval, steps_text
+from mdlm_min.evidence.claim import (
+    Claim,
+    Judge,
+    Verdict,
+    above_one,
+    arms_of,
+    curves_of,
+    every_seed,
+    in_cell,
+    rows_of,
+    share_interval,
+    steps_text,
+)
 from mdlm_min.evidence.golden import Table, published
 
 FIG2 = {"output": "out_sup", "md_0.1": "md_0.1", "md_0.2": "md_0.2", "md_0.3": "md_0.3", "md_0.4": "md_0.4"}
@@ -20,36 +31,28 @@ MIDDLE, ENDS = ("md_0.2", "md_0.246", "md_0.3"), ("md_0.1", "md_0.4")
 DELAYED, PROMPT, FELL = 5.0, 1.2, 0.05
 
 
-def _arm(table: Table, arm: str) -> pd.DataFrame:
-    frame = table.frame()
-    found = frame[frame["arm"] == arm].sort_values("seed")
-    if found.empty:
-        raise MissingArmError(arm)
-    return found
-
-
 def _times(table: Table, arm: str) -> np.ndarray:
     """T_gen of every seed; the last step where it was not reached."""
-    rows = _arm(table, arm)
+    rows = rows_of(table, arm)
     return np.where(np.isfinite(rows["t_gen"]), rows["t_gen"], rows["last_step"]).astype(float)
 
 
 def _before_output(table: Table, arm: str, name: str) -> Verdict:
     """Whether `arm` generalises before output supervision."""
-    note = f"T_gen of output supervision {steps_text(_arm(table, 'output')['t_gen'])}; of {name} {steps_text(_arm(table, arm)['t_gen'])}"
+    note = f"T_gen of output supervision {steps_text(rows_of(table, 'output')['t_gen'])}; of {name} {steps_text(rows_of(table, arm)['t_gen'])}"
     return above_one(_times(table, "output") / _times(table, arm), note)
 
 
 def judge_p1(table: Table) -> Verdict:
     """Grokking: T_gen at least five times T_mem in every seed."""
-    rows = _arm(table, "output")
+    rows = rows_of(table, "output")
     note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])} of at most {rows['last_step'].max():.0f} steps"
     return every_seed(np.isfinite(rows["t_mem"]) & (rows["t_gen"] >= DELAYED * rows["t_mem"]), note)
 
 
 def judge_p2(table: Table) -> Verdict:
     """No delay: T_gen at most 1.2 times T_mem in every seed of U[0,.2]."""
-    rows = _arm(table, "md_0.2")
+    rows = rows_of(table, "md_0.2")
     note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])}"
     return every_seed(np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"]), note)
 
@@ -75,13 +78,13 @@ def judge_p4(table: Table) -> Verdict:
     """Every seed of the end windows fails, falls back by .05 or never generalises; every seed of the middle ones holds."""
 
     def unstable(arm: str) -> pd.Series:
-        rows = _arm(table, arm)
+        rows = rows_of(table, arm)
         return ~np.isfinite(rows["t_gen"]) | (rows["best_validation"] - rows["final_validation"] > FELL)
 
     ends = pd.concat([unstable(arm) for arm in ENDS])
     middle = pd.concat([unstable(arm) for arm in MIDDLE])
     finals = "; ".join(
-        f"{arm} {', '.join(f'{value:.2f}' for value in _arm(table, arm)['final_validation'])}" for arm in (*ENDS, *MIDDLE)
+        f"{arm} {', '.join(f'{value:.2f}' for value in rows_of(table, arm)['final_validation'])}" for arm in (*ENDS, *MIDDLE)
     )
     share, low, high = share_interval(int(ends.sum()), len(ends))
     note = f"Unstable: {ends.sum()} of {len(ends)} runs of the end windows, {middle.sum()} of {len(middle)} of the middle ones. Final validation accuracy: {finals}"
@@ -93,7 +96,7 @@ def judge_control(table: Table) -> Verdict:
     """Were the noise masks what helps, masked diffusion would generalise before the control without them."""
     secret, masked = _times(table, "secret"), np.min([_times(table, arm) for arm in MIDDLE], axis=0)
     note = (
-        f"T_gen of the k+1 control {steps_text(_arm(table, 'secret')['t_gen'])}; of the best middle window of each seed {steps_text(masked)}. The control masks one secret "
+        f"T_gen of the k+1 control {steps_text(rows_of(table, 'secret')['t_gen'])}; of the best middle window of each seed {steps_text(masked)}. The control masks one secret "
         "token at a time and nothing else: no noise regime, one masked token a sequence"
     )
     return above_one(secret / masked, note)
@@ -108,7 +111,7 @@ def judge_weight(table: Table) -> Verdict:
     """P_S belongs to the unweighted loss: were it the guide, weight 1/t would be slower on the same window."""
     weighted, unweighted = _times(table, "md_0.246"), _times(table, "md_0.246_none")
     times = "; ".join(
-        f"{name} {steps_text(_arm(table, arm)['t_gen'])}"
+        f"{name} {steps_text(rows_of(table, arm)['t_gen'])}"
         for name, arm in (("1/t", "md_0.246"), ("none", "md_0.246_none"), ("mean", "md_0.246_mean"))
     )
     return above_one(weighted / unweighted, f"T_gen on U[0,.246] by weight: {times}")
@@ -119,7 +122,7 @@ def judge_fixed(table: Table) -> Verdict:
     fixed, window = _times(table, "md_t_1_7"), _times(table, "md_0.246")
     return above_one(
         window / fixed,
-        f"T_gen of t = 1/7 {steps_text(_arm(table, 'md_t_1_7')['t_gen'])}; of U[0,1] {steps_text(_arm(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(_arm(table, 'md_0.246')['t_gen'])}",
+        f"T_gen of t = 1/7 {steps_text(rows_of(table, 'md_t_1_7')['t_gen'])}; of U[0,1] {steps_text(rows_of(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(rows_of(table, 'md_0.246')['t_gen'])}",
     )
 
 
@@ -136,7 +139,7 @@ class _Question:
     quantity: str
     published: str
     tolerance: str
-    judge: Callable[[Table], Verdict]
+    judge: Judge
     kind: str = "statistical"
 
 
@@ -179,7 +182,7 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
     question = QUESTIONS[name]
     return Claim(
         name + suffix, f"{question.statement}; {where}", question.kind, question.quantity, question.published, question.tolerance, tier,
-        lambda table: question.judge(table.cell(cell)), cost,
+        in_cell(question.judge, cell), cost,
     )  # fmt: skip
 
 
@@ -198,7 +201,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     and, where they were run, the loss weights and other rates (ARMS=all)."""
     paths = []
     for tier, table in tables.items():
-        there = list(dict.fromkeys(record["config"]["arm"] for record in table.runs.values()))
+        there = arms_of(table)
         paths.append(_draw(table, [arm for arm in there if arm not in MORE[1:]], folder / f"01_parity_{tier}.png"))
         if set(MORE[1:]) & set(there):
             paths.append(_draw(table, [arm for arm in MORE if arm in there], folder / f"01_parity_{tier}_weights.png"))
@@ -212,7 +215,7 @@ def _draw(table: Table, arms: list[str], path: Path) -> Path:
         part = table.cell(cell)
         for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
             for index, arm in enumerate(arms):
-                curves = [pd.DataFrame(part.curves[name]) for name, record in part.runs.items() if record["config"]["arm"] == arm]
+                curves = [pd.DataFrame(rows) for rows in curves_of(part, arm)]
                 figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
         data = next(iter(part.runs.values()))["config"]["data"]
         seeds = len({record["config"]["seed"] for record in part.runs.values()})

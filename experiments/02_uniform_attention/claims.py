@@ -6,9 +6,18 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_one, every_seed, mean_interval, steps_text
+from mdlm_min.evidence.claim import (
+    Claim,
+    MissingArmError,
+    Verdict,
+    above_one,
+    arms_of,
+    curves_of,
+    every_seed,
+    mean_interval,
+    steps_text,
+)
 from mdlm_min.evidence.golden import Table, published
-from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.parity import stays_above
 
 HALFWAY = 0.75
@@ -18,21 +27,13 @@ OUTPUT_ARMS = ("output_gpt2", "output_pytorch")
 TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
 
 
-def _curves(table: Table, arm: str) -> list[list[Row]]:
-    found = [table.curves[name] for name, record in table.runs.items() if record["config"]["arm"] == arm]
-    if not found:
-        raise MissingArmError(arm)
-    return found
-
-
 def _first(table: Table, arm: str, metric: str, threshold: float) -> list[float]:
     """First step from which every seed stays at `threshold` for three evaluations; infinite where never."""
-    return [stays_above(rows, metric, threshold) for rows in _curves(table, arm)]
+    return [stays_above(rows, metric, threshold) for rows in curves_of(table, arm)]
 
 
 def _present(table: Table, arms: tuple[str, ...]) -> list[str]:
-    there = {record["config"]["arm"] for record in table.runs.values()}
-    return [arm for arm in arms if arm in there]
+    return [arm for arm in arms if arm in arms_of(table)]
 
 
 def _best(table: Table) -> str:
@@ -40,19 +41,19 @@ def _best(table: Table) -> str:
     arms = _present(table, MASKED_ARMS)
     if not arms:
         raise MissingArmError(MASKED_ARMS[0])
-    return max(arms, key=lambda arm: float(np.mean([rows[-1]["validation_accuracy"] for rows in _curves(table, arm)])))
+    return max(arms, key=lambda arm: float(np.mean([rows[-1]["validation_accuracy"] for rows in curves_of(table, arm)])))
 
 
 def judge_p5(table: Table) -> Verdict:
     """The best optimiser and initialisation: every seed within .05 of the published accuracy, by its step at the latest."""
-    best = [rows[-1]["validation_accuracy"] for rows in _curves(table, _best(table))]
+    best = [rows[-1]["validation_accuracy"] for rows in curves_of(table, _best(table))]
     note = "Final validation accuracy (and the best on the way): " + "; ".join(
         f"{arm} "
         + ", ".join(
             f"{rows[-1]['validation_accuracy']:.3f} ({max(row['validation_accuracy'] for row in rows):.3f})"
-            for rows in _curves(table, arm)
+            for rows in curves_of(table, arm)
         )
-        + f" at step {_curves(table, arm)[0][-1]['step']:.0f}"
+        + f" at step {curves_of(table, arm)[0][-1]['step']:.0f}"
         for arm in _present(table, MASKED_ARMS)
     )
     return Verdict("reproduced" if min(best) >= 0.973 - 0.05 else "not reproduced", note, *mean_interval(best))
@@ -80,7 +81,7 @@ def judge_output(table: Table) -> Verdict:
     """On the same MLP, initialisation and data: steps to .75 of output supervision over those of masked diffusion."""
     times = {}
     for arm in ("output_gpt2", "adamw_gpt2"):
-        limits = [rows[-1]["step"] for rows in _curves(table, arm)]
+        limits = [rows[-1]["step"] for rows in curves_of(table, arm)]
         times[arm] = np.minimum(_first(table, arm, "validation_accuracy", HALFWAY), limits)
     note = "Steps to .75 on validation data: " + "; ".join(
         f"{arm} {steps_text(_first(table, arm, 'validation_accuracy', HALFWAY))}"
@@ -92,7 +93,7 @@ def judge_output(table: Table) -> Verdict:
 def judge_ablation(table: Table) -> Verdict:
     """The Transformer with uniform attention generalises, without delay, in every seed."""
     for arm in TRANSFORMER_ARMS:
-        _curves(table, arm)
+        curves_of(table, arm)
     frame = table.frame().set_index("arm")
     fixed = frame.loc[["transformer_uniform"]]
     found = [bool(np.isfinite(b) and b <= 1.2 * a) for a, b in zip(fixed["t_mem"], fixed["t_gen"], strict=True)]
@@ -151,7 +152,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         fig, axes = figure.grid(1, 3 if transformers else 2, sharey=True)
         for ax, metric, name in ((axes[0, 0], "train_accuracy", "train_acc"), (axes[0, 1], "validation_accuracy", "test_acc")):
             for index, arm in enumerate(_present(table, (*MASKED_ARMS, *OUTPUT_ARMS))):
-                figure.seed_band(ax, [pd.DataFrame(rows) for rows in _curves(table, arm)], metric, figure.COLOURS[index], arm)
+                figure.seed_band(ax, [pd.DataFrame(rows) for rows in curves_of(table, arm)], metric, figure.COLOURS[index], arm)
             ax.plot(paper["step"], paper[name], color="black", label="paper, Fig 5", **figure.PUBLISHED)
             ax.set(
                 xlabel="step",
@@ -163,11 +164,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         for index, arm in enumerate(TRANSFORMER_ARMS):
             if arm in transformers:
                 for metric, style in (("train_accuracy", ":"), ("validation_accuracy", "-")):
-                    for rows in _curves(table, arm):
+                    for rows in curves_of(table, arm):
                         frame = pd.DataFrame(rows)
                         label = (
                             f"{arm.partition('_')[2]} attention, {metric.partition('_')[0]}"
-                            if rows is _curves(table, arm)[0]
+                            if rows is curves_of(table, arm)[0]
                             else None
                         )
                         axes[0, 2].plot(

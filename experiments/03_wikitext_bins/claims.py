@@ -1,14 +1,24 @@
 """W1 to W4 at the paper's size and at two cores' size, their controls, the predictors (W5) and F.4's weights (T9b, T10)."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mdlm_min.data.ngrams import ORDERS
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_zero, by_seed, mean_interval
+from mdlm_min.evidence.claim import (
+    Claim,
+    Judge,
+    MissingArmError,
+    Verdict,
+    above_zero,
+    arms_of,
+    by_seed,
+    curves_of,
+    in_cell,
+    mean_curve,
+    mean_interval,
+)
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.gradient_probe import RATES as CENTRES  # a probe measures at the windows' centres
@@ -50,7 +60,7 @@ def judge_middle(table: Table) -> Verdict:
     uniform, middle = _losses(table, "uniform_0_1"), _losses(table, "middle")
     better = int((_means(table) < uniform.mean()).sum())
     note = f"U[0,1] {uniform.mean():.3f}, U[.45,.55] {middle.mean():.3f}; {better} of the ten windows end below U[0,1]"
-    if "autoregressive" in set(table.frame()["arm"]):
+    if "autoregressive" in arms_of(table):
         others = ", ".join(f"{arm} {_losses(table, arm)[0]:.3f}" for arm in ("autoregressive", "bigram", "unigram"))
         note += f". Of the same size, exact: {others}"
     return above_zero(uniform - middle, note)
@@ -65,20 +75,15 @@ def judge_ends(table: Table) -> Verdict:
     return above_zero(ends[nearest], note)
 
 
-def _curves(table: Table, arm: str) -> list[list[Row]]:
-    names = sorted((record["config"]["seed"], name) for name, record in table.runs.items() if record["config"]["arm"] == arm)
-    return [table.curves[name] for _, name in names]
-
-
 def judge_early(table: Table) -> Verdict:
     """W4: from a sixth of the run on (the paper's first logged step), both middle bins are below U[0,1] at every evaluation."""
-    uniform = _curves(table, "uniform_0_1")
+    uniform = curves_of(table, "uniform_0_1")
     _means(table)  # every window was run
     shares, worst = [], np.inf
     for seed, rows in enumerate(uniform):
         late = [index for index, row in enumerate(rows) if row["step"] >= rows[-1]["step"] / 6]
         gaps = [
-            rows[index]["valid_loss"] - _curves(table, arm)[seed][index]["valid_loss"]
+            rows[index]["valid_loss"] - curves_of(table, arm)[seed][index]["valid_loss"]
             for index in late
             for arm in ("bin_0.4_0.5", "bin_0.5_0.6")
         ]
@@ -89,7 +94,7 @@ def judge_early(table: Table) -> Verdict:
     return Verdict("reproduced" if share == 1 else "not reproduced", note, share)
 
 
-def _control(arm: str, rival: str, text: str) -> Callable[[Table], Verdict]:
+def _control(arm: str, rival: str, text: str) -> Judge:
     def judge(table: Table) -> Verdict:
         """The window still wins once this control is in place."""
         first, second = _losses(table, rival), _losses(table, arm)
@@ -104,10 +109,10 @@ def _predictions(table: Table, cell: str) -> dict[str, float]:
     """Mask rate that each predictor names for a cell: F.4 on its token n-grams, and the probe's two measures."""
     part = table.cell(cell)
     found: dict[str, float] = {}
-    if curves := _curves(part, "ngrams"):
-        found["n-grams"] = curves[0][0]["occurrences_linear"]
-    probes = [row for rows in _curves(part, "probe") for row in rows]
-    if probes:
+    if "ngrams" in arms_of(part):
+        found["n-grams"] = _counts(table, cell)["occurrences_linear"]
+    if "probe" in arms_of(part):
+        probes = [row for rows in curves_of(part, "probe") for row in rows]
         found |= {measure: suggested_rate(probes, measure) for measure in ("snr", "gain")}
     return found
 
@@ -117,7 +122,7 @@ def _measured(table: Table, cell: str) -> float:
     return CENTRES[int(_means(table.cell(cell)).argmin())]
 
 
-def _predictor(name: str) -> Callable[[Table], Verdict]:
+def _predictor(name: str) -> Judge:
     def judge(table: Table) -> Verdict:
         """W5: the predicted rate lies within .1 of the best window's centre on every corpus."""
         errors, parts = [], []
@@ -136,9 +141,7 @@ def _predictor(name: str) -> Callable[[Table], Verdict]:
 
 
 def _counts(table: Table, cell: str) -> Row:
-    if not (curves := _curves(table.cell(cell), "ngrams")):
-        raise MissingArmError("ngrams")
-    return curves[0][0]
+    return curves_of(table.cell(cell), "ngrams")[0][0]
 
 
 def judge_weights(table: Table) -> Verdict:
@@ -179,10 +182,6 @@ def judge_optimum(table: Table) -> Verdict:
     return Verdict("reproduced" if abs(linear - 0.46) <= 0.01 else "not reproduced", note, linear)
 
 
-def _in_cell(judge: Callable[[Table], Verdict], cell: str) -> Callable[[Table], Verdict]:
-    return lambda table: judge(table.cell(cell))
-
-
 _SHAPE = "least window within [.2,.8], rising to both ends up to .02 nats"
 _PAPER = {
     "tier": "paper",
@@ -204,10 +203,10 @@ CLAIMS = [
     *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, **_PAPER)
       for id, text, kind, quantity, value, tolerance, judge in _MAIN),
     *(Claim(id=f"{id}-{label}", statement=f"{text}; WikiText-2, {label}, .35M", kind=kind, quantity=quantity, published=value, tolerance=tolerance,
-            tier="cpu", judge=_in_cell(judge, cell))
+            tier="cpu", judge=in_cell(judge, cell))
       for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge in _MAIN),
     *(Claim(id=f"{id}-bytes", statement=f"{text} (open point 12)", kind="statistical", quantity=f"test loss, U[0,1] - {name}", published="(ours)",
-            tolerance="interval above 0", tier="cpu", judge=_in_cell(_control(arm, rival, words), CELLS["bytes"]))
+            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]))
       for id, text, rival, arm, name, words in _CONTROLS),
     *(Claim(id=f"W5-{id}", statement=f"{text} predicts the best window", kind="ordinal", quantity="largest error over three corpora", published=value,
             tolerance="within .1 on bytes, BPE and parities", tier="cpu", judge=_predictor(name))
@@ -223,8 +222,7 @@ def conclusions(table: Table) -> list[str]:
     lines = []
     for cell in dict.fromkeys(record["cell"] for record in table.runs.values()):
         part = table.cell(cell)
-        arms = {record["config"]["arm"] for record in part.runs.values()}
-        if not arms.issuperset({*BINS, "uniform_0_1"}):
+        if not {*BINS, "uniform_0_1"}.issubset(arms_of(part)):
             continue
         means = _means(part)
         gain = _losses(part, "uniform_0_1") - _losses(part, BINS[int(means.argmin())])
@@ -242,7 +240,7 @@ def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
         rows = frame[frame["seed"] == seed].set_index("arm")["test_loss"]
         there = [arm for arm in BINS if arm in rows]
         ax.plot([CENTRES[BINS.index(arm)] for arm in there], rows[there], color=figure.COLOURS[0], linewidth=0.6, alpha=0.5)
-    there = [arm for arm in BINS if arm in set(frame["arm"])]
+    there = [arm for arm in BINS if arm in arms_of(table)]
     ax.plot(
         [CENTRES[BINS.index(arm)] for arm in there],
         [_losses(table, arm).mean() for arm in there],
@@ -251,7 +249,7 @@ def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
         label="ours, windows",
     )
     for arm, colour in (("uniform_0_1", 3), ("middle", 2), ("autoregressive", 4), ("bigram", 6), ("unigram", 7)):
-        if arm in set(frame["arm"]):
+        if arm in arms_of(table):
             ax.axhline(_losses(table, arm).mean(), color=figure.COLOURS[colour], linewidth=1.2, label=arm)
     ax.set(xlabel="centre of the window", ylabel="test loss, nats per token", title=title)
 
@@ -261,7 +259,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     paths = []
     for tier, table in tables.items():
         frame = table.frame()
-        found = [cell for cell in dict.fromkeys(frame["cell"]) if BINS[4] in set(frame[frame["cell"] == cell]["arm"])]
+        found = [cell for cell in dict.fromkeys(frame["cell"]) if BINS[4] in arms_of(table.cell(cell))]
         fig, axes = figure.grid(len(found) + 1, 3, width=5.0)
         _draw_paper(axes[0])
         for row, cell in zip(axes[1:], found, strict=True):
@@ -298,10 +296,9 @@ def _draw_cell(axes: np.ndarray, table: Table, cell: str) -> None:
     _window_panel(axes[0], table, f"ours, {cell}")
     axes[0].legend(fontsize=7)
     for index, arm in enumerate([*BINS, "uniform_0_1"]):
-        runs = [pd.DataFrame(rows) for rows in _curves(table, arm)]
-        if not runs:
+        if arm not in arms_of(table):
             continue
-        mean = pd.concat(runs).groupby("step").mean()
+        mean = mean_curve(table, arm)
         label = arm.removeprefix("bin_").replace("_", "-") if arm in BINS else "U[0,1]"
         axes[1].plot(mean.index, mean["valid_loss"], color=_colour(index), linewidth=1.2, label=label)
         levels = [mean.iloc[-1][f"test_t{low / 10:.1f}"] for low in range(10)]

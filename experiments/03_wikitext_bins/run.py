@@ -39,7 +39,6 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         language.run(rest, seed, folder, progress, TRAINED[kind])
         return
     started = time.monotonic()
-    folder.keep_metrics_until(-1)  # a count is short: an interrupted one starts again
     config = build(TextConfig, rest["data"], "data.")
     if kind == "ngrams":
         tokens, digest = load_countable(config)
@@ -48,11 +47,8 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         data = language.load_data(config)
         digest = data.sha256
         row = _baseline(kind, data)
-    folder.append_metrics({"step": 0.0, **row})
-    folder.write_json("data.json", {"sha256": digest, "device": "cpu", "dtype": "float64"})
-    folder.log(f"{kind}: {len(row)} quantities")
     progress(f"{kind}: {len(row)} quantities")
-    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+    folder.finish_at_once(row, digest, time.monotonic() - started)
 
 
 def _baseline(kind: str, data: TextData) -> Row:

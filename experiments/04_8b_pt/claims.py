@@ -1,13 +1,24 @@
 """B1 and B2 at the paper's size and at two cores' sizes, their controls, and B5, which is arithmetic."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, above_zero, by_seed, mean_interval
+from mdlm_min.evidence.claim import (
+    Claim,
+    Judge,
+    MissingArmError,
+    Verdict,
+    above_zero,
+    arms_of,
+    by_seed,
+    curves_of,
+    in_cell,
+    mean_curve,
+    mean_interval,
+)
 from mdlm_min.evidence.golden import Table, published
 
 SIZES = {"S": ".24M", "M": ".90M", "L": "2.3M"}
@@ -53,18 +64,9 @@ def judge_unweighted(table: Table) -> Verdict:
     return above_zero(_gain(table, "uniform_unweighted", "middle_unweighted"), note)
 
 
-def _mean_curve(table: Table, arm: str) -> pd.Series:
-    """Validation loss over steps, the mean over seeds."""
-    curves = [pd.DataFrame(rows) for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == arm]
-    if not curves:
-        raise MissingArmError(arm)
-    mean: pd.Series = pd.concat(curves).groupby("step")["valid_loss"].mean()
-    return mean
-
-
 def judge_throughout(table: Table) -> Verdict:
     """B1b: below U[0,1] at every evaluation after the start (Fig 4: at all 30 points)."""
-    gap = (_mean_curve(table, "uniform_0_1") - _mean_curve(table, "middle")).iloc[1:]
+    gap = (mean_curve(table, "uniform_0_1") - mean_curve(table, "middle"))["valid_loss"].iloc[1:]
     share = float((gap > 0).mean())
     behind = [f"{step:.0f}" for step in gap.index[gap <= 0]]
     note = f"Below at {(gap > 0).sum()} of {len(gap)} evaluations; smallest gap {gap.min():.3f}, largest {gap.max():.3f} nats"
@@ -103,7 +105,7 @@ def _score_text(table: Table, task: str) -> str:
     return f"U[0,1] and U[.45,.55]: {'; '.join(parts)} (nats per byte of the right answer)"
 
 
-def _judge_accuracy(task: str) -> Callable[[Table], Verdict]:
+def _judge_accuracy(task: str) -> Judge:
     def judge(table: Table) -> Verdict:
         """B2: more items right, paired item by item; the interval is over items."""
         return above_zero(_paired(table, task, SCORE[task], 1.0), f"{NAMES[task]}, {_score_text(table, task)}", "of the items")
@@ -111,7 +113,7 @@ def _judge_accuracy(task: str) -> Callable[[Table], Verdict]:
     return judge
 
 
-def _judge_answers(task: str) -> Callable[[Table], Verdict]:
+def _judge_answers(task: str) -> Judge:
     def judge(table: Table) -> Verdict:
         """The right answer is likelier, paired item by item; the interval is over items."""
         return above_zero(_paired(table, task, "nll", -1.0), f"{NAMES[task]}, {_score_text(table, task)}", "nats per byte")
@@ -121,10 +123,7 @@ def _judge_answers(task: str) -> Callable[[Table], Verdict]:
 
 def judge_cost(table: Table) -> Verdict:
     """B5: the published hours need no larger share of the peak than such training is known to reach."""
-    found = [rows[0] for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == "cost"]
-    if not found:
-        raise MissingArmError("cost")
-    row = found[0]
+    row = curves_of(table, "cost")[0][0]
     need = row["pretraining_utilisation_full"]
     note = (
         f"Arithmetic, not a measurement. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} of the peak with attention and all logits counted, "
@@ -136,19 +135,13 @@ def judge_cost(table: Table) -> Verdict:
 
 def judge_speed(table: Table) -> Verdict:
     """B5, measured: one GPU reaches the share of an H100's peak that the published hours need."""
-    rows = [rows[-1] for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == "uniform_0_1"]
-    if not rows:
-        raise MissingArmError("uniform_0_1")
-    share = rows[0]["operations_per_second"] / PEAK
+    row = curves_of(table, "uniform_0_1")[0][-1]
+    share = row["operations_per_second"] / PEAK
     note = (
-        f"{rows[0]['tokens_per_second']:,.0f} tokens per second at length 1,024 on one GPU, {rows[0]['peak_memory'] / 1e9:.1f} GB at the peak; the published hours "
+        f"{row['tokens_per_second']:,.0f} tokens per second at length 1,024 on one GPU, {row['peak_memory'] / 1e9:.1f} GB at the peak; the published hours "
         f"need {NEEDED:.0%} at length 4,096, on eight that must talk to each other"
     )
     return Verdict("reproduced" if share >= NEEDED else "not reproduced", note, share)
-
-
-def _in_cell(judge: Callable[[Table], Verdict], cell: str) -> Callable[[Table], Verdict]:
-    return lambda table: judge(table.cell(cell))
 
 
 _PAPER = {
@@ -167,22 +160,22 @@ CLAIMS = [
             judge=_judge_accuracy(task), **_PAPER)
       for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
     *(Claim(id=f"B1-{size}", statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2", kind="statistical",
-            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=_in_cell(judge_gain, size)) for size in SIZES),
+            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_gain, size)) for size in SIZES),
     *(Claim(id=f"B1b-{size}", statement=f"... and is so at every evaluation, {SIZES[size]}", kind="ordinal", quantity="share of evaluations",
-            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=_in_cell(judge_throughout, size)) for size in SIZES),
+            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=in_cell(judge_throughout, size)) for size in SIZES),
     Claim(id="B1-sizes", statement="The gap grows with size, .24M to 2.3M", kind="statistical", quantity="gap at L - gap at S", published="(ours)",
           tolerance=_INTERVAL, tier="cpu", judge=judge_sizes),
     Claim(id="B1-longer", statement="The window is still ahead after three times the steps, .90M", kind="statistical", quantity=_GAIN, published="(ours)",
           tolerance=f"{_INTERVAL} (two seeds)", tier="cpu", judge=judge_longer),
     *(Claim(id=f"B1-unweighted-{size}", statement=f"The window is ahead without 1/t too (open point 1), {SIZES[size]}", kind="statistical", quantity=_GAIN,
-            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=_in_cell(judge_unweighted, size)) for size in SIZES),
+            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_unweighted, size)) for size in SIZES),
     *(Claim(id=f"B2-{task}-L", statement=f"Zero-shot {NAMES[task]} is better after training on the window; 2.3M, WikiText-2", kind="statistical",
             quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=_in_cell(_judge_accuracy(task), "L"))
+            judge=in_cell(_judge_accuracy(task), "L"))
       for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
     *(Claim(id=f"B2-{task}-nll-L", statement=f"{NAMES[task]}: the right answer is likelier after training on the window; 2.3M, WikiText-2", kind="statistical",
             quantity="nats per byte, U[0,1] - U[.45,.55]", published="(ours)", tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=_in_cell(_judge_answers(task), "L")) for task in SCORE),
+            judge=in_cell(_judge_answers(task), "L")) for task in SCORE),
     Claim(id="B5", statement="F.6: pre-training takes about 20 hours of 8 H100 (open point 13)", kind="exact", quantity="share of the peak that this needs",
           published="20 h", tolerance=f"at most {HIGHEST}, the highest share known for such a model", tier="cpu", judge=judge_cost),
     Claim(id="B5-gpu", statement="One H100 trains LLaDA-8B at the share of its peak that F.6's hours need", kind="exact", quantity="share of the peak",
@@ -195,9 +188,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     paths = []
     for tier, table in tables.items():
         frame = table.frame()
-        found = [
-            cell for cell in dict.fromkeys(frame["cell"]) if {"uniform_0_1", "middle"} <= set(frame[frame["cell"] == cell]["arm"])
-        ]
+        found = [cell for cell in dict.fromkeys(frame["cell"]) if {"uniform_0_1", "middle"}.issubset(arms_of(table.cell(cell)))]
         found = [cell for cell in found if cell in (*SIZES, "M-long", "")]
         if not found:
             continue
@@ -223,10 +214,9 @@ _COLOUR = {"uniform_0_1": 3, "middle": 2, "uniform_unweighted": 1, "middle_unwei
 
 def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> None:
     for arm, colour in _COLOUR.items():
-        curves = [pd.DataFrame(rows) for name, rows in table.curves.items() if table.runs[name]["config"]["arm"] == arm]
-        if not curves:
+        if arm not in arms_of(table):
             continue
-        curves = [curve[curve["step"] > 0] for curve in curves]
+        curves = [pd.DataFrame([row for row in rows if row["step"] > 0]) for rows in curves_of(table, arm)]
         figure.seed_band(ax, curves, "valid_loss", figure.COLOURS[colour], ARMS[arm])
         levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
         below.plot(
@@ -248,7 +238,7 @@ def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
     ):
         for index, cell in enumerate(cells):
             part = table.cell(cell)
-            if not {uniform, middle} <= set(part.frame()["arm"]):
+            if not {uniform, middle}.issubset(arms_of(part)):
                 continue
             gains = _gain(part, uniform, middle)
             mean, low, high = mean_interval(gains)

@@ -29,13 +29,9 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         pretrain.run(settings, seed, folder, progress)
         return
     started = time.monotonic()
-    folder.keep_metrics_until(-1)
     row = cost()
-    folder.append_metrics({"step": 0.0, **row})
-    folder.write_json("data.json", {"sha256": "none", "device": "cpu", "dtype": "float64"})
-    folder.log("arithmetic")
     progress(f"cost: {len(row)} quantities")
-    folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
+    folder.finish_at_once(row, "none", time.monotonic() - started)
 
 
 def cost() -> Row:

@@ -53,11 +53,11 @@ def pass_means(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor
     order = mask.sum(dim=1).argsort(stable=True)
     means = torch.empty(len(tokens), dtype=torch.float64)
     for chosen in order.split(batch):
-        means[chosen] = _in_place(score, tokens[chosen], mask[chosen]).sum(dim=1) / mask[chosen].sum(dim=1)
+        means[chosen] = nll_in_place(score, tokens[chosen], mask[chosen]).sum(dim=1) / mask[chosen].sum(dim=1)
     return means
 
 
-def _in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
+def nll_in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
     """NLL of the masked tokens where they stand, zero elsewhere: float64 [passes, length]."""
     values = torch.zeros(mask.shape, dtype=torch.float64)
     values[mask] = score(tokens, mask).double().cpu()
@@ -123,7 +123,7 @@ def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, 
     found = torch.zeros(blocks.shape, dtype=torch.float64)
     for number in range(parts):
         for rows in torch.arange(len(blocks)).split(batch):
-            found[rows] += _in_place(score, blocks[rows], part[rows] == number)
+            found[rows] += nll_in_place(score, blocks[rows], part[rows] == number)
     return found
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from mdlm_min.evidence.golden import Table
+from mdlm_min.run.run_folder import Row
 
 KINDS = ("exact", "ordinal", "statistical")
 VERDICTS = ("reproduced", "not reproduced", "underpowered", "not run")
@@ -32,6 +34,9 @@ class Verdict:
             raise ValueError(f"verdict {self.verdict!r}; allowed: {VERDICTS}")
 
 
+Judge = Callable[[Table], Verdict]
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
@@ -47,7 +52,7 @@ class Claim:
     published: str
     tolerance: str
     tier: str
-    judge: Callable[[Table], Verdict]
+    judge: Judge
     cost: str = ""
 
     def __post_init__(self) -> None:
@@ -65,13 +70,40 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def by_seed(table: Table, arm: str, column: str) -> np.ndarray:
-    """A column of the table for one arm, in the order of the seeds. Raises MissingArmError where the arm was not run."""
-    frame = table.frame()
-    found = frame[frame["arm"] == arm] if len(frame) else frame
-    if not len(found):
+def arms_of(table: Table) -> list[str]:
+    """The arms that were run, in the order of the table."""
+    return list(dict.fromkeys(record["config"]["arm"] for record in table.runs.values()))
+
+
+def rows_of(table: Table, arm: str) -> pd.DataFrame:
+    """The table rows of one arm, in the order of the seeds. Raises MissingArmError where the arm was not run."""
+    if arm not in arms_of(table):
         raise MissingArmError(arm)
-    return found.sort_values("seed")[column].to_numpy()
+    frame = table.frame()
+    return frame[frame["arm"] == arm].sort_values("seed", kind="stable")
+
+
+def by_seed(table: Table, arm: str, column: str) -> np.ndarray:
+    """One column of `rows_of`: a value for each seed."""
+    return rows_of(table, arm)[column].to_numpy()
+
+
+def curves_of(table: Table, arm: str) -> list[list[Row]]:
+    """The metrics over steps of one arm, one curve for each seed. Raises MissingArmError where the arm was not run."""
+    found = sorted((record["config"]["seed"], name) for name, record in table.runs.items() if record["config"]["arm"] == arm)
+    if not found:
+        raise MissingArmError(arm)
+    return [table.curves[name] for _, name in found]
+
+
+def mean_curve(table: Table, arm: str) -> pd.DataFrame:
+    """The mean over seeds of `curves_of`, a column for each metric, indexed by the step."""
+    return pd.concat([pd.DataFrame(rows) for rows in curves_of(table, arm)]).groupby("step").mean()
+
+
+def in_cell(judge: Judge, cell: str) -> Judge:
+    """The same judge, which sees one cell of the grid alone."""
+    return lambda table: judge(table.cell(cell))
 
 
 def above_zero(differences: np.ndarray, note: str, unit: str = "nats") -> Verdict:

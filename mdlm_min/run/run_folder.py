@@ -134,6 +134,15 @@ class RunFolder:
         hashes = {f"{file.stem}_sha256": sha256(file) for file in files if file.exists()}
         self.write_json("finished.json", {**record, **hashes})
 
+    def finish_at_once(self, row: Row, data_sha256: str, seconds: float) -> None:
+        """The whole record of a run without steps: `row` is its one evaluation, on the CPU in float64. Such a run is short, so
+        an interrupted one starts again."""
+        self.keep_metrics_until(-1)
+        self.append_metrics({"step": 0.0, **row})
+        self.write_json("data.json", {"sha256": data_sha256, "device": "cpu", "dtype": "float64"})
+        self.log(f"{len(row)} values")
+        self.finish({"steps": 0, "seconds": round(seconds, 3)})
+
 
 class Follower(RunFolder):
     """A run folder as the other processes of a run see it: the first one writes."""

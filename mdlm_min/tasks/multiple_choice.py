@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_min.data.items import Item
 from mdlm_min.data.tokenizer import Tokenizer
-from mdlm_min.diffusion.likelihood import Score
+from mdlm_min.diffusion.likelihood import Score, nll_in_place
 from mdlm_min.run.random_streams import stream
 
 
@@ -52,7 +52,8 @@ def judge_items(
             last += 1
         group = work[first:last]
         first = last
-        for one, loss in zip(group, _losses(score, group), strict=True):
+        tokens, mask = torch.stack([one.tokens for one in group]), torch.stack([one.mask for one in group])
+        for one, loss in zip(group, nll_in_place(score, tokens, mask).sum(dim=1), strict=True):
             found[one.item, one.choice] += one.weight * loss
     return [_judge(item, found[index, : len(item.choices)]) for index, item in enumerate(items)]
 
@@ -73,14 +74,6 @@ def _passes(item: Item, index: int, tokenizer: Tokenizer, length: int, passes: i
             mask[len(kept) + torch.randperm(size, generator=generator)[:level]] = True
             made.append(_Pass(torch.cat((kept, answer)), mask, index, choice, size / level / count))
     return made
-
-
-def _losses(score: Score, group: list[_Pass]) -> list[float]:
-    mask = torch.stack([one.mask for one in group])
-    values = torch.zeros(mask.shape, dtype=torch.float64)
-    values[mask] = score(torch.stack([one.tokens for one in group]), mask).double().cpu()
-    losses: list[float] = values.sum(dim=1).tolist()
-    return losses
 
 
 def _judge(item: Item, losses: Tensor) -> Judged:

@@ -5,7 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_min.evidence.claim import VERDICTS, Verdict, above_one, every_seed, mean_interval, share_interval, steps_text
+from mdlm_min.evidence.claim import (
+    VERDICTS,
+    MissingArmError,
+    Verdict,
+    above_one,
+    arms_of,
+    curves_of,
+    every_seed,
+    in_cell,
+    mean_curve,
+    mean_interval,
+    rows_of,
+    share_interval,
+    steps_text,
+)
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.golden import Table, golden_by_tier
 from mdlm_min.evidence.verify import judge
@@ -75,3 +89,33 @@ def test_every_claim_has_a_verdict_whatever_arms_were_run(name):
             part = Table(name, tier, runs, {key: table.curves[key] for key in runs})
             verdicts = [verdict.verdict for _, verdict in judge(experiment, {tier: part}, only=tier)]
             assert set(verdicts) <= set(VERDICTS)
+
+
+def _small_table() -> Table:
+    runs = {
+        f"{cell}/{arm}/seed{seed}": {"cell": cell, "config": {"arm": arm, "seed": seed}}
+        for cell in ("x", "y")
+        for arm in ("late", "early")
+        for seed in (1, 0)
+    }
+    curves = {
+        name: [{"step": float(step), "loss": record["config"]["seed"] + step} for step in (0, 1)] for name, record in runs.items()
+    }
+    return Table("01_parity", "cpu", runs, curves)
+
+
+def test_curves_come_in_the_order_of_the_seeds_and_average_over_them():
+    part = _small_table().cell("x")
+    assert arms_of(part) == ["late", "early"]
+    assert [rows[0]["loss"] for rows in curves_of(part, "early")] == [0, 1]
+    assert mean_curve(part, "early")["loss"].tolist() == [0.5, 1.5]
+    with pytest.raises(MissingArmError, match="never"):
+        curves_of(part, "never")
+    with pytest.raises(MissingArmError, match="never"):
+        rows_of(part, "never")
+
+
+def test_a_judge_in_a_cell_sees_that_cell_alone():
+    seen = in_cell(lambda table: Verdict("reproduced", " ".join(table.runs)), "y")(_small_table())
+    assert "y/late/seed0" in seen.note
+    assert "x/" not in seen.note
