@@ -381,5 +381,13 @@ def check_t9(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 CHECKS: dict[str, Callable[[int, np.random.Generator], list[Quantity]]] = {
-    "T1": check_t1, "T2": check_t2, "T3": check_t3, "T4": check_t4, "T5": check_t5, "T6": check_t6, "T7": check_t7, "T8": check_t8, "T9": check_t9,
-}  # fmt: skip
+    "T1": check_t1,
+    "T2": check_t2,
+    "T3": check_t3,
+    "T4": check_t4,
+    "T5": check_t5,
+    "T6": check_t6,
+    "T7": check_t7,
+    "T8": check_t8,
+    "T9": check_t9,
+}
