@@ -24,7 +24,7 @@ from mdlm_min.training.tensorboard_log import open_tensorboard_log
 
 Progress = Callable[[str], None]
 EngineMaker = Callable[[Task, TrainConfig], Engine]
-SAY_EVERY = 10.0  # seconds between two lines of progress
+SAY_EVERY = 2.0  # seconds between two lines of progress
 
 
 def check_device(device: str) -> None:
