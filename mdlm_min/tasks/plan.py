@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.model.transformer import ModelConfig, Selection, empty_transformer
+from mdlm_min.model.selection import Selection, grid_size
+from mdlm_min.model.transformer import ModelConfig, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import DTYPES
@@ -104,14 +105,16 @@ def step_memory(
             for parameter in network.parameters():
                 parameter.register_post_accumulate_grad_hook(lambda made: setattr(made, "grad", None))
         tokens = torch.zeros(batch, model.length, dtype=torch.int64)
-        index = torch.zeros(batch * selected_each, dtype=torch.int64)
-        selection = Selection(tokens.bool(), index, index.clone(), index.clone(), selected_each)
+        count = batch * selected_each
+        index = torch.zeros(min(grid_size(count), tokens.numel()), dtype=torch.int64)
+        slots = min(grid_size(selected_each), model.length)
+        selection = Selection(count, index, index.clone(), index.clone(), slots)
         tracker = MemTracker()
         tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
                 scores = network(tokens, selection)
-            F.cross_entropy(scores.float(), index).backward()
+            F.cross_entropy(scores.float(), index[:count]).backward()
             if optimizer:
                 stepper.step()
     [found] = [parts for parts in tracker.get_tracker_snapshot("peak").values() if parts["Total"]]
