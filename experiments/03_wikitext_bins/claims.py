@@ -188,10 +188,10 @@ _PAPER = {
     "cost": "50M parameters, 0.92 G tokens a run, 12 arms, 3 seeds: about 10 hours of one H100 at 1M tokens a second",
 }
 _MAIN = (
-    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape),
-    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle),
-    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends),
-    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early),
+    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape, "value", 0.45),
+    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle, "difference", 0.26),
+    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends, "difference", 0.88),
+    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early, "share", 1.0),
 )  # fmt: skip
 _CONTROLS = (
     ("W6", "The window's gain is not that of even draws of t", "uniform_stratified", "middle", "U[.45,.55]", "U[0,1] with stratified t"),
@@ -200,20 +200,20 @@ _CONTROLS = (
 )  # fmt: skip
 
 CLAIMS = [
-    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, **_PAPER)
-      for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, scale=scale, paper=paper, **_PAPER)
+      for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
     *(Claim(id=f"{id}-{label}", statement=f"{text}; WikiText-2, {label}, .35M", kind=kind, quantity=quantity, published=value, tolerance=tolerance,
-            tier="cpu", judge=in_cell(judge, cell))
-      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+            tier="cpu", judge=in_cell(judge, cell), scale=scale, paper=paper)
+      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
     *(Claim(id=f"{id}-bytes", statement=f"{text} (open point 12)", kind="statistical", quantity=f"test loss, U[0,1] - {name}", published="(ours)",
-            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]))
+            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]), scale="difference")
       for id, text, rival, arm, name, words in _CONTROLS),
     *(Claim(id=f"W5-{id}", statement=f"{text} predicts the best window", kind="ordinal", quantity="largest error over three corpora", published=value,
             tolerance="within .1 on bytes, BPE and parities", tier="cpu", judge=_predictor(name))
       for id, name, text, value in (("ngrams", "n-grams", "F.4 on the corpus's n-grams", ".46 against .45"), ("snr", "snr", "The gradient's signal-to-noise ratio", "(ours)"), ("gain", "gain", "The first-order gain of a step", "(ours)"))),
     Claim(id="T10", statement="F.4: weights of the 2- to 6-grams of WikiText seen at least five times", kind="exact", quantity="largest difference of a weight",
           published=".7427 .2063 .0401 .0084 .0024", tolerance=".005 in some reading", tier="cpu", judge=judge_weights),
-    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum),
+    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum, paper=0.46),
 ]  # fmt: skip
 
 
