@@ -1,1 +1,1 @@
-"""What the method is compared with: one file a baseline."""
+"""What the method is compared with. One file per baseline. Baselines import the library; the library never imports them."""

@@ -23,7 +23,7 @@ class AutoregressiveTask(LanguageTask):
         super().__init__(config, seed)
         if not config.model.causal:
             raise InputError("model.causal: false is not allowed for the autoregressive model; set it to true")
-        operations = training_operations(self.model.config, config.batch, asked=1.0)
+        operations = training_operations(self.model.config, config.batch, selected=1.0)
         self.work = Work(self.work.tokens, operations, self.work.ceiling)
 
     def nll_in_order(self, tokens: Tensor) -> Tensor:

@@ -6,10 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from mdlm_min.data.items import TASKS
-from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.model.flops import training_operations
-from mdlm_min.model.llada import parameter_count
-from mdlm_min.run.config import build
+from mdlm_min.model.llada import LLADA_8B, parameter_count
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks import plan, pretrain
 from mdlm_min.tasks.language import LEVELS
@@ -37,12 +35,10 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
 def cost() -> Row:
     """Operations of the published runs with logits at every position (as their framework has them) and at masked ones, and the
     share of eight H100s' peak that the published hours need."""
-    config = build(pretrain.PretrainConfig, Experiment("04_8b_pt").runs("paper")[0].settings)
-    model = plan.model_of(config)
     rate = 8 * plan.GPUS["h100"].operations
-    row: Row = {"parameters": float(parameter_count(model))}
+    row: Row = {"parameters": float(parameter_count(LLADA_8B))}
     for name, (batch, length, steps, hours) in PUBLISHED.items():
-        shape = replace(model, length=length)
+        shape = replace(LLADA_8B, length=length)
         tokens = float(batch * length * steps)
         for kind, asked in (("full", 1.0), ("masked", 0.5)):
             operations = steps * training_operations(shape, batch, asked)

@@ -1,11 +1,13 @@
 """Distributions of the mask rate t, in the notation people write: "U[0.45,0.55]", "1/7", "0.5*U[0,0.2] + 0.5*U[0.8,1]".
 
-Every distribution here is a mixture of uniform intervals; a fixed rate is an interval of width zero. The word
-"stratified" in front makes the draws of one batch cover the distribution evenly (one draw in each of its `count`
-equally likely parts), which leaves the expectation alone and lowers its variance.
+`MaskRate` is the interface: any schedule of mask rates can implement it. `UniformMixture` is what the notation describes: a
+mixture of uniform intervals, in which a fixed rate is an interval of width zero. The word "stratified" in front makes the
+draws of one batch cover the distribution evenly (one draw in each of its `count` equally likely parts). This keeps the
+expectation and lowers the variance.
 """
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +21,40 @@ _TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<h
 _ALLOWED = "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], or a mixture such as 0.5*U[0,0.2] + 0.5*0.3"
 
 
+class MaskRate(ABC):
+    """A distribution of the mask rate t on [0, 1]. `text` names it in messages and tables."""
+
+    text: str
+
+    @staticmethod
+    def parse(text: str) -> "UniformMixture":
+        """Read the notation above. Raises InputError naming the value and what is allowed."""
+        return UniformMixture.of(text)
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` mask rates, float32 of shape [count], on the generator's device. A continuous distribution never gives t = 0."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> float:
+        """E[t], the expected share of masked tokens."""
+
+    @property
+    @abstractmethod
+    def highest(self) -> float:
+        """The largest mask rate that can occur."""
+
+    @abstractmethod
+    def density(self, rate: Tensor) -> Tensor:
+        """p(t) at each `rate`, in the same shape. Raises InputError for a distribution without a density (a fixed rate)."""
+
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether t = 0 has positive probability."""
+        return False
+
+
 @dataclass(frozen=True)
 class Interval:
     """Mask rates uniform on [low, high], drawn with probability `weight`."""
@@ -29,25 +65,28 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class MaskRate:
-    """A mixture of uniform intervals. `text` is the notation that it was parsed from."""
+class UniformMixture(MaskRate):
+    """A mixture of uniform intervals. `text` is the notation that it was read from."""
 
     intervals: tuple[Interval, ...]
     stratified: bool
     text: str
 
     @staticmethod
-    def parse(text: str) -> "MaskRate":
-        """Read the notation above. Raises InputError naming the value and what is allowed."""
+    def of(text: str) -> "UniformMixture":
+        """See MaskRate.parse."""
         body = text.strip()
         stratified = body.startswith("stratified ")
         terms = body.removeprefix("stratified ").replace(" ", "").split("+")
         intervals = []
         for term in terms:
             match = _TERM.fullmatch(term)
-            if match is None:
+            try:
+                part = {name: float(Fraction(value)) for name, value in match.groupdict().items() if value} if match else {}
+            except ZeroDivisionError:
+                part = {}
+            if not part:
                 raise InputError(f"mask_rate: {text!r} is not a mask rate; allowed: {_ALLOWED}")
-            part = {name: float(Fraction(value)) for name, value in match.groupdict().items() if value is not None}
             low, high = (part["fixed"], part["fixed"]) if "fixed" in part else (part["low"], part["high"])
             if not 0 <= low <= high <= 1 or ("low" in part and low == high):
                 raise InputError(f"mask_rate: {text!r} leaves [0,1] or has its ends in the wrong order; allowed: {_ALLOWED}")
@@ -55,7 +94,7 @@ class MaskRate:
         total = sum(interval.weight for interval in intervals)
         if abs(total - 1) > 1e-6 or any(interval.weight <= 0 for interval in intervals):
             raise InputError(f"mask_rate: the weights of {text!r} are not positive with sum 1; allowed: {_ALLOWED}")
-        return MaskRate(tuple(intervals), stratified, text)
+        return UniformMixture(tuple(intervals), stratified, text)
 
     @property
     def can_be_zero(self) -> bool:
@@ -66,6 +105,21 @@ class MaskRate:
     def mean(self) -> float:
         """E[t]."""
         return sum(interval.weight * (interval.low + interval.high) / 2 for interval in self.intervals)
+
+    @property
+    def highest(self) -> float:
+        """The largest mask rate that can occur."""
+        return max(interval.high for interval in self.intervals)
+
+    def density(self, rate: Tensor) -> Tensor:
+        """p(t). An interval's ends are widened by 1e-6, because a draw may be rounded to just outside them."""
+        if any(interval.low == interval.high for interval in self.intervals):
+            raise InputError(f"mask_rate: {self.text!r} holds a fixed rate and has no density; allowed: a mixture of U[a,b]")
+        total = torch.zeros_like(rate)
+        for interval in self.intervals:
+            inside = (rate >= interval.low - 1e-6) & (rate <= interval.high + 1e-6)
+            total += inside * (interval.weight / (interval.high - interval.low))
+        return total
 
     def quantile(self, u: Tensor) -> Tensor:
         """Inverse distribution function: `u` in (0, 1], any shape, to mask rates of the same shape."""
@@ -80,7 +134,7 @@ class MaskRate:
         return rate
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` mask rates, float32 of shape [count], on the generator's device."""
+        """See MaskRate."""
         u = 1 - torch.rand(count, generator=generator, device=generator.device)  # (0, 1]: t = 0 would make 1/t infinite
         if self.stratified:
             stratum = torch.randperm(count, generator=generator, device=generator.device)

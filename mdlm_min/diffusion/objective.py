@@ -1,18 +1,15 @@
 """The losses of masked diffusion, each next to its equation.
 
 A loss has two independent choices: what a masked token costs (cross-entropy, squared error) and what a sequence's
-masked tokens weigh. Every loss is a mean over sequences and per token of the sequence, so that the 1/t weight gives
-the bound on the negative log-likelihood in nats per token.
+masked tokens weigh. Every loss is a mean over sequences and per token of the sequence. With weight "1/t" and t uniform on
+[0, 1] it is then the bound on the negative log-likelihood in nats per token.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_rate import MaskRate
-from mdlm_min.run.errors import InputError
-
-WEIGHTS = ("1/t", "none", "mean")
+WEIGHTS = ("1/t", "1/(t p(t))", "none", "mean")
 TOKEN_LOSSES = ("cross_entropy", "squared_error")
 
 
@@ -27,17 +24,25 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_loss(
-    token_loss: Tensor, mask: Tensor, rate: Tensor | None, weight: str, whole: tuple[int, int] | None = None
+    token_loss: Tensor,
+    mask: Tensor,
+    rate: Tensor | None,
+    weight: str,
+    density: Tensor | None = None,
+    whole: tuple[int, int] | None = None,
 ) -> Tensor:
     """Mean over sequences of the weighted sum of the masked tokens' losses; a scalar.
 
-    token_loss: [masked], in the row-major order of `mask` ([batch, length], bool). rate: [batch], needed by "1/t".
+    token_loss: [masked], in the row-major order of `mask` ([batch, length], bool). rate: mask rate of each sequence, [batch];
+    density: p(t) at each of these rates, [batch]. Both are needed only by the weights that name them.
     whole: sequences and tokens of the whole batch, where these rows are a part of it or padded; the parts' losses then add up
     to the batch's, whose L is the mean length.
     weight, for a sequence of L tokens, M of them masked at rate t:
-      "1/t"   sum / (t L): Eq. 1 and the objective of section 5, divided by L;
-      "none"  sum / L: every masked token counts the same (open point 1: what maximising P_S fits);
-      "mean"  sum / M: a sequence without masked tokens counts as zero.
+      "1/t"          sum / (t L): Eq. 1 and the objective of section 5, divided by L. The likelihood bound for t ~ U[0,1] only;
+      "1/(t p(t))"   sum / (t p(t) L): the likelihood bound for every density p that is positive on (0, 1]; for another one the
+                     part of the bound's integral over t that lies on p's support;
+      "none"         sum / L: every masked token counts the same (open point 1: what maximising P_S fits);
+      "mean"         sum / M: a sequence without masked tokens counts as zero.
     """
     batch, columns = mask.shape
     sequences, tokens = whole or (batch, batch * columns)
@@ -48,16 +53,8 @@ def masked_loss(
         scale = torch.full((batch,), 1 / length, device=mask.device)
     elif weight == "1/t" and rate is not None:
         scale = 1 / (rate * length)
+    elif weight == "1/(t p(t))" and rate is not None and density is not None:
+        scale = 1 / (rate * density * length)
     else:
-        raise ValueError(f"weight {weight!r} with rate {rate}")
+        raise ValueError(f"weight {weight!r} with rate {rate} and density {density}")
     return (token_loss * scale[:, None].expand(batch, columns)[mask]).sum() / sequences
-
-
-def check_weight(weight: str, rate: MaskRate) -> None:
-    """Raise InputError for an unknown weight, or for a rate that can be 0 where its inverse is needed."""
-    if weight not in WEIGHTS:
-        raise InputError(f"weight: {weight!r} is unknown; allowed: {', '.join(WEIGHTS)}")
-    if rate.can_be_zero and weight == "1/t":
-        raise InputError(
-            f"mask_rate: {rate.text!r} can be t = 0, where weight 1/t is infinite; allowed: t > 0, or weight none, mean"
-        )

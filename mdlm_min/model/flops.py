@@ -22,9 +22,9 @@ class Work:
         return f"{self.tokens * rate:,.0f} tokens/s, {self.operations * rate / self.ceiling:.0%} of the matmul rate"
 
 
-def training_operations(config: ModelConfig, batch: int, asked: float) -> float:
-    """Floating-point operations of one step, forward and backward (three times forward), when `asked` of all positions are
-    read (their share): every block at every position, the last block's queries and MLP and the head at those asked for.
+def training_operations(config: ModelConfig, batch: int, selected: float) -> float:
+    """Floating-point operations of one step, forward and backward (three times forward), when the share `selected` of all positions is
+    scored: every block at every position, the last block's queries and MLP and the head at the selected ones.
 
     Counts matrix products only, 2 operations a multiply-add, attention scores included.
     """
@@ -32,8 +32,8 @@ def training_operations(config: ModelConfig, batch: int, asked: float) -> float:
     mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)
     attention = 4 * config.length * width
     full_blocks = (config.layers - 1) * (8 * width**2 + mlp + attention)
-    last_block = 4 * width**2 + asked * (4 * width**2 + mlp + attention)  # keys and values everywhere
-    head = asked * 2 * width * config.outputs
+    last_block = 4 * width**2 + selected * (4 * width**2 + mlp + attention)  # keys and values everywhere
+    head = selected * 2 * width * config.outputs
     return 3.0 * tokens * (full_blocks + last_block + head)
 
 

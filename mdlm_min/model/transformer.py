@@ -2,7 +2,7 @@
 no biases), or anything between, bidirectional or causal.
 
 Masked diffusion reads the network only at masked positions, so the last block and the head are computed only there:
-keys and values need every position, queries and everything after the attention only those asked for. The results and
+keys and values need every position, queries and everything after the attention only the selected ones. The results and
 gradients are those of the full computation. A second saving is exact too: the first block sees only
 vocab_size x length distinct inputs, so where that is fewer than the tokens of a batch (parity: 63 against 42,000) its
 projections are computed once for each distinct input.
@@ -35,7 +35,7 @@ class ModelConfig:
     causal: bool = False
     attention: str = "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
     init: str = "gpt2"  # deviation of the weights: 0.02; "width": 1/sqrt(width); "llada": that, cut at three deviations
-    position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys turned by their position (RoPE)
+    position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys rotated by their position (RoPE)
     tied: bool = False  # head weights = token embedding
     norm: str = "layernorm"  # or "rmsnorm"
     mlp: str = "gelu"  # or "swiglu": silu(gate) * in
@@ -73,8 +73,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The positions that a forward pass is asked for, [asked] of them in row-major order.
+class Selection:
+    """The positions whose scores a forward pass computes, [selected] of them in row-major order.
 
     mask: bool [batch, length]. row, column: where each is; slot: which of its row's it is, `most` being a row's most.
     """
@@ -86,14 +86,14 @@ class Asked:
     most: int
 
     @staticmethod
-    def of(mask: Tensor) -> "Asked":
+    def of(mask: Tensor) -> "Selection":
         """The True entries of a mask."""
         row, column = mask.nonzero(as_tuple=True)
         slot = (mask.cumsum(dim=1) - 1)[row, column]
-        return Asked(mask, row, column, slot, int(mask.sum(dim=1).max()) if len(row) else 0)
+        return Selection(mask, row, column, slot, int(mask.sum(dim=1).max()) if len(row) else 0)
 
     def pick(self, x: Tensor) -> Tensor:
-        """[batch, length, ...] to [asked, ...]."""
+        """[batch, length, ...] to [selected, ...]."""
         return x[self.row, self.column]
 
 
@@ -103,16 +103,16 @@ class Projections(nn.Linear):
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__(width, 3 * width, bias)
 
-    def forward(self, x: Tensor, asked: Asked | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """q, k, v, each shaped as `x` ([..., width]); q only where it is asked for, [asked, width]."""
-        if asked is None:
+    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """q, k, v, each shaped as `x` ([..., width]); q only at the selection, [selected, width]."""
+        if selection is None:
             q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
             return q, k, v
         sizes = (self.in_features, 2 * self.in_features)
         q_weight, kv_weight = self.weight.split(sizes)
         q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
         k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
-        return F.linear(asked.pick(x), q_weight, q_bias), k, v
+        return F.linear(selection.pick(x), q_weight, q_bias), k, v
 
 
 class Block(nn.Module):
@@ -136,32 +136,33 @@ class Block(nn.Module):
         self,
         x: Tensor,
         index: Tensor | None = None,
-        asked: Asked | None = None,
-        present: Tensor | None = None,
-        turns: tuple[Tensor, Tensor] | None = None,
+        selection: Selection | None = None,
+        padding_mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Output [batch, length, width], or [asked, width] where only some positions are asked for.
+        """Output [batch, length, width], or [selected, width] given a selection.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
-        [distinct, width] that `index` points into. `present` (bool, [batch, length]) is False at padding; None for no padding.
-        `turns` are the cosines and sines of `rotary_angles`, None without rotary positions.
+        [distinct, width] that `index` points into. `padding_mask` (bool, [batch, length]) is True at real
+        tokens, False at padding; None for no padding.
+        `rotary`: cosines and sines of `rotary_angles`, None for learned positions.
         """
-        if index is not None and asked is not None and self.config.attention == "learned" and not self.config.causal:
-            chosen = asked.pick(index)
-            y = self._attend_distinct(x, chosen, index, asked)
+        if index is not None and selection is not None and self.config.attention == "learned" and not self.config.causal:
+            chosen = selection.pick(index)
+            y = self._attend_distinct(x, chosen, index, selection)
             x = x[chosen]
         elif index is not None:
             q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
             x = x[index]
-            y = self._attend(q if asked is None else asked.pick(q), k, v, asked, present)
-            x = x if asked is None else asked.pick(x)
-        elif asked is not None:
-            q, k, v = self.qkv(self.norm_1(x), asked)
-            y = self._attend(self._turn(q, turns, asked.column), self._turn(k, turns), v, asked, present)
-            x = asked.pick(x)
+            y = self._attend(q if selection is None else selection.pick(q), k, v, selection, padding_mask)
+            x = x if selection is None else selection.pick(x)
+        elif selection is not None:
+            q, k, v = self.qkv(self.norm_1(x), selection)
+            y = self._attend(self._rotate(q, rotary, selection.column), self._rotate(k, rotary), v, selection, padding_mask)
+            x = selection.pick(x)
         else:
             q, k, v = self.qkv(self.norm_1(x))
-            y = self._attend(self._turn(q, turns), self._turn(k, turns), v, None, present)
+            y = self._attend(self._rotate(q, rotary), self._rotate(k, rotary), v, None, padding_mask)
         x = x + self.attention_out(y)
         h = self.norm_2(x)
         inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
@@ -170,42 +171,42 @@ class Block(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
 
-    def _turn(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
-        """Queries or keys [..., width] turned by their position: the last but one axis, or `position` ([...])."""
-        if turns is None:
+    def _rotate(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
+        """Queries or keys [..., width] rotated by their position: the last but one axis, or `position` ([...])."""
+        if rotary is None:
             return x
-        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in turns)
+        cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in rotary)
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
         # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
         first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, asked: Asked | None, present: Tensor | None) -> Tensor:
-        """Attention of all queries [batch, length, width], or of those asked for [asked, width], in the same shape."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, selection: Selection | None, padding_mask: Tensor | None) -> Tensor:
+        """Attention of all queries [batch, length, width], or of the selected ones [selected, width], in the same shape."""
         if self.config.attention == "uniform":
             mean = v.mean(dim=1, keepdim=True).expand_as(v)
-            return mean if asked is None else asked.pick(mean)
-        visible = None if present is None else present[:, None, None]  # [batch, heads, queries, keys]
-        if asked is None:
+            return mean if selection is None else selection.pick(mean)
+        visible = None if padding_mask is None else padding_mask[:, None, None]  # [batch, heads, queries, keys]
+        if selection is None:
             causal = self.config.causal
             y = F.scaled_dot_product_attention(
                 self._heads(q), self._heads(k), self._heads(v), attn_mask=visible, is_causal=causal
             )
             return y.transpose(-3, -2).flatten(-2)
-        # Sequences ask for different numbers of positions: pack each one's queries to the left of a padded tensor.
-        packed = q.new_zeros(len(k), asked.most, q.shape[-1]).index_put((asked.row, asked.slot), q)
+        # Sequences have different numbers of selected positions: pack each one's queries to the left of a padded tensor.
+        packed = q.new_zeros(len(k), selection.most, q.shape[-1]).index_put((selection.row, selection.slot), q)
         if self.config.causal:
-            at = asked.column.new_zeros(len(k), asked.most).index_put((asked.row, asked.slot), asked.column)
+            at = selection.column.new_zeros(len(k), selection.most).index_put((selection.row, selection.slot), selection.column)
             visible = (torch.arange(k.shape[1], device=q.device) <= at[:, :, None])[:, None]
         y = F.scaled_dot_product_attention(self._heads(packed), self._heads(k), self._heads(v), attn_mask=visible)
-        return y.transpose(-3, -2).flatten(-2)[asked.row, asked.slot]
+        return y.transpose(-3, -2).flatten(-2)[selection.row, selection.slot]
 
-    def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, asked: Asked) -> Tensor:
+    def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, selection: Selection) -> Tensor:
         """Attention of the `chosen` inputs over the whole table, closed to the inputs that their sequence lacks."""
         q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)))  # [heads, distinct, dim]
         scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).transpose(0, 1)  # [distinct, heads, distinct]
         seen = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
-        absent = ~seen[asked.row]
+        absent = ~seen[selection.row]
         weights = F.embedding(chosen, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
         return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
 
@@ -240,9 +241,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # activation checkpointing, block by block
-        self._turns: dict[
-            torch.device, tuple[Tensor, Tensor]
-        ] = {}  # no buffers: a model in bfloat16 turns in float32 all the same
+        # No buffers: a model in bfloat16 rotates in float32 all the same.
+        self._rotary_tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.length, config.width)
@@ -272,10 +272,10 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, positions: Tensor | Asked | None = None, present: Tensor | None = None) -> Tensor:
-        """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given `positions` (bool, [batch, length]),
-        only theirs, [asked, outputs], in row-major order. `present` (bool, [batch, length]) is False at padding, whose own
-        scores mean nothing; None where there is none.
+    def forward(self, tokens: Tensor, selection: Tensor | Selection | None = None, padding_mask: Tensor | None = None) -> Tensor:
+        """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given a `selection` (bool, [batch, length]),
+        only theirs, [selected, outputs], in row-major order. `padding_mask` (bool, [batch, length]) is True at real
+        tokens, False at padding, whose own scores mean nothing; None for no padding.
 
         Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
         without rotary positions or in a causal model.
@@ -284,8 +284,8 @@ class Transformer(nn.Module):
         learned = self.config.position_encoding == "learned"
         if length > self.config.length or (learned and length != self.config.length):
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
-        if present is not None and (learned or self.config.causal):
-            raise ValueError("present: padding needs rotary positions and a bidirectional model")
+        if padding_mask is not None and (learned or self.config.causal):
+            raise ValueError("padding_mask: padding needs rotary positions and a bidirectional model")
         distinct = self.config.vocab_size * length
         index = None
         if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
@@ -294,24 +294,26 @@ class Transformer(nn.Module):
         else:
             x = self.token_embedding(tokens)
             x = x + self.position_embedding.weight if learned else x
-        asked = Asked.of(positions) if isinstance(positions, Tensor) else positions
+        selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
-            x, index = self._through(block, x, index, None, present), None
-        return self.head(self.norm(self._through(self.blocks[-1], x, index, asked, present)))
+            x, index = self._through(block, x, index, None, padding_mask), None
+        return self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
 
-    def _rotary_turns(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    def _rotary(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""
         config = self.config
         if config.position_encoding != "rotary":
             return None
-        if device not in self._turns:
+        if device not in self._rotary_tables:
             angles = rotary_angles(config.length, config.width // config.heads, config.rotary_base)
-            self._turns[device] = (angles.cos().to(device), angles.sin().to(device))
-        return self._turns[device]
+            self._rotary_tables[device] = (angles.cos().to(device), angles.sin().to(device))
+        return self._rotary_tables[device]
 
-    def _through(self, block: nn.Module, x: Tensor, index: Tensor | None, asked: Asked | None, present: Tensor | None) -> Tensor:
+    def _through(
+        self, block: nn.Module, x: Tensor, index: Tensor | None, selection: Selection | None, padding_mask: Tensor | None
+    ) -> Tensor:
         """One block; with `recompute`, its activations are computed again in the backward pass instead of being kept."""
-        inputs = (x, index, asked, present, self._rotary_turns(x.device))
+        inputs = (x, index, selection, padding_mask, self._rotary(x.device))
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in a block is random
         return block(*inputs)

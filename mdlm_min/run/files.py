@@ -1,29 +1,55 @@
 """Files written whole or not at all, hashed, and locked."""
 
+import errno
 import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mdlm_min.run.errors import InputError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write to a temporary neighbour, flush it to the disk and rename it. Raises InputError (full disk, no permission)."""
+    """Write to a temporary neighbour, flush it to the disk and rename it.
+
+    A symbolic link stays and its target is replaced. A character device (/dev/null) or a pipe that is being read is written to as
+    it is. Raises InputError for a directory or a disk, and where the system refuses (no space, no permission).
+    """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        if path.exists() and not path.is_file():
+            _write_through(path, data)
+            return
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # it leads back to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):  # it is gone where all went well, and may never have been there
+                temporary.unlink()
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}; what stood there before is unchanged") from error
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write to a character device or to a pipe that has a reader."""
+    if not (path.is_char_device() or path.is_fifo()):
+        raise InputError(f"cannot write {path}: neither a regular file nor a character device nor a pipe")
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_NONBLOCK
+    )  # a pipe without a reader is an error: waiting for one could be for ever
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
 
 
 def sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ class RunFolder:
             raise InputError(f"{path} is damaged ({error}); delete the folder to run again") from error
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """Append one row; floats are written so that reading gives the same bits."""
+        """Append one row and flush it to the disk; floats are written so that reading gives the same bits."""
         path = self.path / "metrics.csv"
         line = ",".join(format_number(value) for value in row.values()) + "\n"
         try:
@@ -94,18 +95,37 @@ class RunFolder:
                 if file.tell() == 0:
                     file.write(",".join(row) + "\n")
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; the last checkpoint is kept") from error
 
-    def keep_metrics_until(self, step: int) -> list[Row]:
-        """Drop the rows after `step`, which a resumed run will write again; returns those kept."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
-        if rows:
-            lines = [",".join(rows[0])] + [",".join(format_number(value) for value in row.values()) for row in rows]
-            write_whole(self.path / "metrics.csv", "\n".join(lines) + "\n")
-        else:
-            (self.path / "metrics.csv").unlink(missing_ok=True)
+    def drop_metrics(self) -> None:
+        """Delete metrics.csv: the run starts again."""
+        (self.path / "metrics.csv").unlink(missing_ok=True)
+
+    def metrics_mark(self) -> dict[str, Any]:
+        """What a checkpoint records of metrics.csv: the number of rows and the hash of the text."""
+        rows = self.metrics()
+        return {"rows": len(rows), "sha256": hashlib.sha256(_csv(rows).encode()).hexdigest()}
+
+    def restore_metrics(self, mark: Mapping[str, Any]) -> list[Row]:
+        """Go back to the rows that `mark` (of `metrics_mark`) counted; later ones are written again by the resumed run.
+
+        Returns the rows. Raises InputError where metrics.csv no longer begins with them.
+        """
+        rows = self.metrics()[: mark["rows"]]
+        text = _csv(rows)
+        if len(rows) < mark["rows"] or hashlib.sha256(text.encode()).hexdigest() != mark["sha256"]:
+            raise InputError(
+                f"{self.path / 'metrics.csv'} has lost or changed rows that its checkpoint counted ({mark['rows']} rows); "
+                f"bring the file back, or delete {self.path} to run again"
+            )
+        self._replace_metrics(text)
         return rows
+
+    def _replace_metrics(self, text: str) -> None:
+        write_whole(self.path / "metrics.csv", text)
 
     def write_items(self, rows: list[dict[str, str | float]]) -> None:
         """Write items.csv whole."""
@@ -137,7 +157,7 @@ class RunFolder:
     def finish_at_once(self, row: Row, data_sha256: str, seconds: float) -> None:
         """The whole record of a run without steps: `row` is its one evaluation, on the CPU in float64. Such a run is short, so
         an interrupted one starts again."""
-        self.keep_metrics_until(-1)
+        self.drop_metrics()
         self.append_metrics({"step": 0.0, **row})
         self.write_json("data.json", {"sha256": data_sha256, "device": "cpu", "dtype": "float64"})
         self.log(f"{len(row)} values")
@@ -153,9 +173,11 @@ class Follower(RunFolder):
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Nothing."""
 
-    def keep_metrics_until(self, step: int) -> list[Row]:
-        """The rows until `step`."""
-        return [row for row in self.metrics() if row["step"] <= step]
+    def drop_metrics(self) -> None:
+        """Nothing."""
+
+    def _replace_metrics(self, text: str) -> None:
+        """Nothing."""
 
     def write_items(self, rows: list[dict[str, str | float]]) -> None:
         """Nothing."""
@@ -168,6 +190,14 @@ class Follower(RunFolder):
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Nothing."""
+
+
+def _csv(rows: list[Row]) -> str:
+    """metrics.csv as text."""
+    if not rows:
+        return ""
+    lines = [",".join(rows[0])] + [",".join(format_number(value) for value in row.values()) for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def format_number(value: float) -> str:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import masked_loss
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.language import LanguageTask
@@ -53,7 +52,7 @@ class ProbeTask(LanguageTask):
         tokens = self.data.batch("train", config.data.length, config.batch, self.seed, beyond).to(self.device)
         rates = torch.full((len(tokens),), rate, device=self.device)
         mask = bernoulli(rates, tokens.shape[1], generator)
-        loss = masked_loss(self.nll(tokens, mask), mask, rates, config.weight)
+        loss = self.process.loss(self.nll(tokens, mask), mask, rates)
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(self.model.parameters()))])
 
 

@@ -13,8 +13,7 @@ from mdlm_min.data.text import TextConfig, TextData, find_sources, load_text
 from mdlm_min.data.tokenizer import check_tokenizer
 from mdlm_min.diffusion.likelihood import Score, estimate
 from mdlm_min.diffusion.mask_rate import MaskRate
-from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import check_weight, masked_loss
+from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import build
@@ -45,7 +44,7 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class LanguageRunConfig:
-    """One run on text. `weight` and `mask_rate` are those of masked diffusion (mdlm_min/diffusion/objective.py)."""
+    """One run on text. `mask_rate` and `weight` are those of masked diffusion (diffusion/process.py)."""
 
     data: TextConfig = TextConfig()
     model: ShapeConfig = ShapeConfig()
@@ -59,7 +58,7 @@ class LanguageRunConfig:
     test_passes: int = 4800  # and for the test loss at the end
 
     def __post_init__(self) -> None:
-        check_weight(self.weight, MaskRate.parse(self.mask_rate))
+        self.process()
         if self.dtype not in DTYPES:
             raise InputError(f"dtype: {self.dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
         for name, least in (("batch", 1), ("validation_passes", 24 * STRATA), ("test_passes", 24 * STRATA)):
@@ -72,6 +71,10 @@ class LanguageRunConfig:
         else:
             check_tokenizer(self.data.tokenizer)
         self.model_config(vocab_size=256)
+
+    def process(self) -> MaskedDiffusion:
+        """How this run masks and weighs. Raises InputError for a mask rate or a weight that is not allowed."""
+        return MaskedDiffusion(MaskRate.parse(self.mask_rate), self.weight)
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The Transformer for data with this vocabulary; the mask token (or the start token) is one more."""
@@ -94,9 +97,9 @@ class LanguageTask(Task):
         shape = config.model_config(self.data.vocab_size)
         self.model = Transformer(shape, stream(seed, "weights")).to(self.device)
         self.mask_token = self.data.vocab_size
-        self.mask_rate = MaskRate.parse(config.mask_rate)
+        self.process = config.process()
         ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads())
-        operations = training_operations(shape, config.batch, asked=self.mask_rate.mean)
+        operations = training_operations(shape, config.batch, selected=self.process.rate.mean)
         self.work = Work(config.batch * config.data.length, operations, ceiling)
 
     def autocast(self) -> torch.autocast:
@@ -112,10 +115,8 @@ class LanguageTask(Task):
         """Training loss on this step's blocks (and masks), in nats per token."""
         config = self.config
         tokens = self.data.batch("train", config.data.length, config.batch, self.seed, step).to(self.device)
-        generator = stream(self.seed, "masks", step, self.device)
-        rate = self.mask_rate.sample(len(tokens), generator)
-        mask = bernoulli(rate, tokens.shape[1], generator)
-        return masked_loss(self.nll(tokens, mask), mask, rate, config.weight)
+        mask, rate = self.process.mask(len(tokens), tokens.shape[1], stream(self.seed, "masks", step, self.device))
+        return self.process.loss(self.nll(tokens, mask), mask, rate)
 
     @torch.no_grad()
     def test_loss(self, split: str, passes: int) -> Row:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mdlm_min.data.parity import MASK_TOKEN, VOCAB_SIZE, ParityConfig, is_signal, make_parity
 from mdlm_min.diffusion.mask_rate import MaskRate
-from mdlm_min.diffusion.masking import bernoulli, one_of
-from mdlm_min.diffusion.objective import TOKEN_LOSSES, check_weight, masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.diffusion.objective import TOKEN_LOSSES, sign_cross_entropy, squared_error
+from mdlm_min.diffusion.process import MaskedDiffusion, OneMasked, Process
 from mdlm_min.model.flops import Work
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import ModelConfig, Transformer
@@ -65,7 +65,7 @@ class ParityRunConfig:
         if self.token_loss not in TOKEN_LOSSES:
             raise InputError(f"token_loss: {self.token_loss!r} is unknown; allowed: {', '.join(TOKEN_LOSSES)}")
         if self.supervision == "masked":
-            check_weight(self.weight, MaskRate.parse(self.mask_rate))
+            MaskedDiffusion(MaskRate.parse(self.mask_rate), self.weight)
         elif self.mask_rate or self.weight != "mean":
             raise InputError(
                 f"mask_rate, weight: supervision {self.supervision!r} masks one token; allowed: no mask_rate, weight = mean"
@@ -102,21 +102,17 @@ class ParityTask(Task):
             part.to(self.device) for part in (self.data.train, self.data.validation, self.data.secret)
         )
         self.model = config.make_network(seed).to(self.device)
-        self.mask_rate = MaskRate.parse(config.mask_rate) if config.supervision == "masked" else None
+        self.process = self._process()
         self._reset_counts()
 
     def _reset_counts(self) -> None:
         self.masks_seen = 0
         self.signal_masks = torch.zeros((), dtype=torch.int64, device=self.device)
 
-    def masks(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """This run's masks for a batch of sequences (bool, [batch, length]) and, where they have one, their rates [batch]."""
-        length = self.config.data.n + 1
-        if self.mask_rate is not None:
-            rate = self.mask_rate.sample(batch, generator)
-            return bernoulli(rate, length, generator), rate
-        positions = self.secret[-1:] if self.config.supervision == "output" else self.secret
-        return one_of(positions, batch, length, generator), None
+    def _process(self) -> Process:
+        if self.config.supervision == "masked":
+            return MaskedDiffusion(MaskRate.parse(self.config.mask_rate), self.config.weight)
+        return OneMasked(self.secret[-1:] if self.config.supervision == "output" else self.secret)
 
     def loss(self, step: int) -> Tensor:
         """Loss of Eq. 1 (or its cross-entropy form) on this step's samples and masks."""
@@ -124,15 +120,15 @@ class ParityTask(Task):
         if self.config.batch:
             chosen = torch.randperm(len(tokens), generator=stream(self.seed, "batches", step))[: self.config.batch]
             tokens = tokens[chosen.to(self.device)]
-        mask, rate = self.masks(len(tokens), stream(self.seed, "masks", step, self.device))
+        mask, rate = self.process.mask(len(tokens), tokens.shape[1], stream(self.seed, "masks", step, self.device))
         self.masks_seen += len(mask)
         self.signal_masks += is_signal(mask, self.secret).sum()
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
         target = (tokens[mask] - 1).to(output.dtype)
         token_loss = sign_cross_entropy if self.config.token_loss == "cross_entropy" else squared_error
-        loss = masked_loss(token_loss(output, target), mask, rate, self.config.weight)
+        loss = self.process.loss(token_loss(output, target), mask, rate)
         # Eq. 1 sums over a sequence; AdamW does not see the factor, plain gradient descent does.
-        return loss * mask.shape[1] if self.config.weight == "1/t" else loss
+        return loss * mask.shape[1] if self.config.weight.startswith("1/") else loss
 
     @torch.no_grad()
     def accuracy(self, tokens: Tensor) -> float:

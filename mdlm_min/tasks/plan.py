@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.model.transformer import Asked, ModelConfig, empty_transformer
+from mdlm_min.model.transformer import ModelConfig, Selection, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import DTYPES
@@ -83,11 +82,6 @@ class Plan:
         return self.operations / (self.rate * hours * 3600)
 
 
-def largest_rate(mask_rate: str) -> float:
-    """The largest mask rate that a run will meet."""
-    return max(interval.high for interval in MaskRate.parse(mask_rate).intervals)
-
-
 def step_memory(
     model: ModelConfig, batch: int, rate: float, weights: torch.dtype, compute: torch.dtype, recompute: bool, keep_gradients: bool, optimizer: bool
 ) -> dict[str, float]:  # fmt: skip
@@ -96,7 +90,7 @@ def step_memory(
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    asked_each = max(1, round(rate * model.length))
+    selected_each = max(1, round(rate * model.length))
     with FakeTensorMode():
         network = empty_transformer(model, weights)
         network.recompute = recompute
@@ -110,13 +104,13 @@ def step_memory(
             for parameter in network.parameters():
                 parameter.register_post_accumulate_grad_hook(lambda made: setattr(made, "grad", None))
         tokens = torch.zeros(batch, model.length, dtype=torch.int64)
-        index = torch.zeros(batch * asked_each, dtype=torch.int64)
-        asked = Asked(tokens.bool(), index, index.clone(), index.clone(), asked_each)
+        index = torch.zeros(batch * selected_each, dtype=torch.int64)
+        selection = Selection(tokens.bool(), index, index.clone(), index.clone(), selected_each)
         tracker = MemTracker()
-        tracker.track_external(network, stepper, tokens, asked.row, asked.column, asked.slot)
+        tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-                scores = network(tokens, asked)
+                scores = network(tokens, selection)
             F.cross_entropy(scores.float(), index).backward()
             if optimizer:
                 stepper.step()
@@ -135,7 +129,7 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     engine, model = config.engine, model_of(config)
     parameters = parameter_count(model)
     batch = config.batch // gpus // engine.parts(config.batch, gpus)
-    rate, compute = largest_rate(config.mask_rate), DTYPES[config.dtype]
+    rate, compute = config.process().rate.highest, DTYPES[config.dtype]
     sharded = engine.kind == "deepspeed" and engine.zero > 0
     weights = (torch.bfloat16 if config.dtype == "bfloat16" else torch.float32) if sharded else DTYPES[config.weights]
     found = step_memory(
@@ -177,7 +171,7 @@ def model_of(config: PretrainConfig) -> ModelConfig:
 def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
     """The plan of a configuration. Raises InputError where its batch cannot be cut for so many GPUs."""
     model = model_of(config)
-    operations = training_operations(model, config.batch, MaskRate.parse(config.mask_rate).mean) * config.train.steps
+    operations = training_operations(model, config.batch, config.process().rate.mean) * config.train.steps
     tokens = float(config.batch * config.data.length * config.train.steps)
     return Plan(memory(config, gpus), gpu.memory, parameter_count(model), tokens, operations, gpus * gpu.operations)
 
@@ -218,7 +212,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
     passes = config.engine.parts(config.batch, gpus)
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, vocabulary {model.vocab_size:,}",
-        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {largest_rate(config.mask_rate):.0%}",
+        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {config.process().rate.highest:.0%}",
         f"engine      {engine_text(config.engine)}, {config.dtype}",
         f"memory      per {gpu}, at a step's peak",
         f"  weights     {need.weights / GB:8.2f} GB",

@@ -18,8 +18,7 @@ from torch import Tensor
 from mdlm_min.data.items import TASKS, items_file, load_items
 from mdlm_min.data.stream import Batch, StreamConfig, open_data
 from mdlm_min.diffusion.mask_rate import MaskRate
-from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import check_weight, masked_loss
+from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.llada import save_weights, scaled
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
@@ -71,7 +70,7 @@ class PretrainConfig:
     item_passes: int = 8
 
     def __post_init__(self) -> None:
-        check_weight(self.weight, MaskRate.parse(self.mask_rate))
+        self.process()
         for name in ("dtype", "weights"):
             if getattr(self, name) not in DTYPES:
                 raise InputError(f"{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(DTYPES)}")
@@ -89,6 +88,10 @@ class PretrainConfig:
             raise InputError(f"data.length: {self.data.length} is not allowed; at least {STRATA}, for the loss in tenths of t")
         self.engine.parts(self.batch, self.engine.processes)
         self.model_config(vocab_size=256)
+
+    def process(self) -> MaskedDiffusion:
+        """How this run masks and weighs. Raises InputError for a mask rate or a weight that is not allowed."""
+        return MaskedDiffusion(MaskRate.parse(self.mask_rate), self.weight)
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The Transformer for this vocabulary, mask and end token included."""
@@ -114,7 +117,7 @@ class PretrainTask(Task):
         self.model = Transformer(shape, stream(seed, "weights")).to(place, DTYPES[config.weights])
         self.model.recompute = config.engine.recompute
         self.network: Any = self.model  # what is called; an engine may wrap the model
-        self.mask_rate = MaskRate.parse(config.mask_rate)
+        self.process = config.process()
         self.parts = config.engine.parts(config.batch, distributed.world())
         self.stream = self.data.stream(seed)
         self._reader = ThreadPoolExecutor(1)  # the next batch is read while this one is computed
@@ -124,7 +127,7 @@ class PretrainTask(Task):
         self._step, self._batch = -1, Batch(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
         ceiling = matmul_ceiling(config.device, self.dtype, torch.get_num_threads()) * distributed.world()
         self.work = Work(
-            config.batch * config.data.length, training_operations(shape, config.batch, self.mask_rate.mean), ceiling
+            config.batch * config.data.length, training_operations(shape, config.batch, self.process.rate.mean), ceiling
         )
 
     def _read(self) -> tuple[Batch, dict[str, Any]]:
@@ -152,22 +155,21 @@ class PretrainTask(Task):
         return self._batch
 
     def _draw_masks(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the whole batch: mask rates [batch], masks and what is no padding, both [batch, length]. Drawn once for all parts of a step."""
+        """Of the whole batch: mask rates [batch], masks and padding masks (True: a real token), both [batch, length]. Drawn once for all parts of a step."""
         size, length = self._batch.tokens.shape
-        generator = stream(self.seed, "masks", step)
-        rate = self.mask_rate.sample(size, generator)
-        present = torch.arange(length) < self._batch.lengths[:, None]
-        return rate, bernoulli(rate, length, generator) & present, present
+        mask, rate = self.process.mask(size, length, stream(self.seed, "masks", step))
+        padding_mask = torch.arange(length) < self._batch.lengths[:, None]
+        return rate, mask & padding_mask, padding_mask
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def nll(self, tokens: Tensor, mask: Tensor, present: Tensor | None = None) -> Tensor:
+    def nll(self, tokens: Tensor, mask: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """-log p in nats of the masked tokens given the others: float32 [masked], in row-major order of `mask`."""
         tokens, mask = tokens.to(self.device), mask.to(self.device)
-        present = None if present is None or bool(present.all()) else present.to(self.device)
+        padding_mask = None if padding_mask is None or bool(padding_mask.all()) else padding_mask.to(self.device)
         with self.autocast():
-            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, present)
+            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, padding_mask)
         return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
 
     def loss(self, step: int) -> Tensor:
@@ -181,11 +183,11 @@ class PretrainTask(Task):
         return self._rows_loss(step, first, first + size)
 
     def _rows_loss(self, step: int, first: int, last: int) -> Tensor:
-        config, batch = self.config, self.batch(step)
-        rate, mask, present = self._masks
-        whole = (config.batch, int(batch.lengths.sum()))
-        losses = self.nll(batch.tokens[first:last], mask[first:last], present[first:last])
-        return masked_loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), config.weight, whole)
+        batch = self.batch(step)
+        rate, mask, padding_mask = self._masks
+        whole = (self.config.batch, int(batch.lengths.sum()))
+        losses = self.nll(batch.tokens[first:last], mask[first:last], padding_mask[first:last])
+        return self.process.loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), whole)
 
     @torch.no_grad()
     def _shared_nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -290,7 +292,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
     """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
     config = build(PretrainConfig, settings)
     if config.engine.kind == "deepspeed":
-        launch(config.engine, folder, progress)
+        launch("pretrain", config.engine, folder, progress)
     else:
         train(prepare(settings, seed, folder), config.train, folder, progress)
 

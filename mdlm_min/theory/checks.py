@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import integrate, optimize, special, stats
 
-from baselines.gaussian_elimination import secret_by_elimination
 from mdlm_min.theory import formulas
+from mdlm_min.theory.elimination import secret_by_elimination
 
 WINDOWS = ((0.0, 0.1), (0.0, 0.2), (0.0, 0.246), (0.0, 0.3), (0.0, 0.4), (0.0, 1.0), (1 / 7, 1 / 7))
 SMALL = ((4, 2), (5, 3), (6, 3))

@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,139 +16,197 @@ from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from mdlm_min.training.engine import Engine, TorchEngine
-from mdlm_min.training.optimizer import Guard, TrainConfig
+from mdlm_min.training.optimizer import SpikeGuard, TrainConfig
 from mdlm_min.training.signals import on_stop_signals
 from mdlm_min.training.task import Task
-from mdlm_min.training.tensorboard_log import open_board
+from mdlm_min.training.tensorboard_log import open_tensorboard_log
 
 Progress = Callable[[str], None]
+EngineMaker = Callable[[Task, TrainConfig], Engine]
+SAY_EVERY = 10.0  # seconds between two lines of progress
 
 
 def check_device(device: str) -> None:
-    """Raise InputError for a device that is not to be had here."""
+    """Raise InputError for a device that is not available on this machine."""
     if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
-        raise InputError(f"device: {device!r} is not to be had here; allowed: cpu" + ", cuda" * torch.cuda.is_available())
+        raise InputError(
+            f"device: {device!r} is not available on this machine; allowed: cpu" + ", cuda" * torch.cuda.is_available()
+        )
 
 
-@dataclass
-class _Progress:
-    """What a checkpoint records besides tensors: time spent, and the losses since the last evaluation."""
-
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    guard: dict[str, float] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
+def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, engine_of: EngineMaker = TorchEngine) -> None:
+    """Train to the last step, or resume from the newest checkpoint in `folder`: see Trainer."""
+    Trainer(task, config, folder, progress, engine_of).run()
 
 
-def train(
-    task: Task,
-    config: TrainConfig,
-    folder: RunFolder,
-    progress: Progress,
-    engine_of: Callable[[Task, TrainConfig], Engine] | None = None,
-) -> None:
-    """Train to the end, or go on from the newest checkpoint in `folder`; the metrics are the same bits either way.
+class Trainer:
+    """One run: steps, evaluations, checkpoints, the end. A resumed run gives the same metrics as an undisturbed one, bit for bit on a CPU.
 
-    Checkpoints are taken every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and on SIGTERM,
-    SIGINT or a file `stop` in the folder, upon which KeyboardInterrupt is raised. `engine_of` makes the engine (default: plain torch) once the weights are in place.
-    Raises RunError for a loss that is not finite where `config.spike` does not skip it; the checkpoint before it is kept.
+    A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and upon a stop
+    request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt. `engine_of` makes the
+    engine once the weights are in place. Raises RunError for a loss that is not finite where `config.spike` does not skip it, and
+    keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are not those that it was written with.
     """
-    checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", config.checkpoint_seconds))
-    saved = Checkpoint(found[-1]) if (found := checkpoints(folder.checkpoints)) else None
-    before = _Progress()
-    first = 0
-    if saved:
-        first = saved.record["step"]
-        before = _Progress(**{name: saved.record[name] for name in _Progress.__dataclass_fields__})
-        task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
-    engine = (engine_of or TorchEngine)(task, config)
-    device = next(task.model.parameters()).device
-    guard = Guard(config.spike, **before.guard) if config.spike else None  # type: ignore[arg-type]
-    if saved:
-        engine.restore(saved)
-        task.restore(before.task)
-        folder.log(f"resumed at step {first}")
-    rows = folder.keep_metrics_until(first if saved else -1)
-    write_events = open_board(folder.path, first if saved else -1)
-    done = bool(rows) and (first >= config.steps or task.is_done(rows))
-    total = torch.tensor(before.loss_sum, device=device)
-    count = before.loss_count
-    started = last_saved = last_said = time.monotonic()
-    step = first
 
-    def mean_loss() -> float:
-        loss = float(total) / count if count else math.nan
-        if count and not math.isfinite(loss):
+    def __init__(
+        self, task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, engine_of: EngineMaker = TorchEngine
+    ) -> None:
+        self.task, self.config, self.folder, self.progress = task, config, folder, progress
+        self.checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", config.checkpoint_seconds))
+        self.device = next(task.model.parameters()).device
+        self.guard = SpikeGuard(config.spike) if config.spike else None
+        self.step = self.first_step = 0
+        self.rows: list[Row] = []
+        self.loss_sum = torch.zeros((), device=self.device)  # since the last evaluation, and over how many steps
+        self.loss_count = 0
+        self.seconds_before = 0.0
+        self.stop_requested = False
+        found = checkpoints(folder.checkpoints)
+        saved = Checkpoint(found[-1]) if found else None
+        if saved:
+            task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
+        self.engine = engine_of(task, config)
+        if saved:
+            self._restore(saved)
+        else:
+            folder.drop_metrics()
+        self.write_event = open_tensorboard_log(folder.path, self.step if saved else -1)
+        self.done = bool(self.rows) and (self.step >= config.steps or task.is_done(self.rows))
+        self.started = self.last_saved = self.last_said = time.monotonic()
+
+    def run(self) -> None:
+        """Train until the last step or until the task is done, then mark the folder as finished."""
+        with on_stop_signals(self._request_stop):
+            while not self.done:
+                if self._evaluation_is_due():
+                    self._evaluate()
+                self._say_if_due()
+                self._save_if_due()
+                if not self.done:
+                    self._take_step()
+        self.folder.log(f"finished at step {self.step}")
+        self.folder.finish({"steps": self.step, "seconds": round(self._seconds(), 3)})
+
+    def _request_stop(self) -> None:
+        self.stop_requested = True
+
+    def _seconds(self) -> float:
+        """Time spent on this run, earlier starts included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _evaluation_is_due(self) -> bool:
+        fresh = not (self.rows and self.rows[-1]["step"] == self.step)
+        return (self.step % self.config.eval_every == 0 and fresh) or self.step == self.config.steps
+
+    def _evaluate(self) -> None:
+        """Write a row of metrics and find out whether this was the last one."""
+        row: Row = {"step": float(self.step), "loss": self._mean_loss()}
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        if self.guard:
+            row["skipped"] = float(self.guard.skipped)
+        row |= self.task.evaluate(self.step)
+        self.folder.append_metrics(row)
+        self.write_event(row)
+        self.rows.append(row)
+        self.done = self.step >= self.config.steps or self.task.is_done(self.rows)
+        if self.done or self.step == self.first_step or self._silent_for(SAY_EVERY):
+            line = self._progress_line(row)
+            self.folder.log(line)
+            self._say(line)
+
+    def _mean_loss(self) -> float:
+        """Mean training loss since the last evaluation; not a number where there was no step."""
+        if not self.loss_count:
+            return math.nan
+        loss = float(self.loss_sum) / self.loss_count
+        if not math.isfinite(loss):
             raise RunError(
-                f"loss is {loss} between steps {step - count} and {step}; lower train.learning_rate. The last good checkpoint is kept"
+                f"loss is {loss} between steps {self.step - self.loss_count} and {self.step}; "
+                "lower train.learning_rate. The last good checkpoint is kept"
             )
         return loss
 
-    def finite() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in engine.tensors():
+    def _silent_for(self, seconds: float) -> bool:
+        return time.monotonic() - self.last_said >= seconds
+
+    def _say_if_due(self) -> None:
+        if self._silent_for(SAY_EVERY):
+            self._say(self._progress_line({"step": float(self.step), "loss": self._mean_loss()}))
+
+    def _progress_line(self, row: Row) -> str:
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        return progress_line(row, self.config.steps, (self.step - self.first_step) / elapsed, self.task.work)
+
+    def _say(self, line: str) -> None:
+        self.last_said = time.monotonic()
+        self.progress(line)
+
+    def _save_if_due(self) -> None:
+        """Write a checkpoint when one is due on any process. Raises KeyboardInterrupt after one that a stop request asked for."""
+        due = self.done or time.monotonic() - self.last_saved >= self.checkpoint_seconds
+        stop = self.stop_requested or self.folder.stop_requested()
+        due, stop = distributed.any_of(due, stop, device=self.device)
+        if (due or stop) and math.isfinite(self.checkpoint_seconds):
+            self._save()
+        if stop and not self.done:
+            self.folder.log(f"stopped at step {self.step} as asked")
+            self.folder.clear_stop_request()
+            raise KeyboardInterrupt
+
+    def _save(self) -> None:
+        self._mean_loss()  # a loss that is not finite must not reach a checkpoint
+        record: dict[str, Any] = {
+            "seconds": self._seconds(),
+            "loss_sum": float(self.loss_sum),
+            "loss_count": self.loss_count,
+            "guard": self.guard.state() if self.guard else {},
+            "task": self.task.state(),
+            "metrics": self.folder.metrics_mark(),
+        }
+        save_checkpoint(self.folder.checkpoints, self.step, self._finite_tensors(), record)
+        self.last_saved = time.monotonic()
+
+    def _finite_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.engine.tensors():
             if not torch.isfinite(tensor).all():
                 raise RunError(
-                    f"{name} is not finite after {step} steps; lower train.learning_rate. The last good checkpoint is kept"
+                    f"{name} is not finite after {self.step} steps; lower train.learning_rate. The last good checkpoint is kept"
                 )
             yield name, tensor
 
-    def save() -> None:
-        nonlocal last_saved
-        mean_loss()
-        kept = {name: value for name, value in vars(guard).items() if name not in ("spike", "patience")} if guard else {}
-        record = _Progress(before.seconds + time.monotonic() - started, float(total), count, kept, task.state())
-        save_checkpoint(folder.checkpoints, step, finite(), vars(record))
-        last_saved = time.monotonic()
+    def _restore(self, saved: Checkpoint) -> None:
+        """Take up the state of a checkpoint; the weights are in place already."""
+        try:
+            record = {
+                name: saved.record[name] for name in ("step", "seconds", "loss_sum", "loss_count", "guard", "task", "metrics")
+            }
+        except KeyError as error:
+            raise InputError(f"checkpoint {saved.path} has no field {error}; delete {saved.path.parent} to run again") from error
+        self.rows = self.folder.restore_metrics(record["metrics"])
+        self.step = self.first_step = record["step"]
+        self.seconds_before, self.loss_count = record["seconds"], record["loss_count"]
+        self.loss_sum += record["loss_sum"]
+        if self.guard:
+            self.guard = SpikeGuard(self.config.spike, **record["guard"])
+        self.engine.restore(saved)
+        self.task.restore(record["task"])
+        self.folder.log(f"resumed at step {self.step}")
 
-    wishes: list[bool] = []
-    with on_stop_signals(lambda: wishes.append(True)):
-        while not done:
-            if (step % config.eval_every == 0 and not (rows and rows[-1]["step"] == step)) or step == config.steps:
-                loss = mean_loss()
-                total.zero_()
-                count = 0
-                skips = {"skipped": float(guard.skipped)} if guard else {}
-                row: Row = {"step": float(step), "loss": loss, **skips, **task.evaluate(step)}
-                folder.append_metrics(row)
-                write_events(row)
-                rows.append(row)
-                done = step >= config.steps or task.is_done(rows)
-                now = time.monotonic()
-                if done or now - last_said >= 10 or step == first:
-                    last_said = now
-                    line = progress_line(row, config.steps, (step - first) / max(now - started, 1e-9), task.work)
-                    folder.log(line)
-                    progress(line)
-            if time.monotonic() - last_said >= 10:
-                last_said = time.monotonic()
-                mean = {"step": float(step), "loss": mean_loss()}
-                progress(progress_line(mean, config.steps, (step - first) / max(last_said - started, 1e-9), task.work))
-            due = done or time.monotonic() - last_saved >= checkpoint_seconds
-            due, stop = distributed.any_of(due, bool(wishes) or folder.stop_requested(), device=device)
-            if (due or stop) and math.isfinite(checkpoint_seconds):
-                save()
-            if stop and not done:
-                folder.log(f"stopped at step {step} as asked")
-                folder.clear_stop_request()
-                raise KeyboardInterrupt
-            if done:
-                break
-            loss_now, taken = engine.step(step, config.rate_at(step), guard)
-            if guard:
-                guard.record(float(loss_now), taken)
-            if taken:
-                total += loss_now
-                count += 1
-            else:
-                folder.log(f"step {step} skipped: loss {float(loss_now):.4g}")
-            step += 1
-    folder.log(f"finished at step {step}")
-    folder.finish({"steps": step, "seconds": round(before.seconds + time.monotonic() - started, 3)})
+    def _take_step(self) -> None:
+        loss, taken = self.engine.step(self.step, self.config.rate_at(self.step), self.guard)
+        if self.guard:
+            self.guard.record(float(loss), taken)
+        if taken:
+            self.loss_sum += loss
+            self.loss_count += 1
+        else:
+            self.folder.log(f"step {self.step} skipped: loss {float(loss):.4g}")
+        self.step += 1
 
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:
-    """What a person wants to know of a running run; `rate` in steps per second, evaluations included."""
+    """Step, speed, time left and the first metrics of a running run; `rate` in steps per second, evaluations included."""
     left = format_seconds((steps - row["step"]) / rate if rate else math.nan)
     speed = f"  {work.describe(rate)}" if work and rate else ""
     shown = [(name, value) for name, value in row.items() if name != "step" and not math.isnan(value)][:4]  # rows can be long

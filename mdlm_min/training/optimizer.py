@@ -60,7 +60,7 @@ class TrainConfig:
 
 
 @dataclass
-class Guard:
+class SpikeGuard:
     """Which steps are taken: those whose loss is finite and at most `spike` times the mean of the recent ones.
 
     The mean forgets with a half-life of about 35 steps. Raises RunError after `patience` skips in a row: that is divergence.
@@ -77,6 +77,10 @@ class Guard:
         """Whether a step with this loss is to be taken."""
         recent = self.mean / self.weight if self.weight > 0.2 else math.inf  # the first eleven steps have nothing to compare with
         return math.isfinite(loss) and loss <= self.spike * recent
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint must hold to continue: the arguments of a new guard besides `spike`."""
+        return {"mean": self.mean, "weight": self.weight, "skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def record(self, loss: float, taken: bool) -> None:
         """Note what became of a step."""

@@ -9,7 +9,7 @@ from mdlm_min.run.run_folder import Row
 from mdlm_min.training import distributed
 
 
-def open_board(folder: Path, first: int) -> Callable[[Row], None]:
+def open_tensorboard_log(folder: Path, first: int) -> Callable[[Row], None]:
     """A function that writes a row of metrics into `folder`/tensorboard; what was written for later steps than `first` is void.
 
     Does nothing where event files were not asked for, and on all processes but the first. Raises InputError where

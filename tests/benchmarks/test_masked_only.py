@@ -40,14 +40,14 @@ def make_step(config, batch, rate, full):
 
 def compare(benchmark, config, batch, rate, rounds):
     """Median time of the full step over that of the masked-only step, the two taking turns."""
-    full, asked, times = make_step(config, batch, rate, True), make_step(config, batch, rate, False), []
+    full, masked_only, times = make_step(config, batch, rate, True), make_step(config, batch, rate, False), []
 
     def time_full():
         started = time.perf_counter()
         full()
         times.append(time.perf_counter() - started)
 
-    benchmark.pedantic(asked, setup=time_full, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(masked_only, setup=time_full, rounds=rounds, warmup_rounds=1)
     ratio = statistics.median(times[1:]) / benchmark.stats.stats.median
     benchmark.extra_info["full / masked-only"] = ratio
     print(f"\n{benchmark.name}: full / masked-only = {ratio:.2f}")

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import check_weight, masked_loss, sign_cross_entropy, squared_error
-from mdlm_min.run.errors import InputError
+from mdlm_min.diffusion.objective import masked_loss, sign_cross_entropy, squared_error
 from mdlm_min.theory.checks import Enumeration
 
 MASK = torch.tensor([[True, False, True, False], [False, False, False, False], [False, True, False, False]])
@@ -66,11 +65,6 @@ def test_equals_eq_1_by_enumeration(token_loss, full):
     assert found.item() * factor == pytest.approx(exact, rel=0.01)
 
 
-def test_unusable_weights_name_field_value_and_what_is_allowed():
-    with pytest.raises(InputError, match=r"weight: 't' is unknown; allowed: 1/t, none, mean"):
-        check_weight("t", MaskRate.parse("0.5"))
-    with pytest.raises(InputError, match=r"mask_rate: '0' can be t = 0, where weight 1/t is infinite; allowed: t > 0"):
-        check_weight("1/t", MaskRate.parse("0"))
-    check_weight("mean", MaskRate.parse("0"))
+def test_a_weight_without_its_rates_is_an_error():
     with pytest.raises(ValueError, match="rate None"):
         masked_loss(TOKEN_LOSS, MASK, None, "1/t")

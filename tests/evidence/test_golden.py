@@ -126,9 +126,7 @@ def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, caps
 
 
 def test_publishing_writes_the_three_files(fresh, results, capsys):
-    assert (
-        main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
-    )
+    assert main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
     assert {path.name for path in (results / "01_parity" / "smoke").iterdir()} == {"table.csv", "curves.csv.gz", "runs.json"}
 
 

@@ -114,8 +114,12 @@ def interrupted(finished, tmp_path):
     return folder
 
 
-def test_a_finished_run_is_skipped(finished, capsys):
+def test_a_finished_run_is_skipped(finished, monkeypatch):
+    def start(*_):
+        raise AssertionError("a finished run was started again")
+
     before = final_state(finished)
+    monkeypatch.setattr("mdlm_min.evidence.experiment.Experiment.runner", lambda self: start)
     execute(one_run(), finished)
     assert final_state(finished) == before
 

@@ -1,3 +1,5 @@
+import timeit
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,15 +19,29 @@ def test_operations_are_those_that_torch_counts(causal):
         FlopCounterMode(display=False) as counter,
     ):  # torch does not count the CPU's fused attention
         model(tokens).sum()
-    assert 3 * counter.get_total_flops() == pytest.approx(training_operations(config, 8, asked=1.0), rel=0.02)
+    assert 3 * counter.get_total_flops() == pytest.approx(training_operations(config, 8, selected=1.0), rel=0.02)
 
 
-def test_the_last_block_and_the_head_cost_what_is_asked_for():
+def test_the_last_block_and_the_head_cost_what_is_selected():
     config = ModelConfig(300, 16, 300, layers=1, heads=2, width=32)
     assert training_operations(config, 8, 0.0) == 3 * 8 * 16 * 4 * 32**2
     assert training_operations(config, 8, 0.5) < 0.7 * training_operations(config, 8, 1.0)
 
 
-def test_the_ceiling_is_a_rate():
-    assert 1e8 < matmul_ceiling("cpu", torch.float32, torch.get_num_threads(), 128) < 1e14
+def test_the_ceiling_is_the_operations_of_a_product_over_its_best_time(monkeypatch):
+    ticks = iter([0.0, 3.0, 10.0, 10.5, 20.0, 24.0, 30.0, 31.0, 40.0, 42.0, 50.0, 59.0])  # the second of six is the fastest
+    monkeypatch.setattr("mdlm_min.model.flops.time.perf_counter", lambda: next(ticks))
+    matmul_ceiling.cache_clear()
+    assert matmul_ceiling("cpu", torch.float32, -1, 64) == 2 * 64**3 / 0.5
+    matmul_ceiling.cache_clear()
+
+
+def test_a_measured_ceiling_is_within_tenfold_of_a_timed_product():
+    a = torch.randn(256, 256)
+    best = min(timeit.repeat(lambda: a @ a, number=20, repeat=5)) / 20
+    matmul_ceiling.cache_clear()
+    assert 0.1 < matmul_ceiling("cpu", torch.float32, -1, 256) / (2 * 256**3 / best) < 10
+
+
+def test_work_is_described_per_second():
     assert Work(1000, 5e9, 1e11).describe(4.0) == "4,000 tokens/s, 20% of the matmul rate"

@@ -29,16 +29,16 @@ def output_and_gradients(model, scores, weights):
 @pytest.mark.parametrize("options", SHAPES, ids=str)
 @pytest.mark.parametrize("batch", [2, 40], ids=["plain", "distinct inputs"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_asked_positions_equal_the_full_computation(options, batch, share):
+def test_selected_positions_equal_the_full_computation(options, batch, share):
     model, tokens = make(batch, **options)
     positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(2)) < share
-    full, asked = model(tokens)[positions], model(tokens, positions)
-    assert asked.shape == (int(positions.sum()), model.config.outputs)
-    torch.testing.assert_close(asked, full, rtol=0, atol=1e-12)
+    full, selected = model(tokens)[positions], model(tokens, positions)
+    assert selected.shape == (int(positions.sum()), model.config.outputs)
+    torch.testing.assert_close(selected, full, rtol=0, atol=1e-12)
     if share:
         weights = torch.randn(full.shape, generator=torch.Generator().manual_seed(3), dtype=full.dtype)
         expected = output_and_gradients(model, full, weights)
-        found = output_and_gradients(model, asked, weights)
+        found = output_and_gradients(model, selected, weights)
         assert expected.keys() == found.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11, msg=name)
@@ -76,18 +76,18 @@ def test_bidirectional_output_sees_everything():
 def test_rotary_scores_depend_on_the_distance_alone():
     model, _ = make(1, length=12, layers=1, position_encoding="rotary")
     block, x = model.blocks[0], torch.randn(8, dtype=torch.float64)
-    turned = block._turn(x.expand(1, 12, 8), model._rotary_turns(x.device))[0].unflatten(-1, (2, 4))
-    scores = torch.einsum("qhd,khd->hqk", turned, turned)
+    rotated = block._rotate(x.expand(1, 12, 8), model._rotary(x.device))[0].unflatten(-1, (2, 4))
+    scores = torch.einsum("qhd,khd->hqk", rotated, rotated)
     for distance in range(1, 11):
         values = torch.stack([scores[:, i, i + distance] for i in range(12 - distance)])
         torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)  # angles are float32
     assert not torch.allclose(scores[:, 0, 1], scores[:, 0, 5])
 
 
-def test_turns_stay_in_float32_whatever_the_weights_are_in():
+def test_rotary_tables_stay_in_float32_whatever_the_weights_are_in():
     model, tokens = make(1, length=12, layers=1, position_encoding="rotary")
     model.to(torch.bfloat16)
-    assert all(table.dtype == torch.float32 for table in model._rotary_turns(tokens.device))
+    assert all(table.dtype == torch.float32 for table in model._rotary(tokens.device))
 
 
 @settings(max_examples=25)
@@ -96,14 +96,14 @@ def test_a_padded_sequence_scores_as_it_does_alone(lengths, seed):
     model, _ = make(1, length=12, layers=2, vocab_size=9, position_encoding="rotary")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(9, (len(lengths), 12), generator=generator)
-    present = torch.arange(12) < torch.tensor(lengths)[:, None]
-    positions = (torch.rand(tokens.shape, generator=generator) < 0.5) & present
-    asked, whole = model(tokens, positions, present), model(tokens, None, present)
+    padding_mask = torch.arange(12) < torch.tensor(lengths)[:, None]
+    positions = (torch.rand(tokens.shape, generator=generator) < 0.5) & padding_mask
+    selected, whole = model(tokens, positions, padding_mask), model(tokens, None, padding_mask)
     alone = [model(row[None, :length]) for row, length in zip(tokens, lengths, strict=True)]
     for row, (length, expected) in enumerate(zip(lengths, alone, strict=True)):
         torch.testing.assert_close(whole[row, :length], expected[0], rtol=0, atol=1e-12)
     together = [expected[0][positions[row, :length]] for row, (length, expected) in enumerate(zip(lengths, alone, strict=True))]
-    torch.testing.assert_close(asked, torch.cat(together), rtol=0, atol=1e-12)
+    torch.testing.assert_close(selected, torch.cat(together), rtol=0, atol=1e-12)
 
 
 def test_recomputation_gives_the_same_gradients_and_keeps_less(allocation_peak):

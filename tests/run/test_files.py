@@ -1,3 +1,9 @@
+import os
+import stat
+import subprocess
+import sys
+import threading
+
 import pytest
 
 from mdlm_min.run.errors import InputError
@@ -17,6 +23,106 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    target, link, dangling = tmp_path / "target", tmp_path / "link", tmp_path / "dangling"
+    target.write_text("old")
+    link.symlink_to(target)
+    dangling.symlink_to(tmp_path / "new")
+    write_whole(link, "new")
+    write_whole(dangling, "made")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert dangling.is_symlink()
+    assert (tmp_path / "new").read_text() == "made"
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", "dangling", "new"}
+
+
+def test_a_link_to_itself_is_one_line_and_stays(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="loop: Too many levels of symbolic links"):
+        write_whole(tmp_path / "loop", "text")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_device_is_written_to_and_stays_a_device(tmp_path):
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        null.symlink_to("/dev/null")  # not root: nobody can do harm to the device, only to the link
+    write_whole(null, "text")
+    assert null.is_char_device()
+    assert list(tmp_path.iterdir()) == [null]
+
+
+def test_a_disk_is_refused(tmp_path):
+    disk = tmp_path / "disk"
+    try:
+        os.mknod(disk, 0o600 | stat.S_IFBLK, os.makedev(7, 250))
+    except PermissionError:
+        pytest.skip("only root makes device nodes")
+    with pytest.raises(InputError, match="disk: neither a regular file"):
+        write_whole(disk, "text")
+    assert disk.is_block_device()
+
+
+def test_a_pipe_is_written_to_its_reader_and_refused_without_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="pipe: No such device or address"):
+        write_whole(pipe, "text")
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    long, received = b"x" * 1_000_000, bytearray()  # more than the pipe holds
+
+    def read():
+        while part := os.read(reading, 65536):
+            received.extend(part)
+
+    reader = threading.Thread(target=read)
+    writer = threading.Thread(target=write_whole, args=(pipe, long))
+    writer.start()
+    while not received and writer.is_alive():
+        received.extend(os.read(reading, 1))
+    reader.start()
+    writer.join()
+    reader.join()
+    os.close(reading)
+    assert received == long
+    assert pipe.is_fifo()
+
+
+def test_a_directory_and_a_parent_that_is_a_file_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="neither a regular file"):
+        write_whole(tmp_path, "text")
+    (tmp_path / "file").write_text("kept")
+    for below in ("file/report.md", "file/deep/report.md"):
+        with pytest.raises(InputError, match=f"cannot write .*{below}: (Not a directory|File exists)"):
+            write_whole(tmp_path / below, "text")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    """In a process of another user: root may write anywhere."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o555)
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mdlm_min.run.errors import InputError\n"
+        "from mdlm_min.run.files import write_whole\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "try:\n    write_whole(Path(sys.argv[1]), 'text')\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    result = subprocess.run([sys.executable, "-c", code, str(folder / "tokens")], capture_output=True, text=True)
+    assert result.stdout == f"cannot write {folder / 'tokens'}: Permission denied; what stood there before is unchanged\n"
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-300, -2.5e17, 12345678901234567890.0, 3.0, float("inf"), float("nan")])

@@ -85,11 +85,33 @@ def test_the_test_loss_is_a_function_of_the_weights_alone():
     assert one.test_loss("test", 240) == two.test_loss("test", 240)
 
 
-def test_seeds_and_arms_share_blocks_but_not_masks():
+def test_arms_share_blocks_and_initial_weights_but_seeds_do_not():
     one, two = LanguageTask(config(), 0), LanguageTask(config(mask_rate="U[0.45,0.55]"), 0)
     assert torch.equal(one.data.batch("train", 12, 4, 0, 3), two.data.batch("train", 12, 4, 0, 3))
     assert torch.equal(one.model.head.weight, two.model.head.weight)
     assert not torch.equal(one.model.head.weight, LanguageTask(config(), 1).model.head.weight)
+
+
+def masks_of(task, *steps):
+    """The masks that the task's loss hands to its model."""
+    seen = []
+    nll = task.nll
+    task.nll = lambda tokens, mask: (seen.append(mask), nll(tokens, mask))[1]
+    for step in steps:
+        task.loss(step)
+    return seen
+
+
+def test_masks_are_a_function_of_seed_and_step_and_follow_the_arm_s_rate():
+    first, again, other_step = masks_of(LanguageTask(config(), 0), 3, 3, 4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other_step)
+    [other_seed], [other_arm] = (
+        masks_of(LanguageTask(config(), 1), 3),
+        masks_of(LanguageTask(config(mask_rate="U[0.9,0.95]"), 0), 3),
+    )
+    assert not torch.equal(first, other_seed)
+    assert other_arm.double().mean() > 0.8 > first.double().mean()
 
 
 def test_unit_gradients_have_norm_one_and_clipped_ones_at_most_that():

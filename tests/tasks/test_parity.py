@@ -66,7 +66,7 @@ def test_output_masks_are_the_label_and_secret_masks_one_secret_token():
         task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS[arm]}), 0)
         from mdlm_min.run.random_streams import stream
 
-        mask, rate = task.masks(500, stream(0, "masks"))
+        mask, rate = task.process.mask(500, task.train.shape[1], stream(0, "masks"))
         assert rate is None
         assert (mask.sum(dim=1) == 1).all()
         assert mask.any(dim=0).nonzero()[:, 0].tolist() == task.secret[-allowed:].tolist()

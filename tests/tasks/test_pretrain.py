@@ -57,7 +57,7 @@ def test_the_weighted_loss_is_llada_s_sum_over_p_by_the_tokens_of_the_batch(sett
     from mdlm_min.run.random_streams import stream
 
     generator = stream(0, "masks", 0)
-    rate = made.mask_rate.sample(8, generator)
+    rate = made.process.rate.sample(8, generator)
     mask = bernoulli(rate, 32, generator) & (torch.arange(32) < batch.lengths[:, None])
     by_hand = 0.0
     for row in range(8):
@@ -72,7 +72,7 @@ def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
     mask = torch.rand(4, 10, generator=generator) < 0.5
     losses, rate = torch.rand(int(mask.sum()), generator=generator), torch.rand(4, generator=generator) + 0.1
     for weight in ("1/t", "none", "mean"):
-        assert torch.equal(masked_loss(losses, mask, rate, weight), masked_loss(losses, mask, rate, weight, (4, 40)))
+        assert torch.equal(masked_loss(losses, mask, rate, weight), masked_loss(losses, mask, rate, weight, whole=(4, 40)))
 
 
 def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder, tmp_path):

@@ -17,13 +17,14 @@ from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
-from mdlm_min.training.engine import EngineConfig, TorchEngine, deepspeed_config
+from mdlm_min.training.deepspeed_engine import deepspeed_config
+from mdlm_min.training.engine import EngineConfig, TorchEngine
 from mdlm_min.training.launch import launch_line
 from mdlm_min.training.loop import train
-from mdlm_min.training.optimizer import Guard, TrainConfig
+from mdlm_min.training.optimizer import SpikeGuard, TrainConfig
 from mdlm_min.training.task import Task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def workers(path):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"mdlm_min.training.launch" in words and str(path).encode() in words and b"deepspeed.launcher.launch" not in words:
+            if b"mdlm_min.tasks.worker" in words and str(path).encode() in words and b"deepspeed.launcher.launch" not in words:
                 found.append(int(entry.name))
     return found
 
@@ -189,11 +190,11 @@ def test_a_stop_signal_writes_a_checkpoint_and_ends_all_processes(settings, undi
 
 def test_the_launch_line_names_processes_nodes_and_folder(tmp_path):
     pytest.importorskip("deepspeed")
-    line = launch_line(EngineConfig("deepspeed", processes=8, hostfile="nodes.txt"), tmp_path / "run")
+    line = launch_line("pretrain", EngineConfig("deepspeed", processes=8, hostfile="nodes.txt"), tmp_path / "run")
     assert Path(line[1]).name == "deepspeed"
     assert line[2:6] == ["--hostfile", "nodes.txt", "--num_gpus", "8"]
-    assert line[-3:] == ["--module", "mdlm_min.training.launch", str(tmp_path / "run")]
-    assert "--hostfile" not in launch_line(EngineConfig("deepspeed"), tmp_path)
+    assert line[-4:] == ["--module", "mdlm_min.tasks.worker", "pretrain", str(tmp_path / "run")]
+    assert "--hostfile" not in launch_line("pretrain", EngineConfig("deepspeed"), tmp_path)
 
 
 @pytest.mark.slow
@@ -279,13 +280,14 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         "import deepspeed, torch\n"
         f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "from mdlm_min.training.engine import DeepSpeedEngine, EngineConfig, deepspeed_config\n"
-        "from mdlm_min.training.optimizer import Guard, TrainConfig\n"
+        "from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config\n"
+        "from mdlm_min.training.engine import EngineConfig\n"
+        "from mdlm_min.training.optimizer import SpikeGuard, TrainConfig\n"
         "deepspeed.init_distributed('gloo')\n"
         "found = []\n"
         "for zero in (0, 1, 2, 3):\n"
         "    task, config, engine = module.Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), EngineConfig('deepspeed', zero=zero)\n"
-        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), Guard(10.0)\n"
+        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), SpikeGuard(10.0)\n"
         "    taken = []\n"
         "    for step in range(40):\n"
         "        loss, was = made.step(step, 0.01, guard); guard.record(float(loss), was); taken.append(bool(was))\n"
@@ -298,7 +300,7 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("FOUND"))[6:])
-    task, config, guard = Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), Guard(10.0)
+    task, config, guard = Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), SpikeGuard(10.0)
     engine = TorchEngine(task, config)
     for step in range(40):
         loss, taken = engine.step(step, 0.01, guard)

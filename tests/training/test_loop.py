@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.training.loop import format_seconds, progress_line, train
 from mdlm_min.training.optimizer import TrainConfig, make_optimizer
@@ -101,8 +102,56 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_at_the_same_bits(tmp_path, op
             train(broken, TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
         train(task(), TrainConfig(steps=20, checkpoint_seconds=0, **settings), folder, lambda _: None)
         resumed = state(folder)
-    assert resumed[1] == whole[1]
-    assert resumed[0].splitlines()[0] == whole[0].splitlines()[0]
+    assert resumed == whole
+
+
+def finished_and_resumable(path):
+    """A folder whose run was killed after step 15, with a checkpoint after every step."""
+    task = Line()
+    task.evaluate = lambda step: {"seen": float(step)} if step < 15 else (_ for _ in ()).throw(KeyError)
+    with open_run(path, {}) as folder, pytest.raises(KeyError):
+        train(task, TrainConfig(steps=20, eval_every=5, checkpoint_seconds=0), folder, lambda _: None)
+    assert [row["step"] for row in folder.metrics()] == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(""),
+        lambda path: path.unlink(),
+        lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:3])),
+        lambda path: path.write_text(path.read_text()[:-2]),
+        lambda path: path.write_text(path.read_text().replace("\n5,", "\n4,")),
+    ],
+    ids=["emptied", "deleted", "a row lost", "cut in a row", "a number changed"],
+)
+def test_metrics_that_lost_rows_stop_a_resumed_run(tmp_path, damage):
+    finished_and_resumable(tmp_path / "run")
+    damage(tmp_path / "run" / "metrics.csv")
+    with (
+        open_run(tmp_path / "run", {}) as folder,
+        pytest.raises(InputError, match=r"metrics.csv has lost or changed rows that its checkpoint counted \(3 rows\)"),
+    ):
+        train(Line(), TrainConfig(steps=20, eval_every=5), folder, lambda _: None)
+
+
+def test_rows_behind_the_checkpoint_are_written_again(tmp_path):
+    finished_and_resumable(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("15,1,99\n20,1,99\n20,1")  # evaluations that no checkpoint counted, the last cut short
+    with open_run(tmp_path / "run", {}) as folder:
+        train(Line(), TrainConfig(steps=20, eval_every=5), folder, lambda _: None)
+        rows = folder.metrics()
+    assert [row["step"] for row in rows] == [0, 5, 10, 15, 20]
+    assert all(row["seen"] != 99 for row in rows)
+
+
+def test_a_checkpoint_without_its_fields_is_refused(tmp_path):
+    finished_and_resumable(tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "state.json"
+    newest.write_text(newest.read_text().replace('"metrics"', '"other"'))
+    with open_run(tmp_path / "run", {}) as folder, pytest.raises(InputError, match="has no field 'metrics'; delete"):
+        train(Line(), TrainConfig(steps=20), folder, lambda _: None)
 
 
 def test_progress_says_rate_time_left_and_loss():

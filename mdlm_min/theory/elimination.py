@@ -1,7 +1,7 @@
-"""Parity by linear algebra over GF(2): what the data alone allow, with no network and no training.
+"""Parity by linear algebra over GF(2): what the data alone allow, without a network or training. A check of Theorem 4.2 (T1).
 
-n + a few random uncorrupted samples determine the secret set, so no failure to learn parity from 2,000 samples of 20
-bits is for want of information.
+n + a few random uncorrupted samples determine the secret set. So when a model does not learn parity from 2,000 samples of
+20 bits, the reason is not a lack of information.
 """
 
 import numpy as np
