@@ -196,6 +196,8 @@ CLAIMS = [
 ]
 
 
+LABELS = {"output": "output supervision", "secret": "k+1 control", "md_t_1_7": "t = 1/7", "md_0.246_none": "U[0,.246], no weight",
+          "md_0.246_mean": "U[0,.246], weight 1 / mean t"}  # fmt: skip
 MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
 
 
@@ -211,6 +213,10 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     return paths
 
 
+def _label(arm: str) -> str:
+    return LABELS.get(arm) or f"U[0,{arm.removeprefix('md_').removeprefix('0')}]"
+
+
 def _draw(table: Table, arms: list[str], path: Path) -> Path:
     cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
     fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
@@ -219,21 +225,23 @@ def _draw(table: Table, arms: list[str], path: Path) -> Path:
         for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
             for index, arm in enumerate(arms):
                 curves = [pd.DataFrame(rows) for rows in curves_of(part, arm)]
-                figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
+                figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], _label(arm))
         data = next(iter(part.runs.values()))["config"]["data"]
         seeds = len({record["config"]["seed"] for record in part.runs.values()})
         axes[0, column].set_title(
-            f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)", fontsize=10
+            f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)"
         )
     for row, panel in enumerate(("train", "val")):
         paper = published(f"fig2_parity_{panel}")
         for arm, name in FIG2.items():
-            colour = figure.COLOURS[arms.index(arm)] if arm in arms else "grey"
-            axes[row, -1].plot(paper["step"], paper[name], color=colour, label=f"{arm} (published)", **figure.PUBLISHED)
+            shared = arm in arms
+            colour, label = (
+                (figure.COLOURS[arms.index(arm)], _label(arm)) if shared else ("grey", "paper's arms, in the other figure")
+            )
+            axes[row, -1].plot(paper["step"], paper[name], color=colour, label=label, **figure.PUBLISHED)
         axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
-    axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed", fontsize=10)
+    axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed")
     for ax in axes[1]:
         ax.set_xlabel("step")
-    axes[1, 0].legend(fontsize=7, loc="lower right")
-    axes[1, -1].legend(fontsize=7, loc="lower right")
+    figure.legend_below(fig, 7)
     return figure.save(fig, path)

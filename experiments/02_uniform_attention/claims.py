@@ -176,8 +176,8 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                             frame["step"], frame[metric], style, color=figure.COLOURS[index], label=label, linewidth=1.2
                         )
         if transformers:
-            axes[0, 2].set(xlabel="step", title="one-layer Transformer, (14,5), N=600, every seed")
-            axes[0, 2].legend(fontsize=7)
-        axes[0, 1].legend(fontsize=7)
+            axes[0, 2].set(xlabel="step", title="Transformer, (14,5), N=600, every seed")
+            axes[0, 2].legend(loc="center right", fontsize=8)
+        figure.legend_below(fig, 5)
         paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
     return paths

@@ -27,6 +27,7 @@ from mdlm_min.theory.formulas import WIKITEXT_WEIGHTS, mixture_optimum, mixture_
 
 BINS = tuple(f"bin_{index / 10:.1f}_{(index + 1) / 10:.1f}" for index in range(10))
 CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}
+LABELS = {"uniform_0_1": "U[0,1]", "middle": "U[.45,.55]"}
 SLACK = 0.02  # nats by which a window may break the order of a U without its counting
 
 
@@ -246,11 +247,16 @@ def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
         [_losses(table, arm).mean() for arm in there],
         "o-",
         color=figure.COLOURS[0],
-        label="ours, windows",
+        label="ten windows, mean over seeds",
     )
     for arm, colour in (("uniform_0_1", 3), ("middle", 2), ("autoregressive", 4), ("bigram", 6), ("unigram", 7)):
         if arm in arms_of(table):
-            ax.axhline(_losses(table, arm).mean(), color=figure.COLOURS[colour], linewidth=1.2, label=arm)
+            ax.axhline(
+                _losses(table, arm).mean(),
+                color=figure.COLOURS[colour],
+                linewidth=1.2,
+                label=f"{LABELS.get(arm, arm)}: test loss",
+            )
     ax.set(xlabel="centre of the window", ylabel="test loss, nats per token", title=title)
 
 
@@ -260,10 +266,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     for tier, table in tables.items():
         frame = table.frame()
         found = [cell for cell in dict.fromkeys(frame["cell"]) if BINS[4] in arms_of(table.cell(cell))]
-        fig, axes = figure.grid(len(found) + 1, 3, width=5.0)
+        fig, axes = figure.grid(len(found) + 1, 3, width=4.6)
         _draw_paper(axes[0])
         for row, cell in zip(axes[1:], found, strict=True):
             _draw_cell(row, table.cell(cell), cell)
+        figure.legend_below(fig, 6)
         paths.append(figure.save(fig, folder / f"03_wikitext_bins_{tier}.png"))
     return paths
 
@@ -276,7 +283,7 @@ def _draw_paper(axes: np.ndarray) -> None:
     axes[0].set(
         xlabel="centre of the window", ylabel="test loss, nats per token", title="paper, Fig 3: 50M parameters, 6,000 steps"
     )
-    axes[0].legend(fontsize=7)
+    axes[0].legend(loc="upper center")
     for index, name in enumerate([*BINS, "uniform_0_1"]):
         axes[1].plot(curves["step"], curves[name], color=_colour(index), linewidth=1.2, linestyle="--")
     axes[1].set(xlabel="step", ylim=(3.4, 7), title="paper, Fig 7")
@@ -285,24 +292,22 @@ def _draw_paper(axes: np.ndarray) -> None:
         values = mixture_signal(t, form=form)
         axes[2].plot(t, values / values.max(), label=f"{text}: {mixture_optimum(form=form):.3f}", linestyle="--")
     axes[2].set(xlabel="mask rate t", title="F.4: Signal(t) with the published weights")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(loc="lower center")
 
 
 def _colour(index: int) -> str:
-    return "black" if index == len(BINS) else f"C{index}"
+    return "black" if index == len(BINS) else figure.ordered(index, len(BINS))
 
 
 def _draw_cell(axes: np.ndarray, table: Table, cell: str) -> None:
     _window_panel(axes[0], table, f"ours, {cell}")
-    axes[0].legend(fontsize=7)
     for index, arm in enumerate([*BINS, "uniform_0_1"]):
         if arm not in arms_of(table):
             continue
         mean = mean_curve(table, arm)
-        label = arm.removeprefix("bin_").replace("_", "-") if arm in BINS else "U[0,1]"
+        label = f"U[{arm.removeprefix('bin_').replace('_', ',')}]" if arm in BINS else "U[0,1]"
         axes[1].plot(mean.index, mean["valid_loss"], color=_colour(index), linewidth=1.2, label=label)
         levels = [mean.iloc[-1][f"test_t{low / 10:.1f}"] for low in range(10)]
         axes[2].plot(CENTRES, levels, color=_colour(index), linewidth=1.2)
     axes[1].set(xlabel="step", ylabel="validation loss", title="validation loss (Fig 7)")
-    axes[1].legend(fontsize=6, ncols=2)
     axes[2].set(xlabel="mask rate t", ylabel="test loss at t", title="what a window buys, and what it costs")

@@ -197,11 +197,14 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         found = [cell for cell in found if cell in (*SIZES, "M-long", "")]
         if not found:
             continue
-        fig, axes = figure.grid(2, 1 + max(2, len(found)), width=4.2)
+        fig, axes = figure.grid(3, max(2, len(found)), width=3.7)
         _draw_published(axes[0, 0])
-        for ax, below, cell in zip(axes[0, 1:], axes[1, 1:], found, strict=False):
+        _draw_gaps(axes[0, 1], table, found)
+        for ax in axes[0, 2:]:
+            ax.set_visible(False)
+        for ax, below, cell in zip(axes[1], axes[2], found, strict=False):
             _draw_cell(ax, below, table.cell(cell), cell)
-        _draw_gaps(axes[1, 0], table, found)
+        figure.legend_below(fig, 4)
         paths.append(figure.save(fig, folder / f"04_8b_pt_{tier}.png"))
     return paths
 
@@ -211,7 +214,7 @@ def _draw_published(ax: figure.Axes) -> None:
     for column, colour, label in (("uniform_0_1", 3, "U[0,1]"), ("window_045_055", 2, "U[.45,.55]")):
         ax.plot(curve["step"], curve[column], color=figure.COLOURS[colour], label=f"paper, {label}", **figure.PUBLISHED)
     ax.set(xlabel="step", xticks=range(0, 15001, 5000), ylabel="NLL, nats per token", title="paper, Fig 4: LLaDA-8B on DCLM")
-    ax.legend(fontsize=7)
+    ax.legend()
 
 
 _COLOUR = {"uniform_0_1": 3, "middle": 2, "uniform_unweighted": 1, "middle_unweighted": 0}
@@ -233,7 +236,6 @@ def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> 
     size = f", {SIZES[cell.partition('-')[0]]} parameters" if cell else ""
     ax.set(xlabel="step", ylabel="validation loss, nats per token", title=f"ours, {cell}{size}")
     below.set(xlabel="mask rate t", ylabel="test loss at t", title="loss over t at the end")
-    ax.legend(fontsize=7)
 
 
 def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
@@ -259,6 +261,6 @@ def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
         xticks=range(len(cells)),
         xticklabels=cells,
         ylabel="U[0,1] - U[.45,.55], nats",
-        title="gap of test loss, 95% interval over seeds",
+        title="gap of test loss, 95% interval",
     )
-    ax.legend(fontsize=7)
+    ax.legend(loc="lower right", fontsize=8)
