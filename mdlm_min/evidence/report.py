@@ -5,6 +5,7 @@ report.md and the README's table are committed, report.html is built. The pages'
 
 import base64
 import inspect
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -116,7 +117,7 @@ def _render(name: str, **context: Any) -> str:
         "cell": lambda text: str(text).replace("|", "\\|"),
         "css": lambda text: text.replace(" ", "-"),
         "number": verify.number,
-        "bounds": verify.interval,
+        "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verify.interval(verdict),
         "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
         "short": lambda text: re.sub(r"(?<=\s)\S*$", "", text[:140]).rstrip(" ,;.") + " ...",
     }
