@@ -11,6 +11,7 @@ arm's. A cell is named after its settings, or by the block's `name` where it is 
 
 import importlib.util
 import itertools
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Experiment:
 
     def module(self, name: str) -> ModuleType:
         """run.py or claims.py of the folder."""
+        if str(ROOT) not in sys.path:
+            sys.path.append(str(ROOT))  # for baselines/, which is not installed
         spec = importlib.util.spec_from_file_location(f"experiment_{self.name}_{name}", self.folder / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
