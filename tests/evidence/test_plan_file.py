@@ -105,7 +105,7 @@ def test_a_damaged_file_gives_one_line_or_its_runs(tmp_path, monkeypatch):
                 assert spec.config["seed"] == spec.seed
                 assert spec.config["arm"] == spec.arm
     assert len(DAMAGED) > 600
-    assert refused > 0.7 * len(DAMAGED)
+    assert refused > 0.6 * len(DAMAGED)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"title = ", b"\x00" * 100, b"[" * 5000, b"a = 1\na = 2\n"])
