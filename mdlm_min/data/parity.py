@@ -6,10 +6,12 @@ b + 1, so that 1 is the mask token, in agreement with the embedding index n'b + 
 
 import hashlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 
@@ -21,17 +23,15 @@ MASK_TOKEN = 1
 class ParityConfig:
     """Problem size; training and validation inputs are distinct, drawn uniformly from all 2^n."""
 
-    n: int = 20
-    k: int = 6
-    train_samples: int = 2000
-    validation_samples: int = 4000
+    n: Annotated[int, Range(1, 62)] = 20
+    k: Annotated[int, Range(1, 62)] = 6
+    train_samples: Annotated[int, Range(1, 1e8)] = 2000
+    validation_samples: Annotated[int, Range(1, 1e8)] = 4000
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.n <= 62:
-            raise InputError(f"data.k, data.n: k = {self.k}, n = {self.n} is not allowed; 1 <= k <= n <= 62")
-        for name in ("train_samples", "validation_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"data.{name}: {getattr(self, name)} is not allowed; at least 1")
+        check_fields(self, "data.")
+        if self.k > self.n:
+            raise InputError(f"data.k: {self.k} is not allowed; at most data.n = {self.n}")
         if self.train_samples + self.validation_samples > 2**self.n:
             total = self.train_samples + self.validation_samples
             raise InputError(

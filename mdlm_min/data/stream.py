@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder, load_text
 from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer
+from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.random_streams import stream
 
@@ -46,23 +47,17 @@ class StreamConfig:
     source: str = "wikitext-2"
     field: str = "text"
     tokenizer: str = "bytes"
-    length: int = 128
-    random_lengths: float = 0.01
-    corrupt: float = 0.01
-    shuffle: int = 1
-    held_out: int = 0
-    mask_token: int = -1
-    end_token: int = -1
-    vocab_size: int = 0
+    length: Annotated[int, Range(2, 1e7)] = 128
+    random_lengths: Annotated[float, Range(0, 1, open_most=True)] = 0.01
+    corrupt: Annotated[float, Range(0, 1, open_most=True)] = 0.01
+    shuffle: Annotated[int, Range(1, 1e8)] = 1
+    held_out: Annotated[int, Range(0)] = 0
+    mask_token: Annotated[int, Range(-1, 1e7)] = -1
+    end_token: Annotated[int, Range(-1, 1e7)] = -1
+    vocab_size: Annotated[int, Range(0, 1e7)] = 0
 
     def __post_init__(self) -> None:
-        if self.length < 2:
-            raise InputError(f"data.length: {self.length} is not allowed; at least 2")
-        for name in ("random_lengths", "corrupt"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"data.{name}: {getattr(self, name)} is not allowed; a share, from 0 to below 1")
-        if self.shuffle < 1 or self.held_out < 0:
-            raise InputError(f"data: shuffle = {self.shuffle} must be at least 1, held_out = {self.held_out} at least 0")
+        check_fields(self, "data.")
         check_tokenizer(self.tokenizer)
 
 

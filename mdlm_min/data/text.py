@@ -12,12 +12,14 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked, write_whole
 from mdlm_min.run.random_streams import stream
@@ -39,11 +41,10 @@ class TextConfig:
 
     corpus: str = "wikitext-2"
     tokenizer: str = "bytes"
-    length: int = 128
+    length: Annotated[int, Range(2, 1e7)] = 128
 
     def __post_init__(self) -> None:
-        if self.length < 2:
-            raise InputError(f"data.length: {self.length} is not allowed; at least 2")
+        check_fields(self, "data.")
 
 
 def data_folder() -> Path | None:

@@ -1,11 +1,12 @@
 """The reduced model of section 4.1: with uniform attention a block sees only the sum of the input embeddings."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.config import OneOf, Range, check_fields
 
 INITS = ("width", "pytorch", "gpt2")
 
@@ -14,16 +15,15 @@ INITS = ("width", "pytorch", "gpt2")
 class MLPConfig:
     """f(z) = v . relu(W z) on the summed one-hot embeddings; D = `hidden`, d = vocab_size * length."""
 
-    vocab_size: int
-    length: int
-    hidden: int = 2560
-    init: str = "width"  # variance 1/fan-in; "pytorch": nn.Linear's uniform, a third of that; "gpt2": deviation 0.02
+    vocab_size: Annotated[int, Range(1, 1e7)]
+    length: Annotated[int, Range(1, 1e7)]
+    hidden: Annotated[int, Range(1, 1e7)] = 2560
+    init: Annotated[str, OneOf(INITS)] = (
+        "width"  # variance 1/fan-in; "pytorch": nn.Linear's uniform, a third of that; "gpt2": deviation 0.02
+    )
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise InputError(f"model.hidden: {self.hidden} is not allowed; at least 1")
-        if self.init not in INITS:
-            raise InputError(f"model.init: {self.init!r} is unknown; allowed: {', '.join(INITS)}")
+        check_fields(self, "model.")
 
 
 class UniformAttentionMLP(nn.Module):

@@ -13,6 +13,7 @@ lies beyond a sequence's end is padding, which nothing attends to.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdlm_min.model.selection import Selection
+from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 
 
@@ -27,42 +29,33 @@ from mdlm_min.run.errors import InputError
 class ModelConfig:
     """Shape of a Transformer. `vocab_size` counts the mask token; `outputs` are the classes scored at a position."""
 
-    vocab_size: int
-    length: int
-    outputs: int
-    layers: int = 1
-    heads: int = 4
-    width: int = 128
+    vocab_size: Annotated[int, Range(1, 1e7)]
+    length: Annotated[int, Range(1, 1e7)]
+    outputs: Annotated[int, Range(1, 1e7)]
+    layers: Annotated[int, Range(1, 1000)] = 1
+    heads: Annotated[int, Range(1, 1e5)] = 4
+    width: Annotated[int, Range(1, 1e6)] = 128
     causal: bool = False
-    attention: str = "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
-    init: str = "gpt2"  # deviation of the weights: 0.02; "width": 1/sqrt(width); "llada": that, cut at three deviations
-    position_encoding: str = "learned"  # added to the embeddings; or "rotary": queries and keys rotated by their position (RoPE)
+    attention: Annotated[str, OneOf(("learned", "uniform"))] = (
+        "learned"  # "uniform" fixes every attention weight to 1/length (section 4.1)
+    )
+    init: Annotated[str, OneOf(("gpt2", "width", "llada"))] = (
+        "gpt2"  # deviation of the weights: 0.02; "width": 1/sqrt(width); "llada": that, cut at three deviations
+    )
+    position_encoding: Annotated[str, OneOf(("learned", "rotary"))] = (
+        "learned"  # added to the embeddings; or "rotary": queries and keys rotated by their position (RoPE)
+    )
     tied: bool = False  # head weights = token embedding
-    norm: str = "layernorm"  # or "rmsnorm"
-    mlp: str = "gelu"  # or "swiglu": silu(gate) * in
-    mlp_width: int = 0  # 0 for four times the width
+    norm: Annotated[str, OneOf(("layernorm", "rmsnorm"))] = "layernorm"  # or "rmsnorm"
+    mlp: Annotated[str, OneOf(("gelu", "swiglu"))] = "gelu"  # or "swiglu": silu(gate) * in
+    mlp_width: Annotated[int, Range(0, 1e7)] = 0  # 0 for four times the width
     bias: bool = True  # in every projection of a block
-    rotary_base: float = 10000.0
+    rotary_base: Annotated[float, Range(0, 1e30, open_least=True)] = 10000.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "length", "outputs", "layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name}: {getattr(self, name)} is not allowed; at least 1")
+        check_fields(self, "model.")
         if self.width % self.heads:
             raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
-        if self.attention not in ("learned", "uniform"):
-            raise InputError(f"model.attention: {self.attention!r} is unknown; allowed: learned, uniform")
-        for name, allowed in (
-            ("init", ("gpt2", "width", "llada")),
-            ("norm", ("layernorm", "rmsnorm")),
-            ("mlp", ("gelu", "swiglu")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"model.{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
-        if self.mlp_width < 0:
-            raise InputError(f"model.mlp_width: {self.mlp_width} is not allowed; at least 1, or 0 for four times the width")
-        if self.position_encoding not in ("learned", "rotary"):
-            raise InputError(f"model.position_encoding: {self.position_encoding!r} is unknown; allowed: learned, rotary")
         if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
             raise InputError(
                 f"model.position_encoding: 'rotary' needs learned attention and an even width per head, not {self.width} / {self.heads}"

@@ -1,6 +1,11 @@
-"""From TOML tables to frozen dataclasses, with errors that name the field, the value and what is allowed."""
+"""From TOML tables to frozen dataclasses, with errors that name the field, the value and what is allowed.
+
+A field says what it allows beside its type: `steps: Annotated[int, Range(1)]`. The dataclass's __post_init__ calls `check_fields`,
+so a value is checked however the instance is made. Rules about several fields stay in __post_init__.
+"""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -9,6 +14,49 @@ from typing import Any, TypeVar
 from mdlm_min.run.errors import InputError
 
 Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `least` to `most`, both allowed unless `open_least` or `open_most` leaves them out; never "not a number".
+
+    The default `most` is a bound against mistakes: no size here is meant to be beyond it.
+    """
+
+    least: float = -math.inf
+    most: float = 1e9
+    open_least: bool = False
+    open_most: bool = False
+
+    def allows(self, value: float) -> bool:
+        """Whether the value lies in the range."""
+        low = value > self.least if self.open_least else value >= self.least
+        return low and (value < self.most if self.open_most else value <= self.most)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_least else 'at least'} {self.least:g}"
+        if math.isinf(self.most):
+            return f"{low}, finite" if self.open_most else low
+        return f"{low} and {'below' if self.open_most else 'at most'} {self.most:g}"
+
+
+class OneOf(tuple[Any, ...]):
+    """One of these values: OneOf(("adamw", "sgd"))."""
+
+
+def check_fields(config: Any, where: str = "") -> None:
+    """Check each field of a dataclass against its Range or OneOf. Raises InputError for the first that is not allowed.
+
+    `where` stands before the field's name in the message, such as "train.".
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for limit in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(limit, OneOf) and value not in limit:
+                raise InputError(f"{where}{field.name}: {value!r} is unknown; allowed: {', '.join(map(str, limit))}")
+            if isinstance(limit, Range) and not limit.allows(value):
+                raise InputError(f"{where}{field.name}: {value} is not allowed; {limit}")
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

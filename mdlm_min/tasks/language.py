@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.transformer import ModelConfig, Transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
@@ -26,6 +26,7 @@ from mdlm_min.training.task import Task
 
 LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ...: the columns of a loss over t
 STRATA = len(LEVELS)
+LEAST_PASSES = 24 * STRATA  # of an estimate in all strata
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,19 +52,15 @@ class LanguageRunConfig:
     train: TrainConfig = TrainConfig()
     mask_rate: str = "U[0.001,1]"
     weight: str = "1/t"
-    batch: int = 32
-    dtype: str = "float32"
+    batch: Annotated[int, Range(1, 1e7)] = 32
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     device: str = "cpu"
-    validation_passes: int = 480  # forward passes of one block, for the curve
-    test_passes: int = 4800  # and for the test loss at the end
+    validation_passes: Annotated[int, Range(LEAST_PASSES)] = 480  # forward passes of one block, for the curve
+    test_passes: Annotated[int, Range(LEAST_PASSES)] = 4800  # and for the test loss at the end
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.process()
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype: {self.dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-        for name, least in (("batch", 1), ("validation_passes", 24 * STRATA), ("test_passes", 24 * STRATA)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
         if self.data.length < STRATA:
             raise InputError(f"data.length: {self.data.length} is not allowed; at least {STRATA}, for the loss in tenths of t")
         if self.data.corpus.startswith(PREFIX):

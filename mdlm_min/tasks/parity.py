@@ -8,7 +8,7 @@ The three differ in nothing but which tokens of a training sequence are masked:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from mdlm_min.diffusion.process import MaskedDiffusion, OneMasked, Process
 from mdlm_min.model.flops import Work
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import ModelConfig, Transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
@@ -36,12 +36,15 @@ SOLVED = 0.99
 class NetworkConfig:
     """The Transformer, or ("mlp") the reduced model of section 4.1 with `width` hidden units and nothing else."""
 
-    kind: str = "transformer"
+    kind: Annotated[str, OneOf(("transformer", "mlp"))] = "transformer"
     layers: int = 1
     heads: int = 4
     width: int = 128
     attention: str = "learned"
     init: str = "gpt2"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "network.")
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,18 @@ class ParityRunConfig:
     data: ParityConfig = ParityConfig()
     network: NetworkConfig = NetworkConfig()
     train: TrainConfig = TrainConfig()
-    supervision: str = "output"
+    supervision: Annotated[str, OneOf(SUPERVISIONS)] = "output"
     mask_rate: str = ""
     weight: str = "mean"
-    token_loss: str = "cross_entropy"
+    token_loss: Annotated[str, OneOf(TOKEN_LOSSES)] = "cross_entropy"
     batch: int = 0
-    stop_after: int = 0  # evaluations in a row with both accuracies at .99 after which a run has generalised for good
+    stop_after: Annotated[int, Range(0)] = (
+        0  # evaluations in a row with both accuracies at .99 after which a run has generalised for good
+    )
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.supervision not in SUPERVISIONS:
-            raise InputError(f"supervision: {self.supervision!r} is unknown; allowed: {', '.join(SUPERVISIONS)}")
-        if self.token_loss not in TOKEN_LOSSES:
-            raise InputError(f"token_loss: {self.token_loss!r} is unknown; allowed: {', '.join(TOKEN_LOSSES)}")
+        check_fields(self)
         if self.supervision == "masked":
             MaskedDiffusion(MaskRate.parse(self.mask_rate), self.weight)
         elif self.mask_rate or self.weight != "mean":
@@ -81,8 +83,6 @@ class ParityRunConfig:
         with torch.device("meta" if meta else "cpu"):
             if network.kind == "mlp":
                 return UniformAttentionMLP(MLPConfig(VOCAB_SIZE, length, network.width, network.init), generator)
-            if network.kind != "transformer":
-                raise InputError(f"network.kind: {network.kind!r} is unknown; allowed: transformer, mlp")
             shape = (network.layers, network.heads, network.width)
             config = ModelConfig(VOCAB_SIZE, length, 1, *shape, attention=network.attention, init=network.init)
             return Transformer(config, generator)

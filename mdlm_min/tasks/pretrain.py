@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,11 @@ from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.llada import save_weights, scaled
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder, settings_of
-from mdlm_min.tasks.language import DTYPES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, LEVELS, STRATA, loss_over_rates
 from mdlm_min.tasks.multiple_choice import judge_items
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
@@ -60,30 +60,25 @@ class PretrainConfig:
     engine: EngineConfig = EngineConfig()
     mask_rate: str = "U[0.001,1]"
     weight: str = "1/t"
-    batch: int = 16
-    dtype: str = "float32"
-    weights: str = "float32"
+    batch: Annotated[int, Range(1, 1e7)] = 16
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    weights: Annotated[str, OneOf(DTYPES)] = "float32"
     device: str = "cpu"
-    validation_passes: int = 240  # forward passes of one block, for the curve; 0 for none
-    test_passes: int = 2400  # and for the test loss at the end
-    items: int = 0
-    item_passes: int = 8
+    validation_passes: Annotated[int, Range(0)] = 240  # forward passes of one block, for the curve; 0 for none
+    test_passes: Annotated[int, Range(0)] = 2400  # and for the test loss at the end
+    items: Annotated[int, Range(0)] = 0
+    item_passes: Annotated[int, Range(1)] = 8
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.process()
-        for name in ("dtype", "weights"):
-            if getattr(self, name) not in DTYPES:
-                raise InputError(f"{name}: {getattr(self, name)!r} is unknown; allowed: {', '.join(DTYPES)}")
         if self.engine.kind == "deepspeed" and self.weights != "float32":
             raise InputError(
                 f"weights: {self.weights!r} is for engine.kind = torch; DeepSpeed keeps float32 weights beside bfloat16"
             )
-        for name, least in (("batch", 1), ("items", 0), ("item_passes", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
         for name in ("validation_passes", "test_passes"):
-            if 0 < getattr(self, name) < 24 * STRATA or getattr(self, name) < 0:
-                raise InputError(f"{name}: {getattr(self, name)} is not allowed; 0 for none, or at least {24 * STRATA}")
+            if 0 < getattr(self, name) < LEAST_PASSES:
+                raise InputError(f"{name}: {getattr(self, name)} is not allowed; 0 for none, or at least {LEAST_PASSES}")
         if self.data.length < STRATA:
             raise InputError(f"data.length: {self.data.length} is not allowed; at least {STRATA}, for the loss in tenths of t")
         self.engine.parts(self.batch, self.engine.processes)

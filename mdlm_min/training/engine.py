@@ -8,11 +8,12 @@ another loss as soon as the processes' shares differ in their number of masked t
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.training.checkpoint import Checkpoint
 from mdlm_min.training.optimizer import SpikeGuard, TrainConfig, limit_gradient, make_optimizer
@@ -26,23 +27,16 @@ STATE = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and SGD, beside
 class EngineConfig:
     """Plain torch in one process, or DeepSpeed in `processes` a node (launch.py)."""
 
-    kind: str = "torch"
-    processes: int = 1  # on each node
+    kind: Annotated[str, OneOf(KINDS)] = "torch"
+    processes: Annotated[int, Range(1, 1e5)] = 1  # on each node
     hostfile: str = ""  # DeepSpeed's list of nodes; empty for this one
-    zero: int = 0  # what is partitioned: 0 nothing, 1 optimiser state, 2 gradients too, 3 weights too
-    micro_batch: int = 0  # sequences of one forward pass; 0 for a process's whole share
+    zero: Annotated[int, Range(0, 3)] = 0  # what is partitioned: 0 nothing, 1 optimiser state, 2 gradients too, 3 weights too
+    micro_batch: Annotated[int, Range(0)] = 0  # sequences of one forward pass; 0 for a process's whole share
     recompute: bool = False  # activation checkpointing: a block's activations are computed again in the backward pass
     offload: bool = False  # optimiser state in host memory (ZeRO 1 to 3)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"engine.kind: {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
-        if self.zero not in (0, 1, 2, 3):
-            raise InputError(f"engine.zero: {self.zero} is not allowed; 0 to 3")
-        if self.processes < 1 or self.micro_batch < 0:
-            raise InputError(
-                f"engine: processes = {self.processes}, micro_batch = {self.micro_batch}; at least 1 process, and 0 or more sequences"
-            )
+        check_fields(self, "engine.")
         if self.kind == "torch" and (self.processes, self.hostfile, self.zero, self.offload) != (1, "", 0, False):
             raise InputError("engine.kind: 'torch' is one process without ZeRO and offload; set engine.kind = deepspeed")
         if self.offload and not self.zero:

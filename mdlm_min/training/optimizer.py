@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -16,39 +18,30 @@ class TrainConfig:
     """Optimisation of one run. Weight decay acts on matrices only, as in nanoGPT. The rate warms up linearly and then stays,
     or falls along a half cosine to a tenth of itself ("cosine", nanoGPT's schedule)."""
 
-    steps: int = 1000
-    eval_every: int = 50
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    momentum: float = 0.0  # of "sgd"
-    warmup: int = 0
-    schedule: str = "constant"
-    clip: float = 0.0  # the gradient's norm is at most this; 0 for no limit
+    steps: Annotated[int, Range(1, 1e10)] = 1000
+    eval_every: Annotated[int, Range(1, 1e10)] = 50
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
+    learning_rate: Annotated[float, Range(0, math.inf, open_least=True, open_most=True)] = 1e-3
+    beta1: Annotated[float, Range(0, 1, open_most=True)] = 0.9
+    beta2: Annotated[float, Range(0, 1, open_most=True)] = 0.95
+    weight_decay: Annotated[float, Range(0, math.inf, open_most=True)] = 0.1
+    momentum: Annotated[float, Range(0, 1, open_most=True)] = 0.0  # of "sgd"
+    warmup: Annotated[int, Range(0, 1e10)] = 0
+    schedule: Annotated[str, OneOf(("constant", "cosine"))] = "constant"
+    clip: Annotated[float, Range(0, math.inf, open_most=True)] = 0.0  # the gradient's norm is at most this; 0 for no limit
     unit_gradient: bool = False  # the gradient is scaled to norm 1, so that no arm takes larger steps than another
-    spike: float = 0.0  # a step whose loss exceeds this many times the recent mean, or is not finite, is skipped; 0: none is
-    checkpoint_seconds: float = 20.0  # between checkpoints; inf for none at all, where only speed is of interest
+    # A step whose loss exceeds this many times the recent mean, or is not finite, is skipped; 0: none is.
+    spike: Annotated[float, Range(0, math.inf, open_most=True)] = 0.0
+    checkpoint_seconds: Annotated[float, Range(0, math.inf)] = 20.0  # between checkpoints; inf for none at all, to measure speed
 
     def __post_init__(self) -> None:
-        for name in ("steps", "eval_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; at least 1")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"train.optimizer: {self.optimizer!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
-        if not 0 <= self.momentum < 1 or (self.momentum and self.optimizer != "sgd"):
-            raise InputError(f"train.momentum: {self.momentum} is not allowed; 0 to below 1, and only with train.optimizer = sgd")
-        if self.schedule not in ("constant", "cosine"):
-            raise InputError(f"train.schedule: {self.schedule!r} is unknown; allowed: constant, cosine")
-        if not 0 <= self.clip < math.inf or (self.clip and self.unit_gradient):
-            raise InputError(f"train.clip: {self.clip} is not allowed; at least 0, and 0 where train.unit_gradient is set")
-        if not self.checkpoint_seconds >= 0:
-            raise InputError(f"train.checkpoint_seconds: {self.checkpoint_seconds} is not allowed; at least 0, inf for none")
-        if self.spike and not 1 < self.spike < math.inf:
+        check_fields(self, "train.")
+        if self.momentum and self.optimizer != "sgd":
+            raise InputError(f"train.momentum: {self.momentum} is not allowed; only with train.optimizer = sgd")
+        if self.clip and self.unit_gradient:
+            raise InputError(f"train.clip: {self.clip} is not allowed; 0 where train.unit_gradient is set")
+        if 0 < self.spike <= 1:
             raise InputError(f"train.spike: {self.spike} is not allowed; above 1, or 0 to take every step")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"train.learning_rate: {self.learning_rate} is not allowed; above 0")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the step after `step` steps."""

@@ -209,7 +209,7 @@ def test_without_a_hub_the_message_says_what_to_give(monkeypatch):
     [
         ({"length": 1}, "data.length: 1 is not allowed"),
         ({"corrupt": 1.0}, "data.corrupt: 1.0 is not allowed"),
-        ({"shuffle": 0}, "shuffle = 0 must be at least 1"),
+        ({"shuffle": 0}, "data.shuffle: 0 is not allowed; at least 1"),
         ({"tokenizer": "nothing"}, "data.tokenizer: 'nothing' is unknown"),
     ],
 )

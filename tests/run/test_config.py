@@ -1,0 +1,110 @@
+"""Every configuration, from arbitrary values: an instance, or one line that names the field."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_min.data.parity import ParityConfig
+from mdlm_min.data.stream import StreamConfig
+from mdlm_min.data.text import TextConfig
+from mdlm_min.model.mlp import MLPConfig
+from mdlm_min.model.transformer import ModelConfig
+from mdlm_min.run.config import OneOf, Range, build, check_fields
+from mdlm_min.run.errors import InputError
+from mdlm_min.tasks.language import LanguageRunConfig
+from mdlm_min.tasks.parity import ParityRunConfig
+from mdlm_min.tasks.pretrain import PretrainConfig
+from mdlm_min.training.engine import EngineConfig
+from mdlm_min.training.optimizer import TrainConfig
+
+KINDS = (ParityRunConfig, LanguageRunConfig, PretrainConfig, StreamConfig, TextConfig, ParityConfig, MLPConfig, ModelConfig, TrainConfig, EngineConfig)  # fmt: skip
+NEEDED = {MLPConfig: {"vocab_size": 3, "length": 4}, ModelConfig: {"vocab_size": 3, "length": 4, "outputs": 3}}
+
+numbers = st.one_of(
+    st.integers(-3, 300), st.sampled_from([0, -1, 10**9, 10**30, -(10**30)]), st.floats(allow_nan=True, allow_infinity=True)
+)
+words = st.one_of(
+    st.text(max_size=8), st.sampled_from(["U[0,1]", "1/0", "1/7", "0", "U[0,2]", "mlp", "rotary", "uniform", "words", "../x"])
+)
+values = st.recursive(
+    st.one_of(numbers, words, st.booleans(), st.none()), lambda inner: st.lists(inner, max_size=2), max_leaves=3
+)
+
+
+def fields_of(kind):
+    """Dotted names of the fields of a configuration, nested ones included."""
+    found = []
+    for name, field in kind.__dataclass_fields__.items():
+        default = field.default
+        nested = fields_of(type(default)) if hasattr(default, "__dataclass_fields__") else []
+        found += [name, *(f"{name}.{inner}" for inner in nested)]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_arbitrary_values_give_a_configuration_or_one_line(kind, data):
+    """100 cases for each of ten configurations. Nothing large is made: a configuration holds no weights."""
+    table = dict(NEEDED.get(kind, {}))
+    for path in data.draw(st.lists(st.sampled_from(fields_of(kind)), min_size=1, max_size=4)):
+        inside = table
+        *folders, name = path.split(".")
+        for folder in folders:
+            inside = inside.setdefault(folder, {}) if isinstance(inside.get(folder, {}), dict) else {}
+        inside[name] = data.draw(values)
+    try:
+        build(kind, table)
+    except InputError as error:
+        assert "\n" not in str(error).replace("\\n", "")
+        assert ":" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "message"),
+    [
+        (TrainConfig, {"steps": 0}, "train.steps: 0 is not allowed; at least 1"),
+        (TrainConfig, {"beta1": 1.0}, "train.beta1: 1.0 is not allowed; at least 0 and below 1"),
+        (TrainConfig, {"beta2": -0.1}, "train.beta2: -0.1 is not allowed"),
+        (TrainConfig, {"warmup": -1}, "train.warmup: -1 is not allowed; at least 0"),
+        (TrainConfig, {"weight_decay": -1.0}, "train.weight_decay: -1.0 is not allowed; at least 0, finite"),
+        (TrainConfig, {"learning_rate": math.nan}, "train.learning_rate: nan is not allowed; above 0, finite"),
+        (TrainConfig, {"learning_rate": math.inf}, "train.learning_rate: inf is not allowed"),
+        (TrainConfig, {"steps": 10**30}, "train.steps: 1000000000000000000000000000000 is not allowed"),
+        (TrainConfig, {"steps": True}, "steps: True is a bool; allowed: int"),
+        (TrainConfig, {"optimizer": "adam"}, "train.optimizer: 'adam' is unknown; allowed: adamw, sgd"),
+        (ParityRunConfig, {"network": {"layers": 10**9}}, "model.layers: 1000000000 is not allowed; at least 1 and at most 1000"),
+        (ParityRunConfig, {"network": {"kind": "cnn"}}, "network.kind: 'cnn' is unknown; allowed: transformer, mlp"),
+        (ParityRunConfig, {"stop_after": -1}, "stop_after: -1 is not allowed; at least 0"),
+        (LanguageRunConfig, {"batch": 10**9}, "batch: 1000000000 is not allowed"),
+        (LanguageRunConfig, {"mask_rate": "1/0"}, "mask_rate: '1/0' is not a mask rate"),
+        (LanguageRunConfig, {"data": {"length": 10**9}}, "data.length: 1000000000 is not allowed"),
+        (EngineConfig, {"processes": 0}, "engine.processes: 0 is not allowed; at least 1"),
+        (ParityConfig, {"k": 21}, "data.k: 21 is not allowed; at most data.n = 20"),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_allowed(kind, table, message):
+    with pytest.raises(InputError) as error:
+        build(kind, table)
+    assert message in str(error.value)
+
+
+def test_limits_stand_beside_the_fields():
+    @dataclass(frozen=True)
+    class Some:
+        share: Annotated[float, Range(0, 1, open_least=True)] = 0.5
+        kind: Annotated[str, OneOf(("a", "b"))] = "a"
+
+        def __post_init__(self):
+            check_fields(self, "some.")
+
+    Some(1.0, "b")
+    for wrong in (0.0, 1.1, math.nan):
+        with pytest.raises(InputError, match=r"some.share: .* is not allowed; above 0 and at most 1"):
+            Some(wrong)
+    with pytest.raises(InputError, match="some.kind: 'c' is unknown; allowed: a, b"):
+        Some(kind="c")
