@@ -318,7 +318,7 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         ({"zero": 4}, "engine.zero: 4 is not allowed"),
         ({"processes": 2}, "engine.kind: 'torch' is one process"),
         ({"kind": "deepspeed", "offload": True}, "engine.offload: needs engine.zero"),
-        ({"kind": "deepspeed", "processes": 0}, "at least 1 process"),
+        ({"kind": "deepspeed", "processes": 0}, "engine.processes: 0 is not allowed; at least 1"),
     ],
 )
 def test_bad_engines_are_named(changes, message):
