@@ -13,7 +13,7 @@ ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
 def test_every_experiment_is_complete_and_its_runs_are_distinct(name):
     experiment = Experiment(name)
     assert (experiment.folder / "README.md").read_text().startswith("# ")
-    assert tuple(experiment.plan["tiers"]) == TIERS
+    assert set(experiment.plan["tiers"]) <= set(TIERS)
     for tier in experiment.plan["tiers"]:
         specs = experiment.runs(tier, arms="all")
         assert len({spec.name for spec in specs}) == len(specs) > 0
