@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mdlm_min.run.progress import Estimate
+from mdlm_min.run.time_left import Estimate
 
 
 class _Console(Console):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mdlm_min.model.flops import Work
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.progress import format_seconds
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.run.signals import on_stop_signals
+from mdlm_min.run.time_left import format_seconds
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from mdlm_min.training.engine import Engine, TorchEngine

@@ -7,7 +7,8 @@ import sys
 import pyte
 import pytest
 
-from mdlm_min.run.progress import Estimate, PlainDisplay, open_display
+from mdlm_min.run.progress import PlainDisplay, open_display
+from mdlm_min.run.time_left import Estimate
 from mdlm_min.training.loop import progress_line
 
 
