@@ -45,6 +45,16 @@ class Selection:
         slots = min(grid_size(int(slot.max()) + 1), mask.shape[1])
         return Selection(count, row[repeated], column[repeated], slot[repeated], slots)
 
+    @staticmethod
+    def grouped(group: Tensor, groups: int) -> "Selection":
+        """Every entry as a member of its group, int64 [entries] below `groups`: to pack the entries by group."""
+        order = group.argsort(stable=True)
+        sizes = group.bincount(minlength=groups)
+        first = sizes.cumsum(dim=0) - sizes
+        slot = torch.empty_like(group)
+        slot[order] = torch.arange(len(group), device=group.device) - first[group[order]]
+        return Selection(len(group), group, order, slot, grid_size(int(sizes.max())) if len(group) else 0)
+
     def pick(self, x: Tensor) -> Tensor:
         """[batch, length, ...] to [padded, ...]."""
         return x[self.row, self.column]

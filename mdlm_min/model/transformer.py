@@ -24,6 +24,8 @@ from mdlm_min.model.selection import Selection
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 
+LARGEST_GAP = 60.0  # of attention scores in nats: exp(-60) = 1e-26, and its inverse in a gradient, are far inside float32's range
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -116,10 +118,11 @@ class Block(nn.Module):
         tokens, False at padding; None for no padding.
         `rotary`: cosines and sines of `rotary_angles`, None for learned positions.
         """
+        y = None
         if index is not None and selection is not None and self.config.attention == "learned" and not self.config.causal:
-            chosen = selection.pick(index)
-            y = self._attend_distinct(x, chosen, index, selection)
-            x = x[chosen]
+            y = self._attend_distinct(x, index, selection)
+        if y is not None and index is not None and selection is not None:
+            x = F.embedding(selection.pick(index), x)
         elif index is not None:
             q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
             x = x[index]
@@ -169,14 +172,29 @@ class Block(nn.Module):
         y = F.scaled_dot_product_attention(self._heads(packed), self._heads(k), self._heads(v), attn_mask=visible)
         return selection.unpack(y.transpose(-3, -2).flatten(-2))
 
-    def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, selection: Selection) -> Tensor:
-        """Attention of the `chosen` inputs over the whole table, closed to the inputs that their sequence lacks."""
+    def _attend_distinct(self, table: Tensor, index: Tensor, selection: Selection) -> Tensor | None:
+        """Attention of the selected positions, [padded, width], by matrix products that sequences share; None where exponentials
+        could overflow or underflow.
+
+        A query that many sequences have in common (parity: the mask token at one position) gives the same exponentials
+        exp(score - highest score) in all of them. A sequence's sums over the inputs it holds, weighted by value and
+        plain, are then one product of its row of zeros and ones with them. Every sequence holds the query's own input, so
+        where that score is near the highest, no sum is too small and what underflows would not have counted.
+        """
+        chosen, query = selection.pick(index).unique(return_inverse=True)  # [queries], [padded]
         q, k, v = (self._heads(part) for part in self.qkv(self.norm_1(table)))  # [heads, distinct, dim]
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).transpose(0, 1)  # [distinct, heads, distinct]
-        seen = torch.zeros(len(index), len(table), dtype=torch.bool, device=index.device).scatter_(1, index, True)
-        absent = ~seen[selection.row]
-        weights = F.embedding(chosen, scores.flatten(1)).unflatten(1, scores.shape[1:]).masked_fill(absent[:, None], -math.inf)
-        return torch.einsum("phd,hdw->phw", weights.softmax(dim=-1), v).flatten(-2)
+        scores = q[:, chosen] @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [heads, queries, distinct]
+        highest = scores.detach().amax(dim=-1)
+        own = scores.detach()[:, torch.arange(len(chosen), device=chosen.device), chosen]
+        if not bool((highest - own <= LARGEST_GAP).all()):
+            return None
+        shared = (scores - highest[..., None]).exp()[..., None]
+        factors = torch.cat((shared * v[:, None], shared), dim=-1)  # [heads, queries, distinct, dim + 1]
+        seen = table.new_zeros(len(index), len(table)).scatter_(1, index, 1.0)
+        groups = Selection.grouped(query, len(chosen))
+        sums = groups.pack(seen[selection.row], len(chosen)) @ factors.permute(1, 2, 0, 3).flatten(2)
+        sums = groups.unpack(sums).unflatten(-1, (self.config.heads, -1))  # [padded, heads, dim + 1]
+        return (sums[..., :-1] / sums[..., -1:]).flatten(-2)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

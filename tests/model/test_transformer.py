@@ -44,6 +44,48 @@ def test_selected_positions_equal_the_full_computation(options, batch, share):
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11, msg=name)
 
 
+@pytest.mark.parametrize("gap", [0.0, 20.0, 55.0, 200.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shared_exponentials_equal_the_softmax_whatever_the_scores_are(gap, dtype):
+    """`gap`: how far the highest score lies above a query's own, in nats; with 200 the exponentials would not do."""
+    model, tokens = make(400, layers=1)
+    block, calls = model.blocks[0], []
+    attend, linear = block._attend_distinct, block.qkv.forward
+
+    def shifted(x, selection=None):
+        """An input that few sequences hold scores `gap` for every query by a head's first coordinate, all others nothing."""
+        q, k, v = linear(x, selection)
+        first = (torch.arange(8) % 4 == 0).to(x)
+        wanted = torch.zeros(len(x), 1).to(x)
+        wanted[3] = 2 * gap  # a head is four wide, so scores are divided by two
+        return q * (1 - first) + first, k * (1 - first) + first * wanted, v
+
+    def watched(*inputs):
+        calls.append(attend(*inputs))
+        return calls[-1]
+
+    block.qkv.forward, block._attend_distinct = shifted, watched
+    tokens[5:, 1] = 1
+    tokens[:5, 1] = 0  # input 3 is token 0 at position 1
+    positions = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    weights = torch.randn(int(positions.sum()), 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected_scores = model(tokens)[positions]  # gathered, then the softmax
+    assert not calls
+    expected = output_and_gradients(model, expected_scores, weights)
+    model.to(dtype)
+    scores = model(tokens, positions)
+    assert [call is None for call in calls] == [gap > 60]
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(scores.double(), expected_scores, rtol=tolerance, atol=tolerance)
+    found = output_and_gradients(model, scores, weights.to(dtype))
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name].double(), gradient, rtol=0, atol=tolerance * max(1.0, scale), msg=name)
+    model.zero_grad()
+    again = output_and_gradients(model, model(tokens, positions), weights.to(dtype))
+    assert all(torch.equal(found[name], gradient) for name, gradient in again.items())
+
+
 def test_in_float32_to_rounding():
     model, tokens = make(64)
     model.float()
