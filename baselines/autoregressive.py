@@ -1,7 +1,7 @@
-"""The autoregressive model of equal size: the same Transformer, causal, its own NLL on the same blocks.
+"""The autoregressive model of equal size: the same Transformer, causal, with its own NLL on the same blocks.
 
-Masked diffusion's test loss is a bound on its NLL; this one is exact. Both see a block alone: the first token is predicted
-from a start token, which is the mask token's row of the embedding.
+NLL is the negative log-likelihood in nats. The test loss of masked diffusion is a bound on it; here it is exact. Both models
+see one block alone. Here the first token is predicted from a start token, which is the mask token's row of the embedding.
 """
 
 import math
@@ -17,7 +17,7 @@ from mdlm_min.tasks.language import LEVELS, LanguageRunConfig, LanguageTask
 
 
 class AutoregressiveTask(LanguageTask):
-    """A run of the autoregressive model as the training loop sees it. Needs model.causal."""
+    """A run of the autoregressive model as the training loop sees it. Raises InputError unless model.causal is true."""
 
     def __init__(self, config: LanguageRunConfig, seed: int) -> None:
         super().__init__(config, seed)
@@ -27,21 +27,21 @@ class AutoregressiveTask(LanguageTask):
         self.work = Work(self.work.tokens, operations, self.work.ceiling)
 
     def nll_in_order(self, tokens: Tensor) -> Tensor:
-        """-log p in nats of every token given those before it in its block: float32 [batch, length]."""
+        """NLL of every token given the tokens before it in its block: float32 [batch, length]."""
         inputs = F.pad(tokens[:, :-1], (1, 0), value=self.mask_token)
         with self.autocast():
             scores = self.model(inputs)
         return F.cross_entropy(scores.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
 
     def loss(self, step: int) -> Tensor:
-        """Mean NLL of this step's blocks, the same blocks as masked diffusion's at this seed and step."""
+        """Mean NLL of this step's blocks, nats per token. Masked diffusion has the same blocks at this seed and step."""
         config = self.config
         tokens = self.data.batch("train", config.data.length, config.batch, self.seed, step)
         return self.nll_in_order(tokens.to(self.device)).mean()
 
     @torch.no_grad()
     def test_loss(self, split: str, passes: int) -> Row:
-        """Exact NLL of the first blocks of a split, as many as masked diffusion has passes; of all of them for the test loss."""
+        """Exact NLL in nats per token: of the whole test split, or of the first `passes` blocks of another split."""
         blocks = self.data.blocks(split, self.config.data.length)
         chosen = blocks if split == "test" else blocks[:passes]
         total = sum(float(self.nll_in_order(part.to(self.device)).double().sum()) for part in chosen.split(64))

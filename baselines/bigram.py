@@ -1,8 +1,8 @@
-"""The bigram model, interpolated with the unigram model by a Dirichlet prior (MacKay and Peto, 1995); exact, no training.
+"""The bigram model, interpolated with the unigram model by a Dirichlet prior (MacKay and Peto, 1995). Exact, no training.
 
     p(b | a) = (count(a b) + k p(b)) / (count(a) + k)
 
-with the one number k chosen on the validation split from powers of two.
+The one number k is chosen on the validation split from powers of two.
 """
 
 import numpy as np
@@ -13,7 +13,8 @@ STRENGTHS = tuple(2.0**power for power in range(-2, 13))
 
 
 def bigram_loss(data: TextData, split: str) -> float:
-    """NLL of a split in nats per token, each token given the one before it; k is the best one for the validation split."""
+    """NLL (negative log-likelihood) of a split in nats per token, each token given the one before it. k is the best one for the
+    validation split."""
     size = data.vocab_size
     train = data.splits["train"].astype(np.int64)
     pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)

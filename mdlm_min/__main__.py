@@ -1,8 +1,20 @@
-"""`python -m mdlm_min` is the same as `mdlm`."""
+"""The start of `mdlm` and of `python -m mdlm_min`: stop signals have their handler before anything slow is imported."""
 
 import sys
 
-from mdlm_min.cli.main import main
+from mdlm_min.run.signals import end_at_stop_signals, ignore_stop_signals
+
+
+def main() -> int:
+    """Run the command in sys.argv; returns its exit code."""
+    end_at_stop_signals()
+    from mdlm_min.cli.main import main as command
+
+    try:
+        return command()
+    finally:
+        ignore_stop_signals()  # the result stands, whatever comes while the interpreter ends
+
 
 if __name__ == "__main__":
     sys.exit(main())

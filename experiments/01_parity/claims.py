@@ -4,6 +4,7 @@ T_mem and T_gen are the first steps from which train and validation accuracy sta
 that never gets there counts as its last step, so a ratio with it is a bound.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,40 +141,42 @@ class _Question:
     published: str
     tolerance: str
     judge: Judge
+    scale: str
     kind: str = "statistical"
+    paper: float = math.nan
 
 
 _FASTER = "95% interval above 1"
 QUESTIONS = {
-    "P1": _Question("Output supervision groks", f"{_SHARE} that grok", "T_gen / T_mem = 492", "T_gen >= 5 T_mem in every seed", judge_p1),
+    "P1": _Question("Output supervision groks", f"{_SHARE} that grok", "T_gen / T_mem = 492", "T_gen >= 5 T_mem in every seed", judge_p1, "share"),
     "P2": _Question(
         "Masked diffusion (U[0,.2]) generalises with little or no delay", f"{_SHARE} without delay", "T_gen / T_mem = 1.003",
-        "T_gen <= 1.2 T_mem in every seed", judge_p2,
+        "T_gen <= 1.2 T_mem in every seed", judge_p2, "share",
     ),
     "P2b": _Question(
-        "Masked diffusion (U[0,.2]) generalises before output supervision", f"{_EARLIER}, output / masked", "54", _FASTER, judge_earlier,
+        "Masked diffusion (U[0,.2]) generalises before output supervision", f"{_EARLIER}, output / masked", "54", _FASTER, judge_earlier, "ratio", paper=54,
     ),
     "P3": _Question(
-        "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)", f"{_EARLIER}, end / middle windows", "1.8; .4 never", _FASTER, judge_p3, "ordinal",
+        "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)", f"{_EARLIER}, end / middle windows", "1.8; .4 never", _FASTER, judge_p3, "ratio", "ordinal", 1.8,
     ),
     "P4": _Question(
-        "The boundary windows are unstable, the middle ones are not", f"{_SHARE} of end windows unstable", "2 of 2", "all of them, none of the middle", judge_p4,
+        "The boundary windows are unstable, the middle ones are not", f"{_SHARE} of end windows unstable", "2 of 2", "all of them, none of the middle", judge_p4, "share", paper=1,
     ),
     "P6": _Question(
         "The k+1 targets without noise masks generalise before output supervision (open point 7)", f"{_EARLIER}, output / control", "(ours)", _FASTER,
-        judge_targets,
+        judge_targets, "ratio",
     ),
     "P7": _Question(
         "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)", f"{_EARLIER}, control / masked",
-        "(ours)", _FASTER, judge_control,
+        "(ours)", _FASTER, judge_control, "ratio",
     ),
     "P8": _Question(
         "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)", f"{_EARLIER}, 1/t / none", "(ours)", _FASTER,
-        judge_weight,
+        judge_weight, "ratio",
     ),
     "P9": _Question(
         "A fixed rate near that of Cor 4.8 generalises before U[0,.246] (open point 2)", f"{_EARLIER}, U[0,.246] / fixed", "(ours)", _FASTER,
-        judge_fixed,
+        judge_fixed, "ratio",
     ),
 }  # fmt: skip
 
@@ -182,7 +185,7 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
     question = QUESTIONS[name]
     return Claim(
         name + suffix, f"{question.statement}; {where}", question.kind, question.quantity, question.published, question.tolerance, tier,
-        in_cell(question.judge, cell), cost,
+        in_cell(question.judge, cell), cost, question.scale, question.paper,
     )  # fmt: skip
 
 
@@ -193,6 +196,8 @@ CLAIMS = [
 ]
 
 
+LABELS = {"output": "output supervision", "secret": "k+1 control", "md_t_1_7": "t = 1/7", "md_0.246_none": "U[0,.246], no weight",
+          "md_0.246_mean": "U[0,.246], weight 1 / mean t"}  # fmt: skip
 MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
 
 
@@ -208,6 +213,10 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     return paths
 
 
+def _label(arm: str) -> str:
+    return LABELS.get(arm) or f"U[0,{arm.removeprefix('md_').removeprefix('0')}]"
+
+
 def _draw(table: Table, arms: list[str], path: Path) -> Path:
     cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
     fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
@@ -216,21 +225,23 @@ def _draw(table: Table, arms: list[str], path: Path) -> Path:
         for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
             for index, arm in enumerate(arms):
                 curves = [pd.DataFrame(rows) for rows in curves_of(part, arm)]
-                figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], arm)
+                figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], _label(arm))
         data = next(iter(part.runs.values()))["config"]["data"]
         seeds = len({record["config"]["seed"] for record in part.runs.values()})
         axes[0, column].set_title(
-            f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)", fontsize=10
+            f"ours: ({data['n']},{data['k']}), N={data['train_samples']}, {seeds} seeds (median, each, range)"
         )
     for row, panel in enumerate(("train", "val")):
         paper = published(f"fig2_parity_{panel}")
         for arm, name in FIG2.items():
-            colour = figure.COLOURS[arms.index(arm)] if arm in arms else "grey"
-            axes[row, -1].plot(paper["step"], paper[name], color=colour, label=f"{arm} (published)", **figure.PUBLISHED)
+            shared = arm in arms
+            colour, label = (
+                (figure.COLOURS[arms.index(arm)], _label(arm)) if shared else ("grey", "paper's arms, in the other figure")
+            )
+            axes[row, -1].plot(paper["step"], paper[name], color=colour, label=label, **figure.PUBLISHED)
         axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
-    axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed", fontsize=10)
+    axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed")
     for ax in axes[1]:
         ax.set_xlabel("step")
-    axes[1, 0].legend(fontsize=7, loc="lower right")
-    axes[1, -1].legend(fontsize=7, loc="lower right")
+    figure.legend_below(fig, 7)
     return figure.save(fig, path)

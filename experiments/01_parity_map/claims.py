@@ -48,15 +48,13 @@ def _heat(
     ax.imshow(np.log10(values), cmap=colours, vmin=np.log10(limits[0]), vmax=np.log10(limits[1]), aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if text[row][column]:
-            dark = (
-                colours != "RdBu" and np.isfinite(value) and np.log10(value / limits[0]) > 0.75 * np.log10(limits[1] / limits[0])
-            )
-            ax.text(column, row, text[row][column], ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            depth = np.log10(value / limits[0]) / np.log10(limits[1] / limits[0])  # NaN where there is no colour
+            dark = abs(depth - 0.5) > 0.35 if colours == "RdBu" else depth > 0.5
+            ax.text(column, row, text[row][column], ha="center", va="center", fontsize=9, color="white" if dark else "black")
     ax.set_xticks(range(len(columns)), [str(column) for column in columns])
     ax.set_yticks(range(len(rows)), rows)
     ax.grid(visible=False)
     ax.set(xlabel="training samples N", title=title)
-    ax.title.set_fontsize(10)
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
@@ -100,7 +98,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                         text["ratio"][row][column] = f"{sign}{output / masked:.2g}"
                     else:
                         text["ratio"][row][column] = "neither"
-        fig, axes = figure.grid(1, 4, width=4.0, height=0.32 * len(problems) + 1.6)
+        fig, axes = figure.grid(1, 4, width=4.0, height=0.34 * len(problems) + 1.6)
         longest = float(runs["steps"].max())
         titles = {
             "output": "T_gen, output supervision",
@@ -115,7 +113,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             text["ratio"],
             labels,
             columns,
-            "T_gen ratio, output / masked (blue: masked first)",
+            "T_gen ratio, output / masked\n(blue: masked diffusion first)",
             "RdBu",
             (1 / 30, 30),
         )
@@ -154,5 +152,5 @@ def _axes_one_at_a_time(runs: pd.DataFrame, folder: Path) -> Path:
         ax.set(title=name, yscale="log", xlim=(-0.5, len(choices) - 0.5))
         ax.axhline(float(runs["steps"].max()), color="grey", **figure.PUBLISHED)
     axes[0, 0].set_ylabel("T_gen at (14,5), one layer\n(above the dashed line: never)")
-    axes[0, 1].legend(fontsize=7, loc="lower left")
+    figure.legend_below(fig, 6)
     return figure.save(fig, folder / "01_parity_map_axes.png")

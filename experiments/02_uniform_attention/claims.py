@@ -114,12 +114,12 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "") -> list[Claim]:
         Claim(
             id=f"P5{suffix}", statement=f"Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6); {where}", kind="statistical",
             quantity="final validation accuracy of the best arm", published=".973 at step 25,000",
-            tolerance="at least .923 by step 25,000 in every seed", tier=tier, judge=judge_p5, cost=cost,
+            tolerance="at least .923 by step 25,000 in every seed", tier=tier, judge=judge_p5, cost=cost, scale="share", paper=0.973,
         ),
         Claim(
             id=f"P5b{suffix}", statement=f"It shows no grokking delay; {where}", kind="statistical", quantity="share of seeds without delay",
             published="16,000 / 13,900 to reach .9", tolerance="validation at .9 within 1.5 times the steps of training, every seed", tier=tier,
-            judge=judge_delay, cost=cost,
+            judge=judge_delay, cost=cost, scale="share",
         ),
     ]  # fmt: skip
 
@@ -130,15 +130,16 @@ CLAIMS = [
     Claim(
         id="P5c", statement="Its plateau: chance level until about step 10,000 at rate 1e-3", kind="statistical", quantity="steps to .75 of the nearest arm",
         published="13,236", tolerance="within a factor 1.5 for some optimiser and initialisation", tier="paper", judge=judge_plateau,
-        cost=_COST,
+        cost=_COST, paper=13236,
     ),
     Claim(
         id="P5d", statement="On the same MLP masked diffusion generalises before output supervision", kind="statistical",
-        quantity="steps to .75, output / masked", published="(ours)", tolerance="interval above 1", tier="cpu", judge=judge_output,
+        quantity="steps to .75, output / masked", published="(ours)", tolerance="interval above 1", tier="cpu", judge=judge_output, scale="ratio",
     ),
     Claim(
         id="P5e", statement="The Transformer with its attention fixed to uniform stays trainable, without grokking", kind="statistical",
         quantity="share of seeds without delay", published="described only", tolerance="T_gen <= 1.2 T_mem in every seed", tier="cpu", judge=judge_ablation,
+        scale="share",
     ),
 ]  # fmt: skip
 
@@ -175,8 +176,8 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                             frame["step"], frame[metric], style, color=figure.COLOURS[index], label=label, linewidth=1.2
                         )
         if transformers:
-            axes[0, 2].set(xlabel="step", title="one-layer Transformer, (14,5), N=600, every seed")
-            axes[0, 2].legend(fontsize=7)
-        axes[0, 1].legend(fontsize=7)
+            axes[0, 2].set(xlabel="step", title="Transformer, (14,5), N=600, every seed")
+            axes[0, 2].legend(loc="center right", fontsize=8)
+        figure.legend_below(fig, 5)
         paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
     return paths

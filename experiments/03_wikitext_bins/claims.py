@@ -27,6 +27,7 @@ from mdlm_min.theory.formulas import WIKITEXT_WEIGHTS, mixture_optimum, mixture_
 
 BINS = tuple(f"bin_{index / 10:.1f}_{(index + 1) / 10:.1f}" for index in range(10))
 CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}
+LABELS = {"uniform_0_1": "U[0,1]", "middle": "U[.45,.55]"}
 SLACK = 0.02  # nats by which a window may break the order of a U without its counting
 
 
@@ -188,10 +189,10 @@ _PAPER = {
     "cost": "50M parameters, 0.92 G tokens a run, 12 arms, 3 seeds: about 10 hours of one H100 at 1M tokens a second",
 }
 _MAIN = (
-    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape),
-    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle),
-    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends),
-    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early),
+    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape, "value", 0.45),
+    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle, "difference", 0.26),
+    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends, "difference", 0.88),
+    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early, "share", 1.0),
 )  # fmt: skip
 _CONTROLS = (
     ("W6", "The window's gain is not that of even draws of t", "uniform_stratified", "middle", "U[.45,.55]", "U[0,1] with stratified t"),
@@ -200,20 +201,20 @@ _CONTROLS = (
 )  # fmt: skip
 
 CLAIMS = [
-    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, **_PAPER)
-      for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, scale=scale, paper=paper, **_PAPER)
+      for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
     *(Claim(id=f"{id}-{label}", statement=f"{text}; WikiText-2, {label}, .35M", kind=kind, quantity=quantity, published=value, tolerance=tolerance,
-            tier="cpu", judge=in_cell(judge, cell))
-      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge in _MAIN),
+            tier="cpu", judge=in_cell(judge, cell), scale=scale, paper=paper)
+      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
     *(Claim(id=f"{id}-bytes", statement=f"{text} (open point 12)", kind="statistical", quantity=f"test loss, U[0,1] - {name}", published="(ours)",
-            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]))
+            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]), scale="difference")
       for id, text, rival, arm, name, words in _CONTROLS),
     *(Claim(id=f"W5-{id}", statement=f"{text} predicts the best window", kind="ordinal", quantity="largest error over three corpora", published=value,
             tolerance="within .1 on bytes, BPE and parities", tier="cpu", judge=_predictor(name))
       for id, name, text, value in (("ngrams", "n-grams", "F.4 on the corpus's n-grams", ".46 against .45"), ("snr", "snr", "The gradient's signal-to-noise ratio", "(ours)"), ("gain", "gain", "The first-order gain of a step", "(ours)"))),
     Claim(id="T10", statement="F.4: weights of the 2- to 6-grams of WikiText seen at least five times", kind="exact", quantity="largest difference of a weight",
           published=".7427 .2063 .0401 .0084 .0024", tolerance=".005 in some reading", tier="cpu", judge=judge_weights),
-    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum),
+    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum, paper=0.46),
 ]  # fmt: skip
 
 
@@ -246,11 +247,16 @@ def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
         [_losses(table, arm).mean() for arm in there],
         "o-",
         color=figure.COLOURS[0],
-        label="ours, windows",
+        label="ten windows, mean over seeds",
     )
     for arm, colour in (("uniform_0_1", 3), ("middle", 2), ("autoregressive", 4), ("bigram", 6), ("unigram", 7)):
         if arm in arms_of(table):
-            ax.axhline(_losses(table, arm).mean(), color=figure.COLOURS[colour], linewidth=1.2, label=arm)
+            ax.axhline(
+                _losses(table, arm).mean(),
+                color=figure.COLOURS[colour],
+                linewidth=1.2,
+                label=f"{LABELS.get(arm, arm)}: test loss",
+            )
     ax.set(xlabel="centre of the window", ylabel="test loss, nats per token", title=title)
 
 
@@ -260,10 +266,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     for tier, table in tables.items():
         frame = table.frame()
         found = [cell for cell in dict.fromkeys(frame["cell"]) if BINS[4] in arms_of(table.cell(cell))]
-        fig, axes = figure.grid(len(found) + 1, 3, width=5.0)
+        fig, axes = figure.grid(len(found) + 1, 3, width=4.6)
         _draw_paper(axes[0])
         for row, cell in zip(axes[1:], found, strict=True):
             _draw_cell(row, table.cell(cell), cell)
+        figure.legend_below(fig, 6)
         paths.append(figure.save(fig, folder / f"03_wikitext_bins_{tier}.png"))
     return paths
 
@@ -276,7 +283,7 @@ def _draw_paper(axes: np.ndarray) -> None:
     axes[0].set(
         xlabel="centre of the window", ylabel="test loss, nats per token", title="paper, Fig 3: 50M parameters, 6,000 steps"
     )
-    axes[0].legend(fontsize=7)
+    axes[0].legend(loc="upper center")
     for index, name in enumerate([*BINS, "uniform_0_1"]):
         axes[1].plot(curves["step"], curves[name], color=_colour(index), linewidth=1.2, linestyle="--")
     axes[1].set(xlabel="step", ylim=(3.4, 7), title="paper, Fig 7")
@@ -285,24 +292,22 @@ def _draw_paper(axes: np.ndarray) -> None:
         values = mixture_signal(t, form=form)
         axes[2].plot(t, values / values.max(), label=f"{text}: {mixture_optimum(form=form):.3f}", linestyle="--")
     axes[2].set(xlabel="mask rate t", title="F.4: Signal(t) with the published weights")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(loc="lower center")
 
 
 def _colour(index: int) -> str:
-    return "black" if index == len(BINS) else f"C{index}"
+    return "black" if index == len(BINS) else figure.ordered(index, len(BINS))
 
 
 def _draw_cell(axes: np.ndarray, table: Table, cell: str) -> None:
     _window_panel(axes[0], table, f"ours, {cell}")
-    axes[0].legend(fontsize=7)
     for index, arm in enumerate([*BINS, "uniform_0_1"]):
         if arm not in arms_of(table):
             continue
         mean = mean_curve(table, arm)
-        label = arm.removeprefix("bin_").replace("_", "-") if arm in BINS else "U[0,1]"
+        label = f"U[{arm.removeprefix('bin_').replace('_', ',')}]" if arm in BINS else "U[0,1]"
         axes[1].plot(mean.index, mean["valid_loss"], color=_colour(index), linewidth=1.2, label=label)
         levels = [mean.iloc[-1][f"test_t{low / 10:.1f}"] for low in range(10)]
         axes[2].plot(CENTRES, levels, color=_colour(index), linewidth=1.2)
     axes[1].set(xlabel="step", ylabel="validation loss", title="validation loss (Fig 7)")
-    axes[1].legend(fontsize=6, ncols=2)
     axes[2].set(xlabel="mask rate t", ylabel="test loss at t", title="what a window buys, and what it costs")

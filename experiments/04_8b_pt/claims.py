@@ -148,38 +148,43 @@ _PAPER = {
     "tier": "paper",
     "cost": "two arms of LLaDA-8B, 7.86 billion tokens each: about 34 hours of 8 H100 an arm at 40% (mdlm plan 8b_pt)",
 }
+_PUBLISHED_GAIN = 4.138 - 3.674
+_PUBLISHED_SCORES = (("hellaswag", ".400 - .354", 0.046), ("arc_easy", ".430 - .342", 0.088))
 _GAIN, _INTERVAL = "test loss, U[0,1] - U[.45,.55]", "95% interval over seeds above 0"
 
 CLAIMS = [
     Claim(id="B1", statement="Pre-training: the window's NLL is below that of U[0,1]; LLaDA-8B, DCLM", kind="statistical", quantity=_GAIN,
-          published="4.138 - 3.674", tolerance="gap above 3 standard errors", judge=judge_one_seed, **_PAPER),
+          published="4.138 - 3.674", tolerance="gap above 3 standard errors", judge=judge_one_seed, scale="difference", paper=_PUBLISHED_GAIN, **_PAPER),
     Claim(id="B1b", statement="... and is so at every evaluation; LLaDA-8B, DCLM", kind="ordinal", quantity="share of evaluations", published="30 of 30",
-          tolerance="all", judge=judge_throughout, **_PAPER),
+          tolerance="all", judge=judge_throughout, scale="share", paper=1, **_PAPER),
     *(Claim(id=f"B2-{task}", statement=f"Zero-shot {NAMES[task]} is better after training on the window; LLaDA-8B, DCLM", kind="statistical",
             quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0",
-            judge=_judge_accuracy(task), **_PAPER)
-      for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
+            judge=_judge_accuracy(task), scale="difference", paper=paper, **_PAPER)
+      for task, value, paper in _PUBLISHED_SCORES),
     *(Claim(id=f"B1-{size}", statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2", kind="statistical",
-            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_gain, size)) for size in SIZES),
+            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_gain, size),
+            scale="difference", paper=_PUBLISHED_GAIN) for size in SIZES),
     *(Claim(id=f"B1b-{size}", statement=f"... and is so at every evaluation, {SIZES[size]}", kind="ordinal", quantity="share of evaluations",
-            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=in_cell(judge_throughout, size)) for size in SIZES),
+            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=in_cell(judge_throughout, size),
+            scale="share", paper=1) for size in SIZES),
     Claim(id="B1-sizes", statement="The gap grows with size, .24M to 2.3M", kind="statistical", quantity="gap at L - gap at S", published="(ours)",
-          tolerance=_INTERVAL, tier="cpu", judge=judge_sizes),
+          tolerance=_INTERVAL, tier="cpu", judge=judge_sizes, scale="difference"),
     Claim(id="B1-longer", statement="The window is still ahead after three times the steps, .90M", kind="statistical", quantity=_GAIN, published="(ours)",
-          tolerance=f"{_INTERVAL} (two seeds)", tier="cpu", judge=judge_longer),
+          tolerance=f"{_INTERVAL} (two seeds)", tier="cpu", judge=judge_longer, scale="difference"),
     *(Claim(id=f"B1-unweighted-{size}", statement=f"The window is ahead without 1/t too (open point 1), {SIZES[size]}", kind="statistical", quantity=_GAIN,
-            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_unweighted, size)) for size in SIZES),
+            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_unweighted, size), scale="difference") for size in SIZES),
     *(Claim(id=f"B2-{task}-L", statement=f"Zero-shot {NAMES[task]} is better after training on the window; 2.3M, WikiText-2", kind="statistical",
             quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=in_cell(_judge_accuracy(task), "L"))
-      for task, value in (("hellaswag", ".400 - .354"), ("arc_easy", ".430 - .342"))),
+            judge=in_cell(_judge_accuracy(task), "L"), scale="difference", paper=paper)
+      for task, value, paper in _PUBLISHED_SCORES),
     *(Claim(id=f"B2-{task}-nll-L", statement=f"{NAMES[task]}: the right answer is likelier after training on the window; 2.3M, WikiText-2", kind="statistical",
             quantity="nats per byte, U[0,1] - U[.45,.55]", published="(ours)", tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=in_cell(_judge_answers(task), "L")) for task in SCORE),
+            judge=in_cell(_judge_answers(task), "L"), scale="difference") for task in SCORE),
     Claim(id="B5", statement="F.6: pre-training takes about 20 hours of 8 H100 (open point 13)", kind="exact", quantity="share of the peak that this needs",
-          published="20 h", tolerance=f"at most {HIGHEST}, the highest share known for such a model", tier="cpu", judge=judge_cost),
+          published="20 h", tolerance=f"at most {HIGHEST}, the highest share known for such a model", tier="cpu", judge=judge_cost, scale="share"),
     Claim(id="B5-gpu", statement="One H100 trains LLaDA-8B at the share of its peak that F.6's hours need", kind="exact", quantity="share of the peak",
-          published="20 h", tolerance=f"at least {NEEDED}", tier="gpu", judge=judge_speed, cost="20 steps of the 8B model on one GPU of 80 GB: 20 minutes, most of them set-up"),
+          published="20 h", tolerance=f"at least {NEEDED}", tier="gpu", judge=judge_speed, scale="share",
+          cost="20 steps of the 8B model on one GPU of 80 GB: 20 minutes, most of them set-up"),
 ]  # fmt: skip
 
 
@@ -192,11 +197,14 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         found = [cell for cell in found if cell in (*SIZES, "M-long", "")]
         if not found:
             continue
-        fig, axes = figure.grid(2, 1 + max(2, len(found)), width=4.2)
+        fig, axes = figure.grid(3, max(2, len(found)), width=3.7)
         _draw_published(axes[0, 0])
-        for ax, below, cell in zip(axes[0, 1:], axes[1, 1:], found, strict=False):
+        _draw_gaps(axes[0, 1], table, found)
+        for ax in axes[0, 2:]:
+            ax.set_visible(False)
+        for ax, below, cell in zip(axes[1], axes[2], found, strict=False):
             _draw_cell(ax, below, table.cell(cell), cell)
-        _draw_gaps(axes[1, 0], table, found)
+        figure.legend_below(fig, 4)
         paths.append(figure.save(fig, folder / f"04_8b_pt_{tier}.png"))
     return paths
 
@@ -206,7 +214,7 @@ def _draw_published(ax: figure.Axes) -> None:
     for column, colour, label in (("uniform_0_1", 3, "U[0,1]"), ("window_045_055", 2, "U[.45,.55]")):
         ax.plot(curve["step"], curve[column], color=figure.COLOURS[colour], label=f"paper, {label}", **figure.PUBLISHED)
     ax.set(xlabel="step", xticks=range(0, 15001, 5000), ylabel="NLL, nats per token", title="paper, Fig 4: LLaDA-8B on DCLM")
-    ax.legend(fontsize=7)
+    ax.legend()
 
 
 _COLOUR = {"uniform_0_1": 3, "middle": 2, "uniform_unweighted": 1, "middle_unweighted": 0}
@@ -228,7 +236,6 @@ def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> 
     size = f", {SIZES[cell.partition('-')[0]]} parameters" if cell else ""
     ax.set(xlabel="step", ylabel="validation loss, nats per token", title=f"ours, {cell}{size}")
     below.set(xlabel="mask rate t", ylabel="test loss at t", title="loss over t at the end")
-    ax.legend(fontsize=7)
 
 
 def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
@@ -254,6 +261,6 @@ def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
         xticks=range(len(cells)),
         xticklabels=cells,
         ylabel="U[0,1] - U[.45,.55], nats",
-        title="gap of test loss, 95% interval over seeds",
+        title="gap of test loss, 95% interval",
     )
-    ax.legend(fontsize=7)
+    ax.legend(loc="lower right", fontsize=8)

@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
 from mdlm_min.evidence.sweep import sweep
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.signals import CODE, say_stopped
 
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed.
 examples:
@@ -186,8 +185,6 @@ def _list() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: checkpoint, one line, exit code 130
     try:
         if hasattr(arguments, "handler"):
             return int(arguments.handler(arguments))
@@ -221,5 +218,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mdlm: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print("mdlm: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        say_stopped()
+        return CODE

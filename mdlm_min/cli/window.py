@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from mdlm_min.data.ngrams import MINIMUM, ORDERS, count_ngrams, load_countable
 from mdlm_min.data.text import TextConfig
 from mdlm_min.evidence import figure
+from mdlm_min.run.progress import open_display
 from mdlm_min.run.run_folder import Row, open_run
 from mdlm_min.theory.formulas import mixture_optimum, mixture_signal
 
@@ -80,7 +82,8 @@ def from_probe(config: TextConfig, steps: int, seed: int, runs: Path, figure_pat
     }
     with open_run(runs / "probe", {"seed": seed, **settings}) as folder:
         if not folder.is_finished({"seed": seed, **settings}):
-            run(settings, seed, folder, say, ProbeTask)
+            with open_display(1) as display:
+                run(settings, seed, folder, partial(display.update, "probe"), ProbeTask)
         rows: list[Row] = folder.metrics()
     fig, axes = figure.grid(1, 2, width=5.0)
     for ax, measure, name in (

@@ -1,19 +1,20 @@
 """Test loss of a masked diffusion model over t in [0, 1], and its estimators.
 
-The bound on the negative log-likelihood is L = int_0^1 (1/t) E_mask[ sum over masked of -log p ] dt / length. A mask of
-exactly l of L tokens has the weight int t^(l-1) (1-t)^(L-l) dt = 1 / (l binom(L, l)), so the integral is a plain mean,
-with no t left in it:
+NLL is the negative log-likelihood, in nats. t is the mask rate, the probability with which each token of a block is masked.
+The bound on the NLL per token is int_0^1 (1/t) E_mask[sum over masked tokens of -log p] dt / L, for blocks of L tokens.
+A mask of exactly l of L tokens has the weight int t^(l-1) (1-t)^(L-l) dt = 1 / (l binom(L, l)). So the integral is a plain
+mean without t:
 
-    L = (1/L) sum_{l=1}^{L} m(l),    m(l) = mean NLL of a masked token when exactly l tokens are masked
+    loss = (1/L) sum_{l=1}^{L} m(l),    m(l) = mean NLL of a masked token when exactly l tokens are masked
 
-(LLaDA, arXiv:2502.09992, Eq. 6, in nats per token). A forward pass with l masked tokens is one sample of m(l).
-LLaDA draws l uniformly. `estimate` does three things more:
-  allocation   strata of l, and the passes where the standard error falls most (Neyman: by share times deviation, which a
-               third of the passes measures);
+(LLaDA, arXiv:2502.09992, Eq. 6). One forward pass with l masked tokens is one sample of m(l). LLaDA draws l uniformly.
+`estimate` adds three things:
+  allocation   l is cut into strata. Passes go where the standard error falls most (Neyman allocation: share of the stratum
+               times its deviation). A third of the passes measures the deviations;
   blocks       every stratum visits the blocks in turn;
-  regression   what is known of a pass's tokens is taken out of it: l itself, their unigram NLL, and, given passes enough,
-               their NLL in a sweep of disjoint masks that covers every token of the split once. The means of all of these
-               over the split are exact, so only what they do not explain is left to chance.
+  regression   known properties of a pass's tokens are regressed out of its NLL: l itself, the unigram NLL of its tokens, and,
+               with enough passes, their NLL under disjoint masks that cover every token of the split once. The means of
+               these properties over the split are exact. So only what they do not explain is left to chance.
 """
 
 import itertools
@@ -29,9 +30,10 @@ Score = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batc
 
 @dataclass(frozen=True)
 class Estimate:
-    """Test loss in nats per token, its standard error, and the mean of m(l) in each stratum of levels with its error.
+    """Test loss in nats per token and its standard error.
 
-    `centres` are the strata's mean levels as mask rates, l / length; `passes` the forward passes of one block each.
+    For each stratum of l: `centres`, its mean l as a mask rate, l / length; `levels`, the mean of m(l); `level_errors`, the
+    standard error of that mean. `passes`: forward passes used, each of one block.
     """
 
     loss: float
@@ -49,7 +51,7 @@ def exact_masks(levels: Tensor, length: int, generator: torch.Generator) -> Tens
 
 
 def pass_means(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor:
-    """Mean NLL of each pass's masked tokens: float64 [passes]. Passes with as many masked tokens share a batch."""
+    """Mean NLL of the masked tokens of each pass: float64 [passes]. Passes with similar numbers of them share a batch."""
     order = mask.sum(dim=1).argsort(stable=True)
     means = torch.empty(len(tokens), dtype=torch.float64)
     for chosen in order.split(batch):
@@ -58,15 +60,17 @@ def pass_means(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor
 
 
 def nll_in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
-    """NLL of the masked tokens where they stand, zero elsewhere: float64 [passes, length]."""
+    """NLL of the masked tokens at their positions, zero elsewhere: float64 [passes, length]."""
     values = torch.zeros(mask.shape, dtype=torch.float64)
     values[mask] = score(tokens, mask).double().cpu()
     return values
 
 
 def llada_estimate(score: Score, blocks: Tensor, draws: int, generator: torch.Generator, batch: int = 64) -> float:
-    """LLaDA's estimator (its Eq. 6 and `get_log_likelihood`), for comparison: `draws` passes of every block, whose l are spread
-    evenly over 1 .. L from a random start."""
+    """LLaDA's estimator (its Eq. 6 and `get_log_likelihood`), for comparison. Nats per token.
+
+    Every block has `draws` passes. Their numbers of masked tokens are spread evenly over 1 .. L, from a random start.
+    """
     count, length = blocks.shape
     start = torch.randint(length, (count, 1), generator=generator)
     levels = (start + torch.linspace(0, length * (1 - 1 / draws), draws).round().long()) % length + 1
@@ -79,8 +83,8 @@ def estimate(
 ) -> Estimate:
     """Test loss of `score` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
 
-    prior: [count, length], anything known of every token beforehand (its unigram NLL), whose mean is therefore exact.
-    Raises ValueError for fewer than 24 passes a stratum.
+    prior: [count, length], a property of every token that is known beforehand, such as its unigram NLL; its mean is exact.
+    Raises ValueError for fewer than 24 passes per stratum.
     """
     count, length = blocks.shape
     strata = min(strata, length)
@@ -113,12 +117,12 @@ def estimate(
 
 
 def sweep_parts(passes_per_block: float, length: int) -> int:
-    """Into how many parts the sweep cuts a block: a power of two, at most an eighth of the passes; 0 for no sweep, below 32."""
+    """Number of disjoint masks that cover a block: a power of two, at most an eighth of its passes. 0 (none) below 32 passes."""
     return 0 if passes_per_block < 32 else min(length, 1 << int(math.log2(passes_per_block / 8)))
 
 
 def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, batch: int) -> Tensor:
-    """NLL of every token once, [count, length] in float64: `parts` passes a block, whose masks are disjoint and cover it."""
+    """NLL of every token once: float64 [count, length]. Each block has `parts` passes whose masks are disjoint and cover it."""
     part = torch.rand(blocks.shape, generator=generator).argsort(dim=1) % parts
     found = torch.zeros(blocks.shape, dtype=torch.float64)
     for number in range(parts):
@@ -129,7 +133,7 @@ def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A stratum's mean, its standard error, and the variance of one pass around the regression."""
+    """Mean of a stratum, its standard error, and the variance of one pass around the regression."""
 
     mean: float
     error: float
@@ -137,7 +141,7 @@ class _Fit:
 
 
 def _regress(sample: Tensor) -> _Fit:
-    """Least squares of the first column on the others, which are centred on their exact means: the mean is the intercept."""
+    """Least squares of the first column on the others. These are centred on their exact means, so the intercept is the mean."""
     design = torch.cat((torch.ones(len(sample), 1, dtype=torch.float64), sample[:, 1:]), dim=1)
     used = design.std(dim=0) > 1e-12
     used[0] = True
@@ -151,8 +155,11 @@ def _regress(sample: Tensor) -> _Fit:
 def _sample(
     score: Score, blocks: Tensor, known: Tensor, low: int, high: int, passes: int, generator: torch.Generator, batch: int
 ) -> Tensor:
-    """Passes at levels low .. high - 1: columns mean NLL; level; the means of `known` ([count, length, features], each of
-    mean zero) over the masked tokens and over the whole block. All but the first have mean zero."""
+    """Passes with low .. high - 1 masked tokens, one row each: [passes, 2 + 2 features].
+
+    Columns: mean NLL; the number of masked tokens; the means of `known` ([count, length, features], each of mean zero) over
+    the masked tokens, and over the whole block. All columns but the first have mean zero.
+    """
     count, length = blocks.shape
     levels, chosen = _even_levels(low, high - 1, passes, generator), _in_turn(count, passes, generator)
     mask = exact_masks(levels, length, generator)
@@ -163,12 +170,12 @@ def _sample(
 
 
 def _even_levels(low: int, high: int, passes: int, generator: torch.Generator) -> Tensor:
-    """`passes` levels from low .. high, each as often as any other give or take one, in random order."""
+    """`passes` numbers from low .. high in random order. Each occurs as often as any other, give or take one."""
     places = (torch.arange(passes) + torch.rand((), generator=generator)) * (high - low + 1) / passes
     return low + places.long().clamp(max=high - low)[torch.randperm(passes, generator=generator)]
 
 
 def _in_turn(count: int, passes: int, generator: torch.Generator) -> Tensor:
-    """Indices of blocks, random, but none for the second time before all were there once."""
+    """`passes` random indices of blocks. No block occurs a second time before all have occurred once."""
     rounds = [torch.randperm(count, generator=generator) for _ in range(-(-passes // count))]
     return torch.cat(rounds)[:passes]

@@ -12,6 +12,7 @@ from mdlm_min.evidence.golden import Table
 from mdlm_min.run.run_folder import Row
 
 KINDS = ("exact", "ordinal", "statistical")
+SCALES = ("value", "difference", "ratio", "share")
 VERDICTS = ("reproduced", "not reproduced", "underpowered", "not run")
 
 
@@ -41,8 +42,9 @@ Judge = Callable[[Table], Verdict]
 class Claim:
     """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
 
-    `quantity` names the number reported as ours, `published` is the paper's for it (text, since some are pairs or
-    ranges), `cost` what it would take where the tier was not run.
+    `quantity` names the number reported as ours, `published` is what the paper says (text, since some are pairs or
+    ranges), `cost` what it would take where the tier was not run. For drawing only: `scale` says what kind of number the quantity
+    is, `paper` is the paper's number of the very same quantity, where it has one.
     """
 
     id: str
@@ -54,10 +56,14 @@ class Claim:
     tier: str
     judge: Judge
     cost: str = ""
+    scale: str = "value"
+    paper: float = math.nan
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} of claim {self.id}; allowed: {KINDS}")
+        if self.scale not in SCALES:
+            raise ValueError(f"scale {self.scale!r} of claim {self.id}; allowed: {SCALES}")
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:

@@ -11,10 +11,15 @@ import pandas as pd
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mdlm_min.run.files import write_whole
+
+mpl.rcParams.update(
+    {"axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9}
+)
 
 COLOURS = (
     "#0072B2",
@@ -40,7 +45,13 @@ def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **opt
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.5)
+        ax.locator_params(axis="x", nbins=6)
     return figure, axes
+
+
+def ordered(index: int, count: int) -> str:
+    """Colour `index` of `count` that stand in an order."""
+    return mpl.colors.to_hex(plt.get_cmap("turbo")(0.05 + 0.9 * index / (count - 1)))
 
 
 def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
@@ -55,10 +66,20 @@ def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str
     ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
 
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all axes without one of their own, below them, where it hides no curve; each label once."""
+    found: dict[str, Artist] = {}
+    for ax in figure.axes:
+        if ax.get_legend() is None:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False)
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whole, without a date in it, and free the figure."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
     write_whole(path, out.getvalue())
     return path

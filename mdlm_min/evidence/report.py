@@ -1,26 +1,57 @@
-"""The page that a reader opens: every verdict, table and figure, the paper's curves beside ours."""
+"""The pages that a reader opens: every verdict, table and figure, the paper's numbers beside ours.
+
+report.md and the README's table are committed, report.html is built. The pages' text and looks are in templates/.
+"""
 
 import base64
-import html
+import inspect
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mdlm_min.evidence import golden, verify
-from mdlm_min.evidence.claim import Claim, Verdict
+from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.headlines import headlines
+from mdlm_min.evidence.interval import Interval, place
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}td,th{border:1px solid #ccc;padding:.2rem .5rem;text-align:left}"
-    "img{max-width:100%}.reproduced{color:#006d4e}.not-reproduced{color:#a33}.underpowered{color:#8a6d00}.not-run{color:#666}"
-)
-_LEGEND = (
-    "A claim is judged on the golden tables by a tolerance fixed before the runs. Published numbers are the paper's; ours are means over seeds "
-    "with a 95% interval. Not run: the tier's cost is given, and a scaled-down claim has an id of its own."
-)
+README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
 _PROVENANCE = ("device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A claim, its verdict, the command that tests it, and the drawing of its number."""
+
+    claim: Claim
+    verdict: Verdict
+    command: str
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """An experiment: its figures (of which `caption` speaks), its claims, and its tables by their path as lists of cells."""
+
+    name: str
+    title: str
+    caption: str
+    figures: list[Path]
+    cards: list[Card]
+    tables: dict[str, list[list[str]]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims have each verdict."""
+        return _counts(card.verdict for card in self.cards)
 
 
 def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) -> list[Path]:
@@ -29,99 +60,99 @@ def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) 
     return paths
 
 
-def _ours(verdict: Verdict) -> str:
-    return verify.number(verdict.ours) + verify.interval(verdict)
+def _counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    found = Counter(verdict.verdict for verdict in verdicts)
+    return {verdict: found[verdict] for verdict in VERDICTS}
 
 
-def claims_table(judged: list[tuple[Claim, Verdict]]) -> list[list[str]]:
-    """Header and one row a claim."""
-    header = ["claim", "statement", "published", "ours [95% interval]", "quantity", "tolerance", "verdict", "note"]
-    rows = [
+def _command(experiment: Experiment, claim: Claim, tables: dict[str, golden.Table]) -> str:
+    """What tests the claim: the tier's own arms where they are enough for its judge, else all arms."""
+    command = f"mdlm run {experiment.name.partition('_')[2]} --tier {claim.tier}"
+    if claim.tier in tables:
+        arms = {spec.arm for spec in experiment.runs(claim.tier)}
+        table = tables[claim.tier]
+        runs = {name: record for name, record in table.runs.items() if record["config"]["arm"] in arms}
+        try:
+            claim.judge(golden.Table(table.experiment, table.tier, runs, table.curves, table.items))
+        except MissingArmError:
+            command += " --arms all"
+    return command
+
+
+def _section(experiment: Experiment, folder: Path) -> Section:
+    tables = golden.golden_by_tier(experiment.name)
+    return Section(
+        experiment.name,
+        experiment.title,
+        inspect.getdoc(experiment.module("claims").draw) or "",
+        draw(experiment, tables, folder / "figures") if tables else [],
         [
-            claim.id,
-            claim.statement,
-            claim.published,
-            _ours(verdict),
-            claim.quantity,
-            claim.tolerance,
-            verdict.verdict,
-            verdict.note,
-        ]
-        for claim, verdict in judged
-    ]
-    return [header, *rows]
+            Card(claim, verdict, _command(experiment, claim, tables), place(claim, verdict))
+            for claim, verdict in verify.judge(experiment, tables)
+        ],
+        {f"results/{experiment.name}/{tier}/table.csv": _cells(table.frame()) for tier, table in tables.items()},
+    )
 
 
-def readme_table() -> str:
-    """The README's short table of claims: id, statement, published, ours, verdict."""
-    header = ["claim", "statement", "published", "ours [95% interval]", "verdict"]
+def _cells(frame: pd.DataFrame) -> list[list[str]]:
+    """Header and rows as text, without provenance and without an empty column of cells."""
+    shown = frame.drop(columns=[name for name in _PROVENANCE if name in frame])
+    shown = shown.loc[:, [name for name in shown if name != "cell" or (shown["cell"] != "").any()]]
     rows = [
-        [claim.id, claim.statement, claim.published, _ours(verdict), verdict.verdict] for claim, verdict in verify.judge_all()
+        [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in shown.itertuples(index=False)
     ]
-    return _markdown_table([header, *rows])
+    return [[str(name) for name in shown.columns], *rows]
+
+
+def _render(name: str, **context: Any) -> str:
+    """A template of this package, filled in. In HTML every value is escaped; in Markdown `cell` does it where it must."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mdlm_min.evidence"), autoescape=name.endswith(".html"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "anchor": str.lower,
+        "cell": lambda text: str(text).replace("|", "\\|"),
+        "css": lambda text: text.replace(" ", "-"),
+        "number": verify.number,
+        "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verify.interval(verdict),
+        "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "short": lambda text: re.sub(r"(?<=\s)\S*$", "", text[:140]).rstrip(" ,;.") + " ...",
+    }
+    return environment.get_template(name).render(verdicts=VERDICTS, **context)
+
+
+def readme_table(judged: verify.Judged) -> str:
+    """The README's short table: what the paper says, the verdicts at its size and scaled down, and their counts."""
+    counts = _counts(verdict for _, verdict in judged)
+    return _render("readme.md", headlines=headlines(judged), counts=counts)
 
 
 def write_readme(path: Path) -> None:
-    """Put `readme_table` between the two marks of the README."""
-    before, start, rest = path.read_text().partition("<!-- claims: written by `mdlm report` -->\n")
-    _, end, after = rest.partition("<!-- end of claims -->")
-    write_whole(path, f"{before}{start}{readme_table()}\n{end}{after}")
-
-
-def _frame_table(frame: pd.DataFrame) -> list[list[str]]:
-    shown = frame.drop(columns=[name for name in _PROVENANCE if name in frame])
-    shown = shown.loc[:, [name for name in shown if name != "cell" or (shown["cell"] != "").any()]]
-    cells = [
-        [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in shown.itertuples(index=False)
-    ]
-    return [[str(name) for name in shown.columns], *cells]
-
-
-def _markdown_table(table: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])
-
-
-def _html_table(table: list[list[str]]) -> str:
-    verdicts = {"reproduced", "not reproduced", "underpowered", "not run"}
-
-    def cell(text: str, tag: str) -> str:
-        style = f' class="{text.replace(" ", "-")}"' if text in verdicts else ""
-        return f"<{tag}{style}>{html.escape(text)}</{tag}>"
-
-    rows = [
-        "<tr>" + "".join(cell(text, "th" if index == 0 else "td") for text in row) + "</tr>" for index, row in enumerate(table)
-    ]
-    return "<table>" + "\n".join(rows) + "</table>"
+    """Put `readme_table` between the two marks of the README. Raises InputError where it lacks them."""
+    text = path.read_text()
+    if any(text.count(mark) != 1 for mark in README_MARKS):
+        raise InputError(f"{path}: the marks {README_MARKS[0].strip()} and {README_MARKS[1]} must each stand there once")
+    before, start, rest = text.partition(README_MARKS[0])
+    _, end, after = rest.partition(README_MARKS[1])
+    write_whole(path, f"{before}{start}{readme_table(verify.judge_all())}{end}{after}")
 
 
 def write(folder: Path) -> list[Path]:
     """Write the figures, report.md and report.html (which holds its figures) to `folder`; returns the two pages."""
-    markdown = ["# mdlm-min: the claims of arXiv:2601.22450 and what our runs say", "", _LEGEND, ""]
-    page = [f"<h1>mdlm-min: the claims of arXiv:2601.22450 and what our runs say</h1><p>{html.escape(_LEGEND)}</p>"]
-    for path in experiment_folders():
-        experiment = Experiment(path.name)
-        tables = golden.golden_by_tier(experiment.name)
-        judged = claims_table(verify.judge(experiment, tables))
-        markdown += [f"## {experiment.name}: {experiment.title}", ""]
-        page.append(f"<h2>{html.escape(experiment.name)}: {html.escape(experiment.title)}</h2>")
-        if len(judged) > 1:
-            markdown += [_markdown_table(judged), ""]
-            page.append(_html_table(judged))
-        for figure in draw(experiment, tables, folder / "figures") if tables else []:
-            markdown += [f"![{figure.stem}](figures/{figure.name})", ""]
-            page.append(
-                f'<p><img alt="{figure.stem}" src="data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}"></p>'
-            )
-        for tier, table in tables.items():
-            rows = _frame_table(table.frame())
-            source = f"results/{experiment.name}/{tier}/table.csv"
-            markdown += [f"<details><summary>{source}</summary>", "", _markdown_table(rows), "", "</details>", ""]
-            page.append(f"<details><summary>{source}</summary>{_html_table(rows)}</details>")
-    write_whole(folder / "report.md", "\n".join(markdown))
-    document = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mdlm-min report</title><style>{_STYLE}</style><body>'
-    write_whole(folder / "report.html", document + "\n".join(page) + "</body></html>\n")
-    return [folder / "report.md", folder / "report.html"]
+    sections = [_section(Experiment(path.name), folder) for path in experiment_folders()]
+    judged = [(card.claim, card.verdict) for section in sections for card in section.cards]
+    context = {
+        "sections": sections,
+        "headlines": headlines(judged),
+        "counts": _counts(verdict for _, verdict in judged),
+    }
+    pages = [folder / "report.md", folder / "report.html"]
+    for page in pages:
+        write_whole(page, _render(page.name, **context))
+    return pages
 
 
 def print_gpu_queue() -> int:

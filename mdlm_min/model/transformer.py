@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdlm_min.model.selection import Selection
 from mdlm_min.run.errors import InputError
 
 
@@ -72,31 +73,6 @@ class ModelConfig:
             raise InputError("model.attention: 'uniform' is defined for the bidirectional model only; set causal = false")
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The positions whose scores a forward pass computes, [selected] of them in row-major order.
-
-    mask: bool [batch, length]. row, column: where each is; slot: which of its row's it is, `most` being a row's most.
-    """
-
-    mask: Tensor
-    row: Tensor
-    column: Tensor
-    slot: Tensor
-    most: int
-
-    @staticmethod
-    def of(mask: Tensor) -> "Selection":
-        """The True entries of a mask."""
-        row, column = mask.nonzero(as_tuple=True)
-        slot = (mask.cumsum(dim=1) - 1)[row, column]
-        return Selection(mask, row, column, slot, int(mask.sum(dim=1).max()) if len(row) else 0)
-
-    def pick(self, x: Tensor) -> Tensor:
-        """[batch, length, ...] to [selected, ...]."""
-        return x[self.row, self.column]
-
-
 class Projections(nn.Linear):
     """Queries, keys and values from one matrix, its rows in that order."""
 
@@ -104,7 +80,7 @@ class Projections(nn.Linear):
         super().__init__(width, 3 * width, bias)
 
     def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """q, k, v, each shaped as `x` ([..., width]); q only at the selection, [selected, width]."""
+        """q, k, v, each shaped as `x` ([..., width]); q only at the selection, [padded, width]."""
         if selection is None:
             q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
             return q, k, v
@@ -140,7 +116,7 @@ class Block(nn.Module):
         padding_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Output [batch, length, width], or [selected, width] given a selection.
+        """Output [batch, length, width], or [padded, width] given a selection.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
         [distinct, width] that `index` points into. `padding_mask` (bool, [batch, length]) is True at real
@@ -182,7 +158,7 @@ class Block(nn.Module):
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, selection: Selection | None, padding_mask: Tensor | None) -> Tensor:
-        """Attention of all queries [batch, length, width], or of the selected ones [selected, width], in the same shape."""
+        """Attention of all queries [batch, length, width], or of the selected ones [padded, width], in the same shape."""
         if self.config.attention == "uniform":
             mean = v.mean(dim=1, keepdim=True).expand_as(v)
             return mean if selection is None else selection.pick(mean)
@@ -193,13 +169,12 @@ class Block(nn.Module):
                 self._heads(q), self._heads(k), self._heads(v), attn_mask=visible, is_causal=causal
             )
             return y.transpose(-3, -2).flatten(-2)
-        # Sequences have different numbers of selected positions: pack each one's queries to the left of a padded tensor.
-        packed = q.new_zeros(len(k), selection.most, q.shape[-1]).index_put((selection.row, selection.slot), q)
+        packed = selection.pack(q, len(k))  # sequences have different numbers of selected positions
         if self.config.causal:
-            at = selection.column.new_zeros(len(k), selection.most).index_put((selection.row, selection.slot), selection.column)
+            at = selection.pack(selection.column, len(k))
             visible = (torch.arange(k.shape[1], device=q.device) <= at[:, :, None])[:, None]
         y = F.scaled_dot_product_attention(self._heads(packed), self._heads(k), self._heads(v), attn_mask=visible)
-        return y.transpose(-3, -2).flatten(-2)[selection.row, selection.slot]
+        return selection.unpack(y.transpose(-3, -2).flatten(-2))
 
     def _attend_distinct(self, table: Tensor, chosen: Tensor, index: Tensor, selection: Selection) -> Tensor:
         """Attention of the `chosen` inputs over the whole table, closed to the inputs that their sequence lacks."""
@@ -297,7 +272,8 @@ class Transformer(nn.Module):
         selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
             x, index = self._through(block, x, index, None, padding_mask), None
-        return self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
+        scores: Tensor = self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
+        return scores if selection is None else scores[: selection.count]
 
     def _rotary(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""

@@ -1,12 +1,12 @@
-"""The empirical predictor of a signal-rich window: what the gradient of each mask rate is worth, measured on the way.
+"""An empirical predictor of the best window of mask rates: what the gradient at each mask rate t is worth.
 
-A short run on the full range gives a model that is past its first steps. Then, for each of several mask rates t, gradients
-of independent batches at that rate give
-  snr(t)   |E g_t|^2 / tr Cov(g_t): the signal-to-noise ratio of one batch's gradient (squared norms, bias removed);
-  gain(t)  <G, E[g_t] / sqrt(E[g_t^2])>, G the gradient of the test loss over t in [0, 1], the quotient taken for each
-           weight: how much one step of an optimiser that divides by the gradient's size, as Adam does, lowers the test loss
-           to first order, in units of the largest gain.
-G and E[g_t] come from different batches, so that no batch's noise is counted as agreement with itself.
+A short run on the full range gives a model that is past its first steps. Then, for each of several mask rates t, the
+gradients g_t of independent batches at that rate give two measures:
+  snr(t)   |E g_t|^2 / tr Cov(g_t), the signal-to-noise ratio of one batch's gradient (squared norms, bias removed);
+  gain(t)  <G, E[g_t] / sqrt(E[g_t^2])>, the quotient taken for each weight. G is the gradient of the test loss over t in
+           [0, 1]. It is the first-order decrease of the test loss by one step of an optimiser that divides by the gradient's
+           size, as Adam does. The unit is the largest gain.
+G and E[g_t] come from different batches, so that the noise of a batch does not count as agreement with itself.
 """
 
 import torch
@@ -22,10 +22,10 @@ BATCHES = 8  # at each rate, half of them for either side of a product
 
 
 class ProbeTask(LanguageTask):
-    """A short training run whose evaluations are probes: columns snr_t and gain_t for every t of RATES."""
+    """A short training run whose evaluations are probes. Columns: snr_t and gain_t for every t of RATES."""
 
     def evaluate(self, step: int) -> Row:
-        """Signal-to-noise ratio and gain of every rate for the present weights."""
+        """Signal-to-noise ratio and gain at every rate, for the present weights."""
         snr, halves, scales = [], [], []
         for index, rate in enumerate(RATES):
             generator = stream(self.seed, f"probe {index}", step, self.device)
@@ -46,7 +46,7 @@ class ProbeTask(LanguageTask):
         }
 
     def _gradient(self, rate: float, generator: torch.Generator, step: int, number: int) -> Tensor:
-        """Gradient of one batch at one mask rate, all weights in one vector. The blocks are the same at every rate."""
+        """Gradient of one batch at one mask rate, as one vector of all weights: [weights]. All rates have the same blocks."""
         config = self.config
         beyond = 10**9 + step * BATCHES + number  # no training step has these blocks
         tokens = self.data.batch("train", config.data.length, config.batch, self.seed, beyond).to(self.device)
@@ -57,6 +57,6 @@ class ProbeTask(LanguageTask):
 
 
 def suggested_rate(rows: list[Row], measure: str) -> float:
-    """The rate at which `measure` ("snr" or "gain"), in the mean over all probes after the first step, is largest."""
+    """The rate at which `measure` ("snr" or "gain") is largest, in the mean over all probes after step 0."""
     later = [row for row in rows if row["step"] > 0]
     return max(RATES, key=lambda rate: sum(row[f"{measure}_{rate}"] for row in later))

@@ -1,8 +1,9 @@
 """Zero-shot multiple choice by likelihood, item by item, so that two models can be compared on the same items.
 
-The NLL of an answer of L tokens given its prompt is LLaDA's (arXiv:2502.09992, Eq. 6): l ~ U{1..L} answer tokens are masked, never
-the prompt's, and L/l times their NLL is averaged over passes, whose l are spread evenly. The masks of an item are the same
-for every model, so their luck cancels in a comparison.
+The NLL (negative log-likelihood) of an answer of L tokens, given its prompt, is LLaDA's (arXiv:2502.09992, Eq. 6):
+l ~ U{1..L} tokens of the answer are masked, and none of the prompt. L/l times the NLL of the masked tokens is averaged over
+forward passes. The values of l are spread evenly over the passes. The masks of an item are the same for every model, so
+their randomness cancels in a comparison.
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from mdlm_min.run.random_streams import stream
 
 @dataclass(frozen=True)
 class Judged:
-    """One item: whether the answer of the least NLL is right (`acc`), that of the least NLL per byte (`acc_norm`), and the right
-    answer's NLL in nats per byte."""
+    """How a model did on one item. `acc`: the answer with the least NLL is the right one. `acc_norm`: the answer with the least
+    NLL per byte is the right one. `nll`: NLL of the right answer, nats per byte."""
 
     acc: bool
     acc_norm: bool
@@ -28,7 +29,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One forward pass: tokens, which are masked, and where its weighted NLL is added."""
+    """One forward pass: its tokens, which of them are masked, and the item and choice whose NLL it adds to, with its weight."""
 
     tokens: Tensor
     mask: Tensor
@@ -40,14 +41,18 @@ class _Pass:
 def judge_items(
     score: Score, items: list[Item], tokenizer: Tokenizer, length: int, passes: int, name: str, batch_tokens: int = 8192
 ) -> list[Judged]:
-    """Every item judged. A prompt too long for `length` loses its head; `name` (the task's) seeds the masks."""
+    """Every item judged, in the order of `items`, by `passes` forward passes per answer (fewer for an answer of fewer tokens).
+
+    A prompt that is too long for `length` tokens loses its beginning. `name`, the task's, seeds the masks. One batch has up to
+    `batch_tokens` tokens.
+    """
     work = [made for index, item in enumerate(items) for made in _passes(item, index, tokenizer, length, passes, name)]
     work.sort(key=lambda one: len(one.tokens))
     found = torch.zeros(len(items), max(len(item.choices) for item in items), dtype=torch.float64)
     first = 0
     while first < len(work):
         last = first
-        size = len(work[first].tokens)  # a batch is of one length: no padding
+        size = len(work[first].tokens)  # all sequences of a batch have one length: no padding
         while last < len(work) and len(work[last].tokens) == size and (last - first) * size < batch_tokens:
             last += 1
         group = work[first:last]
@@ -67,7 +72,7 @@ def _passes(item: Item, index: int, tokenizer: Tokenizer, length: int, passes: i
         kept = torch.from_numpy(prompt)[max(0, len(prompt) + size - length) :]
         generator = stream(0, f"items {name} {choice}", index)
         start = torch.randint(size, (), generator=generator)
-        count = min(passes, size)  # an answer of few tokens has few levels
+        count = min(passes, size)  # an answer of few tokens has few values of l
         levels = (start + torch.linspace(0, size * (1 - 1 / count), count).round().long()) % size + 1
         for level in levels.tolist():
             mask = torch.zeros(len(kept) + size, dtype=torch.bool)

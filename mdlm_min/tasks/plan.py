@@ -1,7 +1,8 @@
-"""What a run will take: memory on each GPU by part, operations, hours, and what to change where it does not fit.
+"""What a run will take: memory on each GPU by part, operations, hours, and what to change if it does not fit.
 
-Activations are not estimated: one training step of the real model runs on fake tensors, which have shapes and no storage,
-while torch's own memory tracker counts what lives at each moment. What ZeRO shares out is arithmetic (arXiv:1910.02054, section 3).
+The memory of activations is counted, not estimated. One training step of the real model runs on fake tensors, which have
+shapes but no storage, and torch's memory tracker counts what is alive at each moment. ZeRO, which splits weights, gradients
+and optimiser states over the GPUs, is arithmetic (arXiv:1910.02054, section 3).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.model.transformer import ModelConfig, Selection, empty_transformer
+from mdlm_min.model.selection import Selection, grid_size
+from mdlm_min.model.transformer import ModelConfig, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import DTYPES
@@ -24,7 +26,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Gpu:
-    """Memory in bytes, dense bf16 matrix operations per second, both as its maker states them."""
+    """Memory in bytes and dense bf16 matrix operations per second, both as the maker states them."""
 
     memory: float
     operations: float
@@ -34,16 +36,19 @@ GPUS = {
     "a100": Gpu(80 * GB, 312e12), "h100": Gpu(80 * GB, 989e12), "h800": Gpu(80 * GB, 989e12), "h200": Gpu(141 * GB, 989e12),
     "b200": Gpu(180 * GB, 2250e12),
 }  # fmt: skip
-RESERVE = 4 * GB  # CUDA's context, NCCL's buffers, fragmentation
-BUCKET = 500_000_000  # gradients that DeepSpeed gathers before it reduces them, twice: one bucket fills while the other is sent
-LIVE = 1_000_000_000  # weights that ZeRO 3 holds gathered at most
+RESERVE = 4 * GB  # bytes for the CUDA context, NCCL buffers and fragmentation
+BUCKET = 500_000_000  # gradients in one bucket of DeepSpeed. There are two: one fills while the other is sent
+LIVE = 1_000_000_000  # the most weights that ZeRO 3 gathers at a time
 SEEN = "seen elsewhere: LLaDA-8B 26%, a 7B causal model with FSDP 46%"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the peak of a step. `logits` is what scores and their gradients take when they are
-    largest (which need not be the peak), `logits_in_full` what they would at every position; `host` lies in the node's own memory."""
+    """Bytes on one GPU at the peak of a step.
+
+    `logits` is the memory of the scores and their gradients when they are largest, which need not be the peak.
+    `logits_in_full` is the same if every position had scores. `host` lies in the memory of the node.
+    """
 
     weights: float
     gradients: float
@@ -60,13 +65,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration on so many GPUs of one kind."""
+    """A configuration on a number of GPUs of one kind. `available` is the memory of one of them, in bytes."""
 
     memory: Memory
     available: float
     parameters: int
     tokens: float  # of the whole run
-    operations: float  # of the whole run, those that the model needs: nothing is counted twice for recomputation
+    operations: float  # of the whole run, as the model needs them; recomputation is not counted
     rate: float  # operations per second of all GPUs at their peak
 
     @property
@@ -74,19 +79,22 @@ class Plan:
         return self.memory.total + RESERVE <= self.available
 
     def hours(self, utilisation: float) -> float:
-        """Hours of the run at this share of the GPUs' peak."""
+        """Hours of the run if the GPUs reach this share of their peak."""
         return self.operations / (self.rate * utilisation) / 3600
 
     def utilisation(self, hours: float) -> float:
-        """The share of the peak that ending within `hours` takes."""
+        """The share of the peak that the run needs to end within `hours`."""
         return self.operations / (self.rate * hours * 3600)
 
 
 def step_memory(
     model: ModelConfig, batch: int, rate: float, weights: torch.dtype, compute: torch.dtype, recompute: bool, keep_gradients: bool, optimizer: bool
 ) -> dict[str, float]:  # fmt: skip
-    """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process: "weights" (buffers included),
-    "gradients", "optimizer", "activations". Without `keep_gradients` each is gone once it is made, as with ZeRO 2 and 3."""
+    """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process.
+
+    Keys: "weights" (buffers included), "gradients", "optimizer", "activations". Without `keep_gradients` each gradient is freed
+    as soon as it is made, as with ZeRO 2 and 3.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -104,14 +112,16 @@ def step_memory(
             for parameter in network.parameters():
                 parameter.register_post_accumulate_grad_hook(lambda made: setattr(made, "grad", None))
         tokens = torch.zeros(batch, model.length, dtype=torch.int64)
-        index = torch.zeros(batch * selected_each, dtype=torch.int64)
-        selection = Selection(tokens.bool(), index, index.clone(), index.clone(), selected_each)
+        count = batch * selected_each
+        index = torch.zeros(min(grid_size(count), tokens.numel()), dtype=torch.int64)
+        slots = min(grid_size(selected_each), model.length)
+        selection = Selection(count, index, index.clone(), index.clone(), slots)
         tracker = MemTracker()
         tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
                 scores = network(tokens, selection)
-            F.cross_entropy(scores.float(), index).backward()
+            F.cross_entropy(scores.float(), index[:count]).backward()
             if optimizer:
                 stepper.step()
     [found] = [parts for parts in tracker.get_tracker_snapshot("peak").values() if parts["Total"]]
@@ -149,7 +159,7 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     gathered = min(LIVE, parameters) * weights.itemsize
     return Memory(
         share + gathered if engine.zero == 3 else each,
-        (each if engine.zero == 1 else share) + buckets + 4 * parameters / gpus,  # the last: their float32 copy while stepping
+        (each if engine.zero == 1 else share) + buckets + 4 * parameters / gpus,  # last: a float32 copy during the step
         0.0 if engine.offload else states,
         found["activations"], logits, full,
         states * engine.processes if engine.offload else 0.0,
@@ -157,19 +167,25 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
 
 
 def model_of(config: PretrainConfig) -> ModelConfig:
-    """The Transformer of a configuration whose data are not read; a vocabulary that is not stated is that of the tokenizer's name."""
+    """The Transformer of a configuration whose data are not read.
+
+    A vocabulary size that is not stated follows from the tokenizer's name. Raises InputError for a tokenizer whose name does
+    not tell it.
+    """
     size = config.data.vocab_size
     if not size:
         name = config.data.tokenizer
         known = {"bytes": 256, "gpt2": 50257}
         if name not in known and not name.startswith("bpe:"):
-            raise InputError(f"data.vocab_size: must be stated to plan with the tokenizer {name!r}")
+            raise InputError(
+                f"data.vocab_size: 0 is not allowed with data.tokenizer = {name!r}; state the vocabulary size, at least 1"
+            )
         size = (known[name] if name in known else int(name.removeprefix("bpe:"))) + 2
     return config.model_config(size)
 
 
 def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
-    """The plan of a configuration. Raises InputError where its batch cannot be cut for so many GPUs."""
+    """The plan of a configuration. Raises InputError if its batch cannot be divided among the GPUs."""
     model = model_of(config)
     operations = training_operations(model, config.batch, config.process().rate.mean) * config.train.steps
     tokens = float(config.batch * config.data.length * config.train.steps)
@@ -177,7 +193,7 @@ def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
 
 
 def alternatives(config: PretrainConfig, gpus: int) -> list[tuple[str, PretrainConfig]]:
-    """What may be changed to need less memory, the cheapest first; every change keeps those before it."""
+    """Changes that need less memory, the cheapest first. Every change keeps those before it."""
     engine, found = config.engine, []
     share = config.batch // gpus
 
@@ -199,11 +215,13 @@ def alternatives(config: PretrainConfig, gpus: int) -> list[tuple[str, PretrainC
 
 
 def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) -> str:
-    """The plan as a person reads it. Raises InputError for an unknown GPU and for settings that are refused."""
+    """The plan as text. Raises InputError for an unknown GPU and for settings that are not allowed."""
     if gpu not in GPUS:
         raise InputError(f"gpu: {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
     if gpus < 1 or not 0 < utilisation <= 1:
-        raise InputError(f"gpus = {gpus}, utilisation = {utilisation}: at least 1 GPU, and a share above 0, up to 1")
+        raise InputError(
+            f"gpus, utilisation: {gpus}, {utilisation} is not allowed; at least 1 GPU, and a share above 0, at most 1"
+        )
     config = build(PretrainConfig, settings)
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))
@@ -217,8 +235,8 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         f"memory      per {gpu}, at a step's peak",
         f"  weights     {need.weights / GB:8.2f} GB",
         f"  gradients   {need.gradients / GB:8.2f} GB",
-        f"  optimiser   {need.optimizer / GB:8.2f} GB" + (f"  ({need.host / GB:,.0f} GB of the node's own memory)" if need.host else ""),
-        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, {need.logits_in_full / GB:.2f} GB at all)",
+        f"  optimiser   {need.optimizer / GB:8.2f} GB" + (f"  ({need.host / GB:,.0f} GB in the memory of the node)" if need.host else ""),
+        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, {need.logits_in_full / GB:.2f} GB at all positions)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
         f"disk        {3 * 12 * found.parameters / GB:,.0f} GB: two checkpoints and a third while it is written",
@@ -233,7 +251,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         if less.fits:
             return "\n".join([*lines, f"fits        no. It does with {verdict}"])
         lines.append(f"            not yet with {verdict}")
-    return "\n".join([*lines, "fits        no, and none of these changes is enough; take more GPUs or larger ones"])
+    return "\n".join([*lines, "fits        no, and none of these changes is enough; use more GPUs or larger ones"])
 
 
 def hours_text(hours: float) -> str:
@@ -242,7 +260,7 @@ def hours_text(hours: float) -> str:
 
 
 def engine_text(engine: EngineConfig) -> str:
-    """An engine in a few words."""
+    """The engine in a few words, for people."""
     words = [f"DeepSpeed ZeRO {engine.zero}" if engine.kind == "deepspeed" else "plain torch"]
     words += ["recomputation"] * engine.recompute + ["offload"] * engine.offload
     return ", ".join(words)

@@ -82,4 +82,9 @@ def _die_with_parent(first: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(work(sys.argv[-2], Path(sys.argv[-1])))
+    code = work(sys.argv[-2], Path(sys.argv[-1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: a thread of gloo may still be releasing tensors, and one that needs an interpreter that is ending aborts the process
+    # ("terminate called without an active exception", exit code -6), after the run itself has ended well.
+    os._exit(code)

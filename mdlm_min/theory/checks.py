@@ -1,7 +1,8 @@
 """Checks of mdlm_min.theory.formulas that do not use its closed forms: quadrature, search, simulation, and exact enumeration.
 
-The enumeration runs over all 2^(n+1) masks and all 2^n inputs (or a finite dataset) of a small parity problem in
-float64. Every check returns quantities: a name, the value by the paper's formula, and the same value found otherwise.
+The enumeration covers all 2^(n+1) masks and all 2^n inputs (or a finite dataset) of a small parity problem, in float64.
+Every check returns quantities: a name, the value by the paper's formula, and the same value found in another way.
+The notation is that of mdlm_min/theory/formulas.py.
 """
 
 import math
@@ -20,7 +21,7 @@ SMALL = ((4, 2), (5, 3), (6, 3))
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number found in two ways. `formula` is the paper's (or its consequence), `check` is independent of it."""
+    """One number found in two ways. `formula` is the paper's, or a consequence of it. `check` does not use it."""
 
     name: str
     formula: float
@@ -38,11 +39,16 @@ def _window(low: float, high: float) -> str:
 
 
 class Enumeration:
-    """Every (input, mask) pair of a parity problem, with exact weights for a window of mask rates.
+    """Every (input, mask) pair of a parity problem, with exact weights for a window U[low, high] of mask rates.
 
-    Attributes, P pairs: z [P, 3n'] aggregated embeddings; size [P] = |M|; total [P] = sum of the masked values;
-    signal [P] bool; target [P] = the masked secret value in the signal regime, else 0; weight [P] = the pair's
-    probability times 1/(2t), averaged over t; probability [P] = the pair's probability.
+    `inputs`: [N, n] of -1, +1, a finite dataset; None for all 2^n inputs. With P pairs and M the masked tokens of a pair:
+      z            [P, 3n'] sum of the one-hot input embeddings
+      size         [P] |M|
+      total        [P] sum of the masked values
+      signal       [P] bool: the pair is in the signal regime
+      target       [P] the masked secret value in the signal regime, else 0
+      weight       [P] the pair's probability times 1/(2t), averaged over t
+      probability  [P] the pair's probability
     """
 
     def __init__(self, n: int, k: int, low: float, high: float, inputs: np.ndarray | None = None) -> None:
@@ -51,7 +57,7 @@ class Enumeration:
         length = n + 1
         masks = (np.arange(2**length)[:, None] >> np.arange(length) & 1).astype(bool)
         secret = np.concatenate([np.arange(k), [n]])
-        # Gauss-Legendre is exact here: t^(|M|-1) (1-t)^(n'-|M|) is a polynomial for every mask with a loss.
+        # Gauss-Legendre quadrature is exact here: t^(|M|-1) (1-t)^(n'-|M|) is a polynomial for every mask that has a loss.
         nodes, gauss = special.roots_legendre(length)
         rates, gauss = (low + (high - low) * (nodes + 1) / 2, gauss / 2) if low < high else (np.array([low]), np.ones(1))
         sizes = np.arange(length + 1)[:, None]
@@ -104,7 +110,7 @@ class Enumeration:
 
 
 def _outputs(z: np.ndarray, count: int, random: np.random.Generator, hidden: int = 16) -> list[np.ndarray]:
-    """Outputs of `count` random two-layer networks (section 4.1) of differing scale on inputs z [P, d]."""
+    """Outputs of `count` random two-layer networks (section 4.1), each [P], of different scales, on inputs z [P, d]."""
     networks = []
     for scale in random.uniform(0.3, 3.0, count):
         h = np.maximum(z @ (random.normal(size=(z.shape[1], hidden)) * scale), 0)
@@ -117,7 +123,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def check_t1(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Theorem 4.2 at (20, 6), delta = .05: the bound by quadrature; then simulated, how often that N identifies S."""
+    """Theorem 4.2 at (20, 6), delta = .05: the bound by quadrature, and by simulation how often S is identified at that N."""
     n, k, delta = 20, 6, 0.05
     found = []
     for low, high in WINDOWS:
@@ -143,12 +149,15 @@ def _masks(count: int, length: int, low: float, high: float, random: np.random.G
 def oracle_success(
     samples: int, middle: float, n: int, k: int, low: float, high: float, trials: int, random: np.random.Generator
 ) -> float:
-    """Share of trials in which the proof of Theorem 4.2 identifies S: each token's mean Bayes loss (in units of log 2)
-    over the masks that hide it lies on its side of `middle`. The losses are those of a predictor that knows S."""
+    """Share of trials in which the test in the proof of Theorem 4.2 identifies S.
+
+    The losses are those of an oracle, a predictor that knows S, in units of log 2. Each token has the mean of its loss over
+    the masks that hide it. S is identified if the means of S' lie below `middle` and all others above it.
+    """
     wins = 0
     for _ in range(trials):
         mask = _masks(samples, n + 1, low, high, random)
-        hidden_secret = mask[:, : k + 1].sum(axis=1)  # without loss of generality S' comes first
+        hidden_secret = mask[:, : k + 1].sum(axis=1)  # S' comes first: no loss of generality
         loss = np.ones_like(mask, dtype=float)
         loss[:, : k + 1] = (hidden_secret - mask[:, : k + 1].T > 0).T  # 0 where every other secret token is visible
         count = mask.sum(axis=0)
@@ -158,7 +167,7 @@ def oracle_success(
 
 
 def elimination_success(samples: int, n: int, k: int, low: float, high: float, trials: int, random: np.random.Generator) -> float:
-    """Share of trials in which elimination over GF(2) finds S from the corrupted samples that nothing is hidden in."""
+    """Share of trials in which elimination over GF(2) finds S. It uses only the samples in which no token is masked."""
     wins = 0
     for _ in range(trials):
         bits = random.integers(0, 2, (samples, n))
@@ -169,12 +178,12 @@ def elimination_success(samples: int, n: int, k: int, low: float, high: float, t
 
 
 def check_t2(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Theorem 4.3: L - L_eff is the same for every network, over all inputs; over a finite dataset it is not."""
+    """Theorem 4.3: L - L_eff is the same for every network over all inputs. Over a finite dataset it is not."""
     return _decomposition(trials, random, "loss", "effective_loss", "T2") + _finite_dataset(trials, random) + _memorisable()
 
 
 def check_t3(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Theorem C.2, as T2."""
+    """Theorem C.2, the form of Theorem 4.3 for cross-entropy. Checked as T2."""
     return _decomposition(trials, random, "cross_entropy", "effective_cross_entropy", "T3")
 
 
@@ -193,7 +202,7 @@ def _decomposition(trials: int, random: np.random.Generator, full: str, effectiv
 
 
 def _finite_dataset(trials: int, random: np.random.Generator, n: int = 8, k: int = 3) -> list[Quantity]:
-    """Open point 3: the spread of L - L_eff over networks, relative to that of L_eff, on N inputs of 2^n."""
+    """Open point 3: the spread of L - L_eff over networks, relative to that of L_eff, on N of the 2^n inputs."""
     found = []
     for samples in (16, 64, 256, 1024):
         ratios = []
@@ -208,7 +217,7 @@ def _finite_dataset(trials: int, random: np.random.Generator, n: int = 8, k: int
 
 
 def _memorisable(n: int = 8, k: int = 3) -> list[Quantity]:
-    """Open point 3: the share of the noise regime's loss that a lookup table of the training inputs removes."""
+    """Open point 3: the share of the loss in the noise regime that a lookup table of the training inputs removes."""
     random = np.random.default_rng(0)
     found = []
     for samples in (4, 16, 64, 256):
@@ -217,9 +226,9 @@ def _memorisable(n: int = 8, k: int = 3) -> list[Quantity]:
         noise = ~pairs.signal & (pairs.size > 0)
         _, group = np.unique(pairs.z[noise], axis=0, return_inverse=True)
         weight, size, total = pairs.weight[noise], pairs.size[noise], pairs.total[noise]
-        best = np.bincount(group, weight * total) / np.bincount(group, weight * size)  # the minimiser, per distinct z
+        best = np.bincount(group, weight * total) / np.bincount(group, weight * size)  # the best output for each distinct z
         removed = (weight * (2 * best[group] * total - size * best[group] ** 2)).sum()
-        total_loss = (weight * total**2 / size).sum()  # beyond the part of the loss that no shared output can remove
+        total_loss = (weight * total**2 / size).sum()  # without the part that no output shared by a pair's tokens can remove
         found.append(
             Quantity(
                 f"share of noise loss that N={samples} of (8;3) lets a table memorise U[0;0.4]", 0.0, float(removed / total_loss)
@@ -229,7 +238,7 @@ def _memorisable(n: int = 8, k: int = 3) -> list[Quantity]:
 
 
 def check_t4(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Theorem 4.5: the least L_eff over the readout v, by least squares, against const - c' Sigma^+ c, for random W."""
+    """Theorem 4.5 for random W: the least L_eff over the last layer v, by least squares, against const - c' Sigma^+ c."""
     found = []
     for n, k in SMALL:
         pairs = Enumeration(n, k, 0.0, 0.246)
@@ -248,7 +257,7 @@ def check_t4(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 def _proportionality(random: np.random.Generator, n: int = 6, k: int = 3) -> list[Quantity]:
-    """Open point 4: E(W) / P_S^2 across windows for one W; were E proportional to P_S^2, it would not change."""
+    """Open point 4: E(W) / P_S^2 across windows for one W. If E were proportional to P_S^2, the ratio would not change."""
     h = None
     values = []
     for low, high in WINDOWS:
@@ -262,8 +271,10 @@ def _proportionality(random: np.random.Generator, n: int = 6, k: int = 3) -> lis
 
 
 def check_t5(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Corollary 4.6: the spread of E(W) over W relative to its mean, with and without the noise regime, below and above
-    as many features as distinct inputs: is it P_N -> 0, or over-parameterisation, that makes E constant?"""
+    """Corollary 4.6: the spread of E(W) over W, relative to its mean. Does P_N -> 0 make E constant, or over-parameterisation?
+
+    With and without the noise regime, with fewer and with more features D than distinct inputs.
+    """
     pairs = Enumeration(4, 2, 0.0, 0.4)
     found = []
     for pure in (True, False):
@@ -286,7 +297,7 @@ def check_t5(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 def check_t6(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Corollary 4.7 against a search over all windows, k = 1 .. 12; for k = 1 the value depends on E[t] alone."""
+    """Corollary 4.7 against a search over all windows, k = 1 .. 12. For k = 1 the value depends on E[t] alone."""
     found = []
     for k in range(2, 13):
         low, high = _best_window(lambda low, high, k=k: formulas.mean_rate(low, high) * formulas.mean_visible(low, high, k) ** 2)  # type: ignore[misc]
@@ -314,8 +325,10 @@ def _best_window(value: Callable[[float, float], float]) -> tuple[float, float]:
 
 
 def check_t7(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Corollary 4.8 against a search over all windows; the limit 1/e; and open point 1: with the 1/t of Eq. 1 the
-    signal's gain (k+1)(1-t)^k / 2 is largest at t = 0."""
+    """Corollary 4.8 against a search over all windows, and the limit 1/e.
+
+    Open point 1: with the 1/t of Eq. 1 the signal's weight in c(W) is (k+1)(1-t)^k / 2, which is largest at t = 0.
+    """
     found = []
     for k in range(1, 13):
         low, high = _best_window(lambda low, high, k=k: formulas.signal_probability(low, high, k))  # type: ignore[misc]
@@ -332,7 +345,7 @@ def check_t7(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 def check_t8(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """Section 4.5: the best t1 at t0 = 0, and P_S there; open point 5: P_S among the masks that hide something."""
+    """Section 4.5: the best t1 at t0 = 0, and P_S there. Open point 5: P_S among the masks that hide at least one token."""
     found = []
     for k in (2, 4, 5, 6, 8):
         result = optimize.minimize_scalar(
@@ -371,7 +384,7 @@ def check_t8(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 def check_t9(trials: int, random: np.random.Generator) -> list[Quantity]:
-    """F.4's optimum and its variants (open point 8), by formula and on a grid of a million rates."""
+    """The optimum of F.4 and its variants (open point 8), by formula and on a grid of a million mask rates."""
     grid = np.linspace(0, 1, 1_000_001)
     found = []
     for form in ("linear", "order", "inverse_rate", "sum_of_squares", "square_of_sum"):
@@ -381,5 +394,13 @@ def check_t9(trials: int, random: np.random.Generator) -> list[Quantity]:
 
 
 CHECKS: dict[str, Callable[[int, np.random.Generator], list[Quantity]]] = {
-    "T1": check_t1, "T2": check_t2, "T3": check_t3, "T4": check_t4, "T5": check_t5, "T6": check_t6, "T7": check_t7, "T8": check_t8, "T9": check_t9,
-}  # fmt: skip
+    "T1": check_t1,
+    "T2": check_t2,
+    "T3": check_t3,
+    "T4": check_t4,
+    "T5": check_t5,
+    "T6": check_t6,
+    "T7": check_t7,
+    "T8": check_t8,
+    "T9": check_t9,
+}

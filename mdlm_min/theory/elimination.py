@@ -8,7 +8,7 @@ import numpy as np
 
 
 def secret_by_elimination(bits: np.ndarray, label: np.ndarray) -> list[int] | None:
-    """The secret set S with label = sum of bits in S mod 2, or None where the samples leave more than one (or no) S.
+    """The secret set S with label = sum of the bits in S mod 2. None if the samples leave more than one S, or none.
 
     bits: integers 0/1, [samples, n]; label: 0/1, [samples]. Gauss-Jordan elimination, O(samples n^2) bit operations.
     """

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.run.signals import on_stop_signals
 from mdlm_min.training.engine import EngineConfig
-from mdlm_min.training.signals import on_stop_signals
 
 WORKER = "mdlm_min.tasks.worker"
 MARK = "mdlm progress: "  # what a worker's progress line begins with, among the libraries' own output

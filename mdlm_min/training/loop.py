@@ -12,18 +12,19 @@ from torch import Tensor
 
 from mdlm_min.model.flops import Work
 from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.progress import format_seconds
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.run.signals import on_stop_signals
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from mdlm_min.training.engine import Engine, TorchEngine
 from mdlm_min.training.optimizer import SpikeGuard, TrainConfig
-from mdlm_min.training.signals import on_stop_signals
 from mdlm_min.training.task import Task
 from mdlm_min.training.tensorboard_log import open_tensorboard_log
 
 Progress = Callable[[str], None]
 EngineMaker = Callable[[Task, TrainConfig], Engine]
-SAY_EVERY = 10.0  # seconds between two lines of progress
+SAY_EVERY = 2.0  # seconds between two lines of progress
 
 
 def check_device(device: str) -> None:
@@ -212,11 +213,3 @@ def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -
     shown = [(name, value) for name, value in row.items() if name != "step" and not math.isnan(value)][:4]  # rows can be long
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown)
     return f"step {row['step']:.0f}/{steps}  {rate:.1f} steps/s{speed}  {left} left at most  {metrics}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Such as 1:02:03, or ? where it is not known."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mdlm_min.cli.main import main
-from mdlm_min.evidence import golden, report, verify
+from mdlm_min.evidence import golden, verify
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.sweep import execute
 from mdlm_min.run.environment import ROOT
@@ -128,22 +128,6 @@ def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, caps
 def test_publishing_writes_the_three_files(fresh, results, capsys):
     assert main(["publish", "parity", "--tier", "smoke", "--arms", "output,secret", "--seeds", "1", "--runs", str(fresh)]) == 0
     assert {path.name for path in (results / "01_parity" / "smoke").iterdir()} == {"table.csv", "curves.csv.gz", "runs.json"}
-
-
-def test_the_report_holds_every_claim_and_figure(results, tmp_path):
-    markdown, page = report.write(tmp_path / "report")
-    text, document = markdown.read_text(), page.read_text()
-    for record in json.loads((results / "verdicts.json").read_text()):
-        assert f"| {record['id']} |" in text
-    figures = list((tmp_path / "report" / "figures").glob("*.png"))
-    assert figures
-    assert document.count("data:image/png;base64,") == len(figures) == text.count("](figures/")
-    assert 'src="http' not in document
-    assert "<script" not in document
-
-
-def test_the_readme_has_the_present_verdicts():
-    assert report.readme_table() in (ROOT / "README.md").read_text()
 
 
 def test_a_run_folder_knows_only_its_own_configuration(fresh):

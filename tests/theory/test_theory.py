@@ -81,11 +81,15 @@ def test_squaring_the_sum_does_not_move_its_optimum(weights):
 @pytest.mark.parametrize(
     ("value", "published"),
     [
-        (formulas.sample_optimal_high(6), 0.18439), (formulas.signal_probability(1 / 7, 1 / 7, 6), 0.39657), (formulas.signal_optimal_high(6), 0.24593),
-        (formulas.signal_probability(0, formulas.signal_optimal_high(6), 6), 0.31650), (formulas.mixture_optimum(), 0.46297),
-        (formulas.mixture_optimum(form="sum_of_squares"), 0.48143), (formulas.empty_probability(0, 0.1, 21), 0.40978),
+        (formulas.sample_optimal_high(6), 0.18439),
+        (formulas.signal_probability(1 / 7, 1 / 7, 6), 0.39657),
+        (formulas.signal_optimal_high(6), 0.24593),
+        (formulas.signal_probability(0, formulas.signal_optimal_high(6), 6), 0.31650),
+        (formulas.mixture_optimum(), 0.46297),
+        (formulas.mixture_optimum(form="sum_of_squares"), 0.48143),
+        (formulas.empty_probability(0, 0.1, 21), 0.40978),
     ],
-)  # fmt: skip
+)
 def test_known_values(value, published):
     assert value == pytest.approx(published, abs=6e-6)
 
