@@ -2,9 +2,6 @@
 
 import argparse
 import math
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +63,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Train, or go on, or only show what a finished run writes; returns the exit code."""
     import torch
 
+    from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks import language
     from mdlm_min.tasks.text_model import TextModel
@@ -81,8 +79,9 @@ def train(arguments: argparse.Namespace) -> int:
         if folder.is_finished(config):
             print(f"{path}: this run is finished already")
         else:
-            with progress_bar(arguments.steps) as progress:
-                language.run(settings, arguments.seed, folder, progress)
+            with open_display(1) as display:
+                language.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
+                display.end(path.name, "is trained")
         row, record = folder.metrics()[-1], folder.read_json("finished.json")
     model = TextModel.load(path, arguments.device)
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
@@ -92,32 +91,6 @@ def train(arguments: argparse.Namespace) -> int:
     _show_written(model)
     print(f'\nmore: mdlm sample {path} --prompt "..."   or   mdlm sample {path} --infill "... ____ ..."')
     return 0
-
-
-@contextmanager
-def progress_bar(steps: int) -> Iterator[Callable[[str], None]]:
-    """What the training loop tells its progress to: a bar in a terminal, plain lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console()
-    if not console.is_terminal:
-        yield lambda line: print(line, flush=True)
-        return
-    with Progress(
-        BarColumn(30),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-    ) as bar:
-        task = bar.add_task("starting", total=steps)
-
-        def tell(line: str) -> None:
-            step = re.match(r"step (\d+)", line)
-            bar.update(task, completed=int(step[1]) if step else None, description=line)
-
-        yield tell
 
 
 def _loss_line(model: "TextModel", row: "Row") -> str:
