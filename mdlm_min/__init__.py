@@ -18,6 +18,8 @@ _HOMES = {
     "MaskedDiffusion": "mdlm_min.diffusion.process",
     "estimate": "mdlm_min.diffusion.likelihood",
     "Estimate": "mdlm_min.diffusion.likelihood",
+    "SamplingConfig": "mdlm_min.diffusion.sampling",
+    "unmask": "mdlm_min.diffusion.sampling",
     # the network
     "ModelConfig": "mdlm_min.model.transformer",
     "Transformer": "mdlm_min.model.transformer",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.masking import bernoulli as bernoulli
     from mdlm_min.diffusion.objective import masked_loss as masked_loss
     from mdlm_min.diffusion.process import MaskedDiffusion as MaskedDiffusion
+    from mdlm_min.diffusion.sampling import SamplingConfig as SamplingConfig
+    from mdlm_min.diffusion.sampling import unmask as unmask
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
     from mdlm_min.model.llada import load_weights as load_weights
     from mdlm_min.model.llada import read_config as read_config

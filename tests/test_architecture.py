@@ -1,18 +1,23 @@
 """What never imports what (the layers of the library), read from the sources: imports inside functions count too."""
 
 import ast
+import os
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 import mdlm_min.evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ["run", "model", "data", "theory", "diffusion", "training", "tasks", "evidence", "cli"]
+
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
 
 NEVER = {  # folder or file -> what it never imports
     "mdlm_min": ["baselines", "experiments", "tests"],
@@ -93,3 +98,15 @@ def test_torch_is_not_loaded(program):
     check = f"{program}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_baselines_are_found_beside_the_library_and_not_installed(tmp_path):
+    (tmp_path / "mdlm_min").symlink_to(ROOT / "mdlm_min")
+    program = (
+        "from mdlm_min.evidence.experiment import Experiment; Experiment('wikitext_bins').module('run')\n"
+        "import baselines; print(baselines.__file__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(ROOT / "baselines" / "__init__.py"), done.stderr
+    assert not set(find_packages(ROOT, include=PACKAGES)) & {"baselines", "experiments", "tests", "templates"}

@@ -1,29 +1,20 @@
-"""An experiment folder read as a list of runs: experiment.toml -> arms x cells x seeds, each with its configuration.
-
-[defaults]            settings of every run
-[arms.NAME]           what makes this arm
-[tiers.TIER]          seeds, arms (run by default), gpu_minutes, worth, jobs (runs at a time that share the machine); [tiers.TIER.config] overrides the defaults,
-[tiers.TIER.arms_config.NAME] overrides one arm there
-[[tiers.TIER.grid]]   dotted settings with lists of values: every combination is a cell, in which every arm runs (or
-those in the block's own `arms`) with the tier's seeds (or the block's own `seeds`); a cell's settings override an
-arm's. A cell is named after its settings, or by the block's `name` where it is the only one
-"""
+"""An experiment folder read as a list of runs: experiment.toml (plan_file.py) -> arms x cells x seeds, each with its configuration."""
 
 import importlib.util
-import itertools
-import tomllib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mdlm_min.evidence.plan_file import TIERS as TIERS
+from mdlm_min.evidence.plan_file import cells, read_plan
 from mdlm_min.run.config import merge
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row, RunFolder, settings_of
 
-TIERS = ("smoke", "cpu", "gpu", "paper")
 EXPERIMENTS = ROOT / "experiments"
 
 
@@ -63,7 +54,7 @@ class Experiment:
             )
         self.folder = found[0]
         self.name = self.folder.name
-        self.plan: dict[str, Any] = tomllib.loads((self.folder / "experiment.toml").read_text())
+        self.plan: dict[str, Any] = read_plan(self.folder / "experiment.toml")
 
     @property
     def title(self) -> str:
@@ -71,6 +62,8 @@ class Experiment:
 
     def module(self, name: str) -> ModuleType:
         """run.py or claims.py of the folder."""
+        if str(ROOT) not in sys.path:
+            sys.path.append(str(ROOT))  # for baselines/, which is not installed
         spec = importlib.util.spec_from_file_location(f"experiment_{self.name}_{name}", self.folder / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -112,9 +105,9 @@ class Experiment:
         return list(specs.values())
 
     def check(self, specs: list[RunSpec]) -> None:
-        """run.py's `check(settings)` on every run, before anything is written. Raises InputError naming the run."""
+        """run.py's `check(settings)`, where it has one, on every run, before anything is written. Raises InputError naming the run."""
         module = self.module("run")
-        for spec in specs:
+        for spec in specs if hasattr(module, "check") else []:
             try:
                 module.check(spec.settings)
             except InputError as error:
@@ -134,32 +127,3 @@ class Experiment:
 def experiment_folders() -> list[Path]:
     """All experiments, in the order of their numbers."""
     return sorted(path.parent for path in EXPERIMENTS.glob("*/experiment.toml"))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination of a grid's values; `arms` is empty where every arm runs in it, `seeds` 0 where it has the tier's."""
-
-    name: str
-    settings: dict[str, Any]
-    arms: tuple[str, ...] = ()
-    seeds: int = 0
-
-
-def cells(grid: list[dict[str, Any]]) -> list[Cell]:
-    """Every combination of every block of a grid; one unnamed cell where there is no grid."""
-    found: list[Cell] = []
-    for block in grid:
-        swept = {path: values for path, values in block.items() if path not in ("arms", "seeds", "name")}
-        for values in itertools.product(*swept.values()):
-            settings: dict[str, Any] = {}
-            for path, value in zip(swept, values, strict=True):
-                nested: Any = value
-                for key in reversed(path.split(".")):
-                    nested = {key: nested}
-                settings = merge(settings, nested)
-            name = block.get("name") or "_".join(
-                f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True)
-            )
-            found.append(Cell(name, settings, tuple(block.get("arms", ())), block.get("seeds", 0)))
-    return found or [Cell("", {})]

@@ -1,6 +1,7 @@
 import pytest
 
-from mdlm_min.evidence.experiment import TIERS, Experiment, cells, experiment_folders
+from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.plan_file import TIERS, cells
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import LanguageRunConfig
@@ -13,7 +14,7 @@ ON_PARITY = ("01_parity", "01_parity_map", "02_uniform_attention")
 def test_every_experiment_is_complete_and_its_runs_are_distinct(name):
     experiment = Experiment(name)
     assert (experiment.folder / "README.md").read_text().startswith("# ")
-    assert tuple(experiment.plan["tiers"]) == TIERS
+    assert {"smoke", "cpu"} <= set(experiment.plan["tiers"]) <= set(TIERS)
     for tier in experiment.plan["tiers"]:
         specs = experiment.runs(tier, arms="all")
         assert len({spec.name for spec in specs}) == len(specs) > 0

@@ -79,8 +79,9 @@ def test_killed_at_random_moments_the_same_command_ends_at_the_same_bits(tmp_pat
 def test_a_stop_signal_writes_checkpoints_and_ends_everything_with_one_line(how, tmp_path):
     arguments = [*command(tmp_path)[:4], "parity", "--tier", "cpu", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path)]
     process = subprocess.Popen(
-        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as from a terminal, however the tests were started
+    )  # fmt: skip
     while "step 0" not in process.stdout.readline():
         pass
     if how == "Ctrl-C":

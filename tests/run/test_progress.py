@@ -91,7 +91,10 @@ def test_in_a_terminal_lines_are_drawn_in_place_and_only_ends_stay():
     os.close(parent)
     assert process.wait() == 0
     assert any(
-        len(lines) == 2 and re.match(r"a\[1\]  step \d+/100 long", lines[0]) and len(lines[0]) == 60 and lines[1].startswith("0/2 runs ━")
+        len(lines) == 2
+        and re.match(r"a\[1\]  step \d+/100 long", lines[0])
+        and len(lines[0]) == 60
+        and lines[1].startswith("0/2 runs ━")
         for lines in seen
     )
     assert any(lines[1:2] == ("b  step 1/100",) and "stopping; Ctrl-C again" in lines[-1] for lines in seen)

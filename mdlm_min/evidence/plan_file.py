@@ -1,0 +1,232 @@
+"""experiment.toml: what it may hold, and the check of a whole file before anything runs.
+
+title                 one line
+[tolerance]           table column -> by how much a fresh run's mean may differ from the golden one
+[defaults]            settings of every run
+[arms.NAME]           the settings that make this arm
+[tiers.TIER]          one of smoke, cpu, gpu, paper; fewer are allowed. Keys:
+    seeds             how many, from seed 0
+    arms              run by default (default: all)
+    jobs              runs at a time (default: one per core)
+    gpu_minutes, worth, why    for `mdlm gpu-queue`: the cost of the tier, how much it is wanted, and what for
+    config            overrides the defaults
+    arms_config.NAME  overrides one arm
+[[tiers.TIER.grid]]   dotted settings with lists of values. Every combination is a cell, in which every arm runs (or those in the
+                      block's own `arms`) with the tier's seeds (or the block's own `seeds`). A cell's settings override an arm's.
+                      A cell is named after its settings, or by the block's `name` where the block has one cell
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.run.config import merge
+from mdlm_min.run.errors import InputError
+
+TIERS = ("smoke", "cpu", "gpu", "paper")
+MOST_SEEDS = 10_000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:+*=()\[\] -]*")  # becomes a folder of the runs folder
+_PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
+_RESERVED = ("arm", "seed")  # recorded beside the settings
+_BLOCK_KEYS = ("name", "arms", "seeds")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid's values; `arms` is empty where every arm runs in it, `seeds` 0 where it has the tier's."""
+
+    name: str
+    settings: dict[str, Any]
+    arms: tuple[str, ...] = ()
+    seeds: int = 0
+
+
+def cells(grid: list[dict[str, Any]]) -> list[Cell]:
+    """Every combination of every block of a grid; one unnamed cell where there is no grid."""
+    found: list[Cell] = []
+    for block in grid:
+        swept = {path: values for path, values in block.items() if path not in _BLOCK_KEYS}
+        for values in itertools.product(*swept.values()):
+            settings: dict[str, Any] = {}
+            for path, value in zip(swept, values, strict=True):
+                nested: Any = value
+                for key in reversed(path.split(".")):
+                    nested = {key: nested}
+                settings = merge(settings, nested)
+            parts = (f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True))
+            found.append(
+                Cell(block.get("name") or "_".join(parts), settings, tuple(block.get("arms", ())), block.get("seeds", 0))
+            )
+    return found or [Cell("", {})]
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The file as nested tables. Raises InputError naming the file, the key and what is allowed."""
+    try:
+        plan = tomllib.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's error and a file that is not UTF-8 are ValueErrors
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    try:
+        _check(plan)
+    except _WrongKeyError as wrong:
+        raise InputError(f"{path}: {wrong}") from None
+    return plan
+
+
+class _WrongKeyError(Exception):
+    """A key, its value and what is allowed."""
+
+
+def _check(plan: dict[str, Any]) -> None:
+    _keys(plan, "", required=("title", "defaults", "arms", "tiers"), optional=("tolerance",))
+    _value(
+        "title", plan["title"], lambda value: isinstance(value, str) and value.strip() and "\n" not in value, "one line of text"
+    )
+    for column, allowed in _table("tolerance", plan.get("tolerance", {})).items():
+        _value(f"tolerance.{column}", allowed, lambda value: _is_number(value) and 0 <= value < 1e300, "a number, at least 0")
+    _settings("defaults", plan["defaults"])
+    for name, settings in _table("arms", plan["arms"], at_least_one="arm").items():
+        _name(f"arms.{name}", name)
+        _settings(f"arms.{name}", settings)
+    for name, tier in _table("tiers", plan["tiers"], at_least_one="tier").items():
+        if name not in TIERS:
+            raise _WrongKeyError(f"tiers.{name}: no such tier; allowed: {', '.join(TIERS)}")
+        _check_tier(f"tiers.{name}", tier, plan)
+
+
+def _check_tier(where: str, tier: Any, plan: dict[str, Any]) -> None:
+    arms = plan["arms"]
+    optional = ("arms", "jobs", "gpu_minutes", "worth", "why", "config", "arms_config", "grid")
+    _keys(_table(where, tier), f"{where}.", required=("seeds",), optional=optional)
+    _whole(f"{where}.seeds", tier["seeds"], 1, MOST_SEEDS)
+    if "arms" in tier:
+        _arms(f"{where}.arms", tier["arms"], arms)
+    if "jobs" in tier:
+        _whole(f"{where}.jobs", tier["jobs"], 1, 1024)
+    if wanted := [name for name in ("gpu_minutes", "worth", "why") if name in tier]:
+        _keys(tier, f"{where}.", required=("gpu_minutes", "worth", "why"), optional=tuple(tier))
+        _value(
+            f"{where}.{wanted[0]}", tier["gpu_minutes"], lambda value: _is_number(value) and 0 < value < 1e9, "minutes, above 0"
+        )
+        _whole(f"{where}.worth", tier["worth"], 0, 10)
+        _value(f"{where}.why", tier["why"], lambda value: isinstance(value, str), "text")
+    _settings(f"{where}.config", tier.get("config", {}))
+    for arm, settings in _table(f"{where}.arms_config", tier.get("arms_config", {})).items():
+        if arm not in arms:
+            raise _WrongKeyError(f"{where}.arms_config.{arm}: no such arm; allowed: {', '.join(arms)}")
+        _settings(f"{where}.arms_config.{arm}", settings)
+    grid = tier.get("grid", [])
+    _value(f"{where}.grid", grid, lambda value: isinstance(value, list), "[[...grid]] tables")
+    for block in grid:
+        _check_block(f"{where}.grid", block, arms)
+    named: dict[str, dict[str, Any]] = {}
+    for cell in cells(grid):
+        if cell.name:
+            _name(f"{where}.grid", cell.name)
+        if named.setdefault(cell.name, cell.settings) != cell.settings:
+            raise _WrongKeyError(f"{where}.grid: two cells are named {cell.name!r}, and one's results would replace the other's")
+
+
+def _check_block(where: str, block: Any, arms: Mapping[str, Any]) -> None:
+    _table(where, block)
+    if "name" in block:
+        _name(f"{where}.name", block["name"])
+    if "arms" in block:
+        _arms(f"{where}.arms", block["arms"], arms)
+    if "seeds" in block:
+        _whole(f"{where}.seeds", block["seeds"], 1, MOST_SEEDS)
+    swept = {path: values for path, values in block.items() if path not in _BLOCK_KEYS}
+    if not swept and "name" not in block:
+        raise _WrongKeyError(f"{where}: a block without a name and settings; allowed: dotted settings with lists of values")
+    count = 1
+    for path, values in swept.items():
+        if not _PATH.fullmatch(path) or path.split(".")[0] in _RESERVED:
+            raise _WrongKeyError(
+                f'{where}.{path!r}: is not a dotted setting; allowed: such as "train.steps", not {" or ".join(_RESERVED)}'
+            )
+        _value(
+            f"{where}.{path}", values,
+            lambda value: isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value), "a list of values",
+        )  # fmt: skip
+        count *= len(values)
+    _value(where, count, lambda value: value <= 100_000, "at most 100000 cells")
+    if "name" in block and count > 1:
+        raise _WrongKeyError(
+            f"{where}.name: {block['name']!r} names {count} cells, and their results would replace each other; allowed: one cell"
+        )
+    for cell in cells([block]):  # a setting cannot be a value and a table
+        if len(_leaves(cell.settings)) != len(swept):
+            raise _WrongKeyError(f"{where}: the settings {', '.join(swept)} overlap")
+
+
+def _leaves(settings: Mapping[str, Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in settings.values():
+        found += _leaves(value) if isinstance(value, Mapping) else [value]
+    return found
+
+
+def _keys(table: Mapping[str, Any], where: str, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    if missing := [key for key in required if key not in table]:
+        raise _WrongKeyError(f"{where}{missing[0]}: is missing; needed: {', '.join(required)}")
+    if unknown := [key for key in table if key not in required + optional]:
+        raise _WrongKeyError(f"{where}{unknown[0]}: no such key; allowed: {', '.join(required + optional)}")
+
+
+def _value(where: str, value: Any, holds: Callable[[Any], Any], allowed: str) -> None:
+    if not holds(value):
+        raise _WrongKeyError(f"{where}: {str(value)[:60]!r} is not allowed; allowed: {allowed}")
+
+
+def _whole(where: str, value: Any, least: int, most: int) -> None:
+    _value(where, value, lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _table(where: str, value: Any, at_least_one: str = "") -> dict[str, Any]:
+    _value(where, value, lambda value: isinstance(value, dict), "a table")
+    if at_least_one and not value:
+        raise _WrongKeyError(f"{where}: is empty; needed: at least one {at_least_one}")
+    return dict(value)
+
+
+def _name(where: str, value: Any) -> None:
+    allowed = "letters, digits, _ . , : + * = ( ) [ ] - and spaces, not beginning with a dot or a space"
+    _value(where, value, lambda value: isinstance(value, str) and _NAME.fullmatch(value) and len(value) <= 200, allowed)
+
+
+def _arms(where: str, value: Any, arms: Mapping[str, Any]) -> None:
+    whole = isinstance(value, list) and value and all(isinstance(one, str) and one in arms for one in value)
+    _value(
+        where, value, lambda value: whole and len(set(value)) == len(value), f"a list of different arms from {', '.join(arms)}"
+    )
+
+
+def _settings(where: str, value: Any) -> None:
+    """Settings are nested tables of plain values, and leave the recorded keys alone."""
+    for key in _table(where, value):
+        _value(f"{where}.{key}", key, lambda key: key not in _RESERVED, f"settings other than {' and '.join(_RESERVED)}")
+    _plain(where, value)
+
+
+def _plain(where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _plain(f"{where}.{key}", one)
+    elif isinstance(value, list):
+        for one in value:
+            _plain(where, one)
+    else:
+        _value(
+            where,
+            value,
+            lambda value: isinstance(value, str | int | float | bool),
+            "text, numbers, true, false, lists and tables",
+        )

@@ -1,0 +1,149 @@
+"""experiment.toml, damaged in every way that we could think of: one line that names the key, never another exception."""
+
+import copy
+import json
+
+import pytest
+
+from mdlm_min.evidence import experiment as module
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.plan_file import read_plan
+from mdlm_min.run.errors import InputError
+
+GOOD = {
+    "title": "A question?",
+    "tolerance": {"final_validation": 0.1},
+    "defaults": {"data": {"n": 8, "k": 2}, "train": {"steps": 10, "learning_rate": 1e-3}},
+    "arms": {"output": {"supervision": "output"}, "md_0.2": {"supervision": "masked", "mask_rate": "U[0,0.2]"}},
+    "tiers": {
+        "smoke": {"seeds": 1},
+        "cpu": {
+            "seeds": 3,
+            "arms": ["output"],
+            "jobs": 2,
+            "gpu_minutes": 5,
+            "worth": 3,
+            "why": "because",
+            "config": {"train": {"steps": 20}},
+            "arms_config": {"output": {"train": {"steps": 30}}},
+            "grid": [{"name": "small", "data.n": [9]}, {"data.n": [8, 9], "arms": ["output"], "seeds": 2}],
+        },
+    },
+}
+
+
+def toml(value, prefix=""):
+    """A nested table as TOML text, everything inline, so that any damage can be written down."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def text(plan):
+    return "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in plan.items()) + "\n"
+
+
+def places(value, path=()):
+    """Every key and list index of the good file."""
+    found = []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in items:
+        found += [(*path, key), *places(one, (*path, key))]
+    return found
+
+
+def changed(path, new):
+    plan = copy.deepcopy(GOOD)
+    inside = plan
+    for key in path[:-1]:
+        inside = inside[key]
+    if new is None:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = new
+    return text(plan)
+
+
+WRONG = ["", "../../x", -1, 10**30, True, 1.5, [], {}, [[]], [{}], {"": 1}, {"seed": 5}]
+DAMAGED = [changed(path, new) for path in places(GOOD) for new in (None, *WRONG)]
+DAMAGED += [text(GOOD)[:cut] for cut in range(0, len(text(GOOD)), 40)]
+
+
+def write(folder, content):
+    (folder / "00_probe").mkdir(exist_ok=True)
+    path = folder / "00_probe" / "experiment.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_the_good_file_is_read_and_gives_its_runs(tmp_path, monkeypatch):
+    write(tmp_path, text(GOOD))
+    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    names = [spec.name for spec in Experiment("probe").runs("cpu")]
+    assert "small/output/seed2" in names
+    assert "n=9/output/seed1" in names
+    assert "n=9/output/seed2" not in names
+
+
+def test_a_damaged_file_gives_one_line_or_its_runs(tmp_path, monkeypatch):
+    """Over 600 damaged files; what is still a good file must give runs whose folders lie inside the runs folder."""
+    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    refused = 0
+    for content in DAMAGED:
+        write(tmp_path, content)
+        try:
+            plan = read_plan(tmp_path / "00_probe" / "experiment.toml")
+        except InputError as error:
+            assert "\n" not in str(error).partition("experiment.toml: ")[2].replace("\\n", ""), error
+            refused += 1
+            continue
+        for tier in plan["tiers"]:
+            for spec in Experiment("probe").runs(tier, seeds=1):
+                assert spec.folder(tmp_path).resolve().is_relative_to(tmp_path.resolve())
+                assert spec.config["seed"] == spec.seed
+                assert spec.config["arm"] == spec.arm
+    assert len(DAMAGED) > 600
+    assert refused > 0.7 * len(DAMAGED)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"title = ", b"\x00" * 100, b"[" * 5000, b"a = 1\na = 2\n"])
+def test_a_file_that_is_not_toml_is_named(tmp_path, content):
+    with pytest.raises(InputError, match=r"00_probe/experiment.toml: "):
+        read_plan(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "message"),
+    [
+        (("tiers", "cpu", "sedes"), 3, r"tiers.cpu.sedes: no such key; allowed: seeds, arms"),
+        (("tiers", "cpu", "arms_config", "ouput"), {}, r"tiers.cpu.arms_config.ouput: no such arm; allowed: output, md_0.2"),
+        (("tiers", "cpu", "arms"), ["ouput"], r"tiers.cpu.arms: .* allowed: a list of different arms from output, md_0.2"),
+        (("tiers", "cpu", "grid", 0, "data.n"), [9, 10], r"grid.name: 'small' names 2 cells.*allowed: one cell"),
+        (("tiers", "cpu", "grid", 1, "name"), "small", r"names 2 cells"),
+        (("tiers", "cpu", "grid", 0, "name"), "n=8", r"two cells are named 'n=8'"),
+        (("tiers", "cpu", "grid", 0, "name"), "../x", r"grid.name: '../x' is not allowed"),
+        (("defaults", "seed"), 7, r"defaults.seed: .* settings other than arm and seed"),
+        (("arms", "output", "arm"), "x", r"arms.output.arm: "),
+        (("tiers", "cpu", "grid", 0, "seed"), [1], r"is not a dotted setting"),
+        (("arms", "../../x"), {}, r"arms.../../x: '../../x' is not allowed; allowed: letters"),
+        (("tiers", "huge"), {"seeds": 1}, r"tiers.huge: no such tier; allowed: smoke, cpu, gpu, paper"),
+        (("tolerance", "final_validation"), "0.1", r"tolerance.final_validation: '0.1' is not allowed; allowed: a number"),
+        (("tiers", "cpu", "seeds"), 0, r"tiers.cpu.seeds: '0' is not allowed; allowed: a whole number from 1"),
+        (("tiers", "cpu", "gpu_minutes"), None, r"tiers.cpu.gpu_minutes: is missing"),
+        (("arms",), {}, r"arms: is empty; needed: at least one arm"),
+        (("tiers", "cpu", "grid", 1, "data"), [1], r"overlap"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path, path, new, message):
+    with pytest.raises(InputError, match=message):
+        read_plan(write(tmp_path, changed(path, new)))
+
+
+def test_check_is_optional_in_run_py(tmp_path, monkeypatch):
+    path = write(tmp_path, text(GOOD))
+    (path.parent / "run.py").write_text("def run(settings, seed, folder, progress): ...\ndef summarise(rows): return [{}]\n")
+    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    experiment = Experiment("probe")
+    experiment.check(experiment.runs("smoke"))
