@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
+    from mdlm_min.data.text import TextData
     from mdlm_min.run.run_folder import Row
     from mdlm_min.tasks.text_model import TextModel
 
@@ -63,6 +64,8 @@ def train(arguments: argparse.Namespace) -> int:
     """Train, or go on, or only show what a finished run writes; returns the exit code."""
     import torch
 
+    from mdlm_min.data.text import TextConfig, load_text
+    from mdlm_min.run.config import build
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks import language
@@ -84,17 +87,18 @@ def train(arguments: argparse.Namespace) -> int:
                 display.end(path.name, "is trained")
         row, record = folder.metrics()[-1], folder.read_json("finished.json")
     model = TextModel.load(path, arguments.device)
+    data = load_text(build(TextConfig, settings["data"]))
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     print(f"{path}: {parameters / 1e6:.2f}M parameters, {record['steps']} steps in {record['seconds']:.0f} s")
-    print(_loss_line(model, row))
-    _show_filled(model)
+    print(_loss_line(model, data, row))
+    _show_filled(model, data)
     _show_written(model)
     print(f'\nmore: mdlm sample {path} --prompt "..."   or   mdlm sample {path} --infill "... ____ ..."')
     return 0
 
 
-def _loss_line(model: "TextModel", row: "Row") -> str:
-    blocks = model.task.data.blocks("test", model.length)
+def _loss_line(model: "TextModel", data: "TextData", row: "Row") -> str:
+    blocks = data.blocks("test", model.length)
     text = sum(len(model.tokenizer.decode(block).encode()) for block in blocks.tolist())
     bits = row["test_loss"] / math.log(2) * blocks.numel() / text
     return (
@@ -102,7 +106,7 @@ def _loss_line(model: "TextModel", row: "Row") -> str:
     )
 
 
-def _show_filled(model: "TextModel") -> None:
+def _show_filled(model: "TextModel", data: "TextData") -> None:
     """Hide a part of held-out passages and fill it in; print one of them and the share that is right."""
     import torch
 
@@ -111,7 +115,7 @@ def _show_filled(model: "TextModel") -> None:
     from mdlm_min.diffusion.sampling import SamplingConfig
     from mdlm_min.run.random_streams import stream
 
-    blocks = model.task.data.blocks("test", model.length)[:PASSAGES]
+    blocks = data.blocks("test", model.length)[:PASSAGES]
     hidden = max(1, round(HIDDEN * model.length))
     mask = exact_masks(torch.full((len(blocks),), hidden), model.length, stream(0, "passages"))
     templates = blocks.masked_fill(mask, model.mask_token)

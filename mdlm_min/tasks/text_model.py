@@ -14,7 +14,9 @@ from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, settings_of
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
+from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
+from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.loop import check_device
 
 GAP = re.compile(r"\[MASK\]|_{2,}")
@@ -24,13 +26,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a byte model can writ
 class TextModel:
     """Fills in masked tokens and speaks text. `length` is the most tokens that it can read at once."""
 
-    def __init__(self, task: LanguageTask) -> None:
+    def __init__(self, task: LanguageTask | PretrainTask) -> None:
         """From a task whose model is trained. Raises InputError for data that were never text."""
         if task.data.tokenizer is None:
-            raise InputError(f"run: {task.config.data.corpus!r} is no text; allowed: a run on text")
+            raise InputError("run: its data were never text; allowed: a run on text")
         self.task, self.model = task, task.model
         self.tokenizer: Tokenizer = task.data.tokenizer
-        self.mask_token, self.length = task.mask_token, self.model.config.length
+        self.length = self.model.config.length
+        beyond = range(self.tokenizer.vocab_size, self.model.config.outputs)  # no token of any text
+        if isinstance(task, PretrainTask):
+            self.mask_token, self.suppressed = task.data.mask_token, {*beyond, task.data.end_token}
+        else:
+            self.mask_token, self.suppressed = task.mask_token, {*beyond}
 
     @staticmethod
     def load(path: Path, device: str = "cpu") -> "TextModel":
@@ -38,23 +45,26 @@ class TextModel:
         whose text has changed since: the tokenizer could be another."""
         folder = RunFolder(path)
         if not (path / "config.json").exists():
-            raise InputError(
-                f"run: {path} is not a run folder; allowed: one that `mdlm train` or `mdlm run wikitext_bins` has written"
-            )
+            raise InputError(f"run: {path} is not a run folder; allowed: one that `mdlm train` or `mdlm run` has written")
         settings = settings_of(folder.read_json("config.json"))
         kind = settings.pop("kind", "masked")
         data = settings.get("data")
-        if kind not in ("masked", "probe") or not isinstance(data, dict) or "corpus" not in data:
-            raise InputError(
-                f"run: {path} holds no masked diffusion model of text; allowed: a run of `mdlm train` or of 03_wikitext_bins"
-            )
+        if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
+            allowed = "a run of `mdlm train`, 03_wikitext_bins or 04_8b_pt"
+            raise InputError(f"run: {path} holds no masked diffusion model of text; allowed: {allowed}")
         found = checkpoints(folder.checkpoints)
         if not found:
             raise InputError(f"run: {path} has no checkpoint yet; train it first")
         check_device(device)
-        task = LanguageTask(replace(build(LanguageRunConfig, settings), device=device), seed=0)
-        if (folder.read_json("data.json")["sha256"]) != task.data.sha256:
-            raise InputError(f"data.corpus: {data['corpus']!r} has changed since {path} was trained; bring the old text back")
+        task: LanguageTask | PretrainTask
+        if "source" in data:
+            pretraining = replace(build(PretrainConfig, settings), device=device, engine=EngineConfig())
+            task = PretrainTask(pretraining, 0, folder)
+        else:
+            task = LanguageTask(replace(build(LanguageRunConfig, settings), device=device), 0)
+        if (folder.read_json("data.json").get("sha256")) != task.data.sha256:
+            name = data.get("corpus", data.get("source"))
+            raise InputError(f"data: {name!r} has changed since {path} was trained; bring the old text back")
         saved = Checkpoint(found[-1])
         task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
         return TextModel(task)
@@ -98,7 +108,7 @@ class TextModel:
         with self.task.autocast():
             filled = unmask(
                 self.model, template.to(self.task.device), self.mask_token, config, seed,
-                suppress=range(self.tokenizer.vocab_size, self.model.config.outputs),
+                suppress=self.suppressed,
             )  # fmt: skip
         return filled[:, :length].cpu()
 

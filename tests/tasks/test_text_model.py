@@ -4,8 +4,11 @@ import torch
 from mdlm_min.data.text import TextConfig
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import open_run
+from mdlm_min.tasks import pretrain
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
 from mdlm_min.tasks.text_model import TextModel
+from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 
 
 @pytest.fixture
@@ -51,5 +54,26 @@ def test_data_that_were_never_text_have_no_words():
     config = LanguageRunConfig(
         TextConfig("parities:4", length=12), ShapeConfig(layers=1, heads=2, width=16, position_encoding="learned")
     )
-    with pytest.raises(InputError, match="is no text"):
+    with pytest.raises(InputError, match="never text"):
         TextModel(LanguageTask(config, 0))
+
+
+def test_a_pre_training_run_writes_too_and_never_its_end_token(tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_text("\n".join(f"line {index**2} of the text" for index in range(500)))
+    settings = {
+        "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "end_token": 101},  # 101 is "e"
+        "model": {"layers": 1, "heads": 2, "width": 16},
+        "batch": 4, "validation_passes": 0, "test_passes": 240,
+        "train": {"steps": 2, "eval_every": 2},
+    }  # fmt: skip
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    model = TextModel.load(tmp_path / "run")
+    assert {256, 101} <= model.suppressed | {model.mask_token}
+    template = torch.tensor([model.continuation("line ")]).expand(20, -1)
+    filled = model.fill(template, SamplingConfig("random", 27, 5.0))
+    assert filled.max() < 256
+    assert not (filled[:, 5:] == 101).any()
+    saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert torch.equal(model.model.head.weight.detach(), saved["model.head.weight"])
