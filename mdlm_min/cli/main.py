@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mdlm_min.cli import sample, train
 from mdlm_min.evidence import golden, report, verify
 from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
 from mdlm_min.evidence.sweep import sweep
@@ -19,6 +20,8 @@ examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
   mdlm run parity --tier smoke         the same machinery in seconds
   mdlm run parity --arms all --seeds 5 every arm, five seeds; finished runs are kept
+  mdlm train --text corpus.txt         a small model of your text, and what it writes
+  mdlm sample runs/train/corpus        more of its text
   mdlm window --text corpus.txt        the mask rates that F.4 predicts for your corpus
   mdlm plan 8b_pt --gpus 8 --gpu h100  memory, hours and what to change before a large run
   mdlm verify                          every claim's verdict, recomputed from results/
@@ -93,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the GPUs' peak rate that is reached (default: 0.4)"
     )
+    train.add_parsers(commands)
+    sample.add_parsers(commands)
     command("list", "List the experiments, their tiers, arms and run counts.")
     command("gpu-queue", "List what has not been run, with its cost on a GPU, most wanted first.")
     return parser
@@ -181,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
+        if hasattr(arguments, "handler"):
+            return int(arguments.handler(arguments))
         if arguments.command == "run":
             return _run(arguments)
         if arguments.command == "publish":

@@ -182,3 +182,28 @@ def test_bad_settings_are_named(settings, message):
     with pytest.raises(InputError) as error:
         SamplingConfig(**settings)
     assert message in str(error.value)
+
+
+def test_confidence_is_the_model_s_own_probability_of_the_chosen_token():
+    """Position 0 draws token 0 (p = .9: revealed before position 1, where p = .5) or token 1 (p = .1: revealed after it)."""
+    seen = []
+
+    def score(tokens, positions):
+        seen.append(tokens.clone())
+        return torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log().repeat(len(tokens), 1)[positions.flatten()]
+
+    unmask(score, torch.full((200, 2), 2), 2, SamplingConfig("low-confidence", 2), seed=0)
+    first = seen[1][:, 0]
+    assert set(first.tolist()) == {0, 2}
+    assert (seen[1][:, 1] == 2).equal(first == 0)
+
+
+def test_of_equal_confidences_the_first_is_revealed():
+    seen = []
+
+    def score(tokens, positions):
+        seen.append(tokens.clone())
+        return torch.zeros(int(positions.sum()), 3)
+
+    unmask(score, torch.full((1, 200), 3), 3, SamplingConfig("low-confidence", 2, 0), seed=0)
+    assert (seen[1] == 3)[0].tolist() == [False] * 100 + [True] * 100

@@ -1,0 +1,33 @@
+"""A first masked diffusion model from Python: train it, let it fill in and let it write. Run it cell by cell, or as a script."""
+
+# %% Any text file, and a model small enough for a few minutes on a CPU
+from pathlib import Path
+
+import torch
+
+from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.run.run_folder import open_run
+from mdlm_min.tasks import language
+from mdlm_min.tasks.text_model import TextModel
+
+RUN = Path("runs/first_model")
+settings = {
+    "data": {"corpus": "corpus.txt", "tokenizer": "bpe:512", "length": 64},
+    "model": {"layers": 3, "heads": 4, "width": 96},
+    "train": {"steps": 1200, "eval_every": 300, "learning_rate": 2e-3, "warmup": 60, "schedule": "cosine", "clip": 1.0},
+    "mask_rate": "U[0.45,0.55]",  # the window of mask rates that it is trained on
+}
+
+# %% Train; if this cell is stopped, it resumes from the last checkpoint
+with open_run(RUN, {"seed": 0, **settings}) as folder:
+    if not folder.is_finished({"seed": 0, **settings}):
+        language.run(settings, seed=0, folder=folder, progress=print)
+model = TextModel.load(RUN)
+
+# %% Fill in: every [MASK] is one token
+template = torch.tensor([model.template("The [MASK] of the [MASK] was [MASK] in the [MASK] .")])
+print(model.decode(model.fill(template, SamplingConfig("low-confidence", steps=4, temperature=0))[0].tolist()))
+
+# %% Write: from nothing, and from a prompt
+print(model.write())
+print(model.write(prompt="The ", seed=1))

@@ -1,0 +1,138 @@
+"""`mdlm train`: a small masked diffusion model of anyone's text, in a few minutes, and then text that it fills in and writes."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from mdlm_min.data.text import TextData
+    from mdlm_min.run.run_folder import Row
+    from mdlm_min.tasks.text_model import TextModel
+
+HEAD_WIDTH = 32
+HIDDEN = 0.4  # share of a held-out passage that is hidden and filled in
+PASSAGES = 16
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm train`."""
+    text = "Train a small masked diffusion model on a text, then show text that it fills in and text that it writes."
+    parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=text)
+    parser.add_argument(
+        "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
+    )
+    parser.add_argument("--mask-rate", default="U[0.45,0.55]", help="mask rates to train on (default: U[0.45,0.55])")
+    parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default), none or mean")
+    parser.add_argument("--tokenizer", default="bpe:512", help="bytes, gpt2 or bpe:SIZE (default: bpe:512)")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps (default: 1200, about three minutes)")
+    parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
+    parser.add_argument("--batch", type=int, default=16, help="blocks per step (default: 16)")
+    parser.add_argument("--layers", type=int, default=4, help="layers (default: 4)")
+    parser.add_argument("--width", type=int, default=128, help=f"width, a multiple of {HEAD_WIDTH} (default: 128)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="highest learning rate (default: 0.002)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/train/NAME, NAME being the text's)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.set_defaults(handler=train)
+
+
+def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A language run's configuration. Raises InputError for a width that is no multiple of HEAD_WIDTH, and for too few steps."""
+    if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
+        raise InputError(f"width: {arguments.width} is not allowed; a multiple of {HEAD_WIDTH}")
+    if arguments.steps < 1:
+        raise InputError(f"steps: {arguments.steps} is not allowed; at least 1")
+    corpus = Path(arguments.text)
+    return {
+        # An absolute path: `mdlm sample` may be called from elsewhere.
+        "data": {"corpus": str(corpus.resolve()) if corpus.exists() else arguments.text, "tokenizer": arguments.tokenizer, "length": arguments.length},
+        "model": {"layers": arguments.layers, "heads": arguments.width // HEAD_WIDTH, "width": arguments.width, "tied": True},
+        "train": {
+            "steps": arguments.steps, "eval_every": -(-arguments.steps // 4), "learning_rate": arguments.learning_rate,
+            "warmup": arguments.steps // 20, "schedule": "cosine", "clip": 1.0,
+        },
+        "mask_rate": arguments.mask_rate, "weight": arguments.weight, "batch": arguments.batch, "device": arguments.device,
+        "validation_passes": 240, "test_passes": 1920,
+    }  # fmt: skip
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train, or go on, or only show what a finished run writes; returns the exit code."""
+    import torch
+
+    from mdlm_min.data.text import TextConfig, load_text
+    from mdlm_min.run.config import build
+    from mdlm_min.run.progress import open_display
+    from mdlm_min.run.run_folder import open_run
+    from mdlm_min.tasks import language
+    from mdlm_min.tasks.text_model import TextModel
+
+    if arguments.threads < 1:
+        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1")
+    torch.set_num_threads(arguments.threads)
+    settings = settings_from(arguments)
+    language.check(settings)
+    path = arguments.run or Path("runs/train") / Path(settings["data"]["corpus"]).name.split(".")[0]
+    config = {"seed": arguments.seed, **settings}
+    with open_run(path, config) as folder:
+        if folder.is_finished(config):
+            print(f"{path}: this run is finished already")
+        else:
+            with open_display(1) as display:
+                language.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
+                display.end(path.name, "is trained")
+        row, record = folder.metrics()[-1], folder.read_json("finished.json")
+    model = TextModel.load(path, arguments.device)
+    data = load_text(build(TextConfig, settings["data"]))
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    print(f"{path}: {parameters / 1e6:.2f}M parameters, {record['steps']} steps in {record['seconds']:.0f} s")
+    print(_loss_line(model, data, row))
+    _show_filled(model, data)
+    _show_written(model)
+    print(f'\nmore: mdlm sample {path} --prompt "..."   or   mdlm sample {path} --infill "... ____ ..."')
+    return 0
+
+
+def _loss_line(model: "TextModel", data: "TextData", row: "Row") -> str:
+    blocks = data.blocks("test", model.length)
+    text = sum(len(model.tokenizer.decode(block).encode()) for block in blocks.tolist())
+    bits = row["test_loss"] / math.log(2) * blocks.numel() / text
+    return (
+        f"test loss: {row['test_loss']:.3f} +- {row['test_error']:.3f} nats per token over t in [0, 1], {bits:.2f} bits per byte"
+    )
+
+
+def _show_filled(model: "TextModel", data: "TextData") -> None:
+    """Hide a part of held-out passages and fill it in; print one of them and the share that is right."""
+    import torch
+
+    from mdlm_min.cli.sample import FILLING, show
+    from mdlm_min.diffusion.likelihood import exact_masks
+    from mdlm_min.diffusion.sampling import SamplingConfig
+    from mdlm_min.run.random_streams import stream
+
+    blocks = data.blocks("test", model.length)[:PASSAGES]
+    hidden = max(1, round(HIDDEN * model.length))
+    mask = exact_masks(torch.full((len(blocks),), hidden), model.length, stream(0, "passages"))
+    templates = blocks.masked_fill(mask, model.mask_token)
+    filled = model.fill(templates, SamplingConfig(FILLING[0], 16, FILLING[1]))
+    right = (filled == blocks) & mask
+    print(f"\nfilled in: a held-out passage with {hidden} of {model.length} tokens hidden, {int(right[0].sum())} of them right")
+    print(f"({right.sum() / mask.sum():.0%} in {len(blocks)} passages; wrong ones as guess/original)\n")
+    show(model, templates[0].tolist(), filled[0].tolist(), blocks[0].tolist())
+
+
+def _show_written(model: "TextModel") -> None:
+    import torch
+
+    from mdlm_min.cli.sample import WRITING, show
+    from mdlm_min.diffusion.sampling import SamplingConfig
+
+    template = model.continuation()
+    filled = model.fill(torch.tensor([template]), SamplingConfig(WRITING[0], len(template), WRITING[1]))
+    print("\nwritten from nothing:\n")
+    show(model, template, filled[0].tolist(), marked=False)

@@ -1,0 +1,194 @@
+"""mdlm train and mdlm sample, on a text so regular that a tiny model learns it."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from mdlm_min.cli.main import main
+
+TINY = ["--tokenizer", "bytes", "--length", "16", "--layers", "1", "--width", "32", "--batch", "8", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "abc.txt"
+    path.write_text("abcdefgh\n" * 600)
+    return path
+
+
+def train(corpus, folder, steps=30, extra=()):
+    return main(["train", "--text", str(corpus), "--run", str(folder), "--steps", str(steps), *TINY, *extra])
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "abc"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MDLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert train(corpus, folder, 150) == 0
+    return folder
+
+
+def after(text, heading):
+    return text[text.index(heading) + len(heading) :]
+
+
+def test_training_ends_with_its_loss_and_its_texts_and_a_finished_run_only_shows_them_again(corpus, run, capsys):
+    before = (run / "finished.json").read_bytes()
+    texts = []
+    for _ in range(2):
+        assert train(corpus, run, 150) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert "this run is finished already" in texts[0]
+    assert (run / "finished.json").read_bytes() == before
+    nats, bits = map(float, re.search(r"test loss: (\S+) \+- .* nats .*, (\S+) bits per byte", texts[0]).groups())
+    assert bits == pytest.approx(nats / math.log(2), abs=0.006)  # a token is a byte
+    assert nats < 1.5  # chance is log 9 = 2.2
+    assert "a held-out passage with 6 of 16 tokens hidden, 6 of them right" in texts[0]
+    passage = after(texts[0], "guess/original)\n\n").partition("\n\nwritten")[0]
+    assert "[" in passage
+    assert passage.replace("[", "").replace("]", "") in "abcdefgh\n" * 3
+    assert "written from nothing" in texts[0]
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(corpus, tmp_path):
+    assert train(corpus, tmp_path / "whole") == 0
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "stop").touch()
+    assert train(corpus, tmp_path / "stopped") == 130
+    assert not (tmp_path / "stopped" / "finished.json").exists()
+    assert train(corpus, tmp_path / "stopped") == 0
+    assert "resumed at step 0" in (tmp_path / "stopped" / "log.txt").read_text()
+    assert (tmp_path / "stopped" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_the_run_folder_is_named_after_the_text(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--text", str(corpus), "--steps", "2", *TINY]) == 0
+    assert json.loads((tmp_path / "runs" / "train" / "abc" / "config.json").read_text())["data"]["corpus"] == str(corpus)
+
+
+def sampled(run, *options, capsys):
+    assert main(["sample", str(run), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_gaps_are_filled_in_and_marked(run, capsys):
+    assert sampled(run, "--infill", "abc__fgh\n[MASK]bcd", capsys=capsys) == "abc[de]fgh\n[a]bcd\n"
+
+
+def test_a_prompt_is_continued(run, capsys):
+    assert sampled(run, "--prompt", "gh\nabc", "--length", "8", "--temperature", "0", capsys=capsys) == "gh\nabcde\n"
+
+
+def test_texts_differ_by_number_and_seed_and_can_be_had_again(run, capsys):
+    options = ["--length", "12", "--temperature", "3", "--method", "ancestral", "--steps", "5"]
+    three = sampled(run, *options, "--count", "3", capsys=capsys)
+    assert three == sampled(run, *options, "--count", "3", capsys=capsys)
+    texts = [part.partition("\n")[2] for part in three.split("--- ")[1:]]
+    assert len(set(texts)) == 3
+    assert sampled(run, *options, capsys=capsys) == texts[0]  # the first does not depend on how many follow
+    assert sampled(run, *options, "--seed", "1", capsys=capsys) != texts[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", "a" * 16], "prompt: it has 16 tokens; allowed: fewer than the text's length, 16"),
+        (["--length", "17"], "length: 17 is not allowed; 1 to 16"),
+        (["--length", "0"], "length: 0 is not allowed; at least 1"),
+        (["--count", "0"], "count: 0 is not allowed; at least 1"),
+        (["--steps", "0"], "steps: 0 is not allowed; at least 1"),
+        (["--temperature", "-1"], "temperature: -1.0 is not allowed"),
+        (["--method", "beam"], "method: 'beam' is unknown"),
+        (["--infill", ""], "infill: '' has no gap"),
+        (["--infill", "no gap _"], "infill: 'no gap _' has no gap"),
+        (["--infill", "_" * 17], "infill: the text has 17 tokens; allowed: at most 16"),
+        (["--infill", "__", "--length", "5"], "length: 5 is not allowed with --infill"),
+        (["--device", "tpu"], "device: 'tpu'"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(run, options, message, capsys):
+    assert main(["sample", str(run), *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "is not a run folder"),
+        ({}, "is not a run folder"),
+        ({"config.json": "{"}, "cannot be read"),
+        ({"config.json": '{"seed": 0, "n": 20}'}, "holds no masked diffusion model of text"),
+        ({"config.json": '{"kind": "unigram", "data": {"corpus": "x"}}'}, "holds no masked diffusion model of text"),
+        ({"config.json": '{"data": {"corpus": "x"}}'}, "has no checkpoint yet"),
+    ],
+)
+def test_a_folder_without_a_model_is_one_line_and_exit_code_2(tmp_path, files, message, capsys):
+    folder = tmp_path / "run"
+    if files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    assert main(["sample", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_text_that_has_changed_is_refused(tmp_path, capsys):
+    path = tmp_path / "own.txt"
+    path.write_text("some words\n" * 100)
+    assert train(path, tmp_path / "run", 2) == 0
+    path.write_text("other words\n" * 100)
+    capsys.readouterr()
+    assert main(["sample", str(tmp_path / "run")]) == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--width", "33"], "width: 33 is not allowed; a multiple of 32"),
+        (["--steps", "0"], "steps: 0 is not allowed"),
+        (["--threads", "0"], "threads: 0 is not allowed"),
+        (["--mask-rate", "often"], "mask_rate: 'often' is not a mask rate"),
+        (["--tokenizer", "letters"], "data.tokenizer: 'letters' is unknown"),
+        (["--text", "nowhere.txt"], "data.corpus: 'nowhere.txt' is neither a path nor a known name"),
+        (["--length", "4000"], "data.length"),
+    ],
+)
+def test_bad_training_options_are_one_line_and_exit_code_2(corpus, tmp_path, options, message, capsys):
+    assert main(["train", "--text", str(corpus), "--run", str(tmp_path / "run"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_in_a_terminal_what_was_filled_in_is_coloured(run, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "abc\x1b[1;36mde\x1b[0mfgh" in sampled(run, "--infill", "abc__fgh", capsys=capsys)
+
+
+def test_the_example_runs(corpus, tmp_path, monkeypatch, capsys):
+    source = (Path(__file__).parents[2] / "examples" / "first_model.py").read_text()
+    for old, new in (
+        ("corpus.txt", str(corpus)),
+        ("bpe:512", "bytes"),
+        ('"steps": 1200', '"steps": 2'),
+        ('"eval_every": 300', '"eval_every": 2'),
+        ('"mask_rate"', '"validation_passes": 240, "test_passes": 240, "mask_rate"'),
+    ):
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, "first_model.py", "exec"), {"__name__": "__main__"})
+    assert (tmp_path / "runs" / "first_model" / "finished.json").exists()
+    assert "The " in capsys.readouterr().out

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from mdlm_min.data.text import TextConfig
+from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import open_run
+from mdlm_min.tasks import pretrain
+from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
+from mdlm_min.tasks.text_model import TextModel
+from mdlm_min.training.checkpoint import Checkpoint, checkpoints
+
+
+@pytest.fixture
+def make(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("the cat sat on the mat\n" * 400)
+
+    def made(tokenizer="bytes", **shape):
+        config = LanguageRunConfig(TextConfig(str(path), tokenizer, 20), ShapeConfig(layers=1, heads=2, width=16, **shape))
+        return TextModel(LanguageTask(config, 0))
+
+    return made
+
+
+def test_gaps_are_masked_tokens(make):
+    model = make()
+    m = model.mask_token
+    assert model.template("a [MASK]b____c") == [97, 32, m, 98, m, m, m, m, 99]
+    assert model.template("a_b") == [97, 95, 98]  # one underscore is a character
+
+
+def test_a_space_before_a_gap_belongs_to_subword_tokens(make):
+    model = make("bpe:270")
+    tokens = model.template("cat [MASK] mat")
+    assert model.tokenizer.decode([token for token in tokens if token != model.mask_token]) == "cat mat"
+    assert model.continuation("cat ", 20) == model.continuation("cat", 20)
+
+
+def test_learned_positions_read_short_texts_too(make):
+    model = make(position_encoding="learned")
+    template = torch.tensor([model.template("the [MASK]at")])
+    filled = model.fill(template, SamplingConfig(steps=3))
+    assert filled.shape == template.shape
+    assert filled[template != model.mask_token].tolist() == template[template != model.mask_token].tolist()
+    assert model.mask_token not in filled
+
+
+def test_what_a_terminal_would_obey_is_not_printed(make):
+    assert make().decode([27, 91, 97, 10, 9, 0]) == "\ufffd[a\n\t\ufffd"
+
+
+def test_data_that_were_never_text_have_no_words():
+    config = LanguageRunConfig(
+        TextConfig("parities:4", length=12), ShapeConfig(layers=1, heads=2, width=16, position_encoding="learned")
+    )
+    with pytest.raises(InputError, match="never text"):
+        TextModel(LanguageTask(config, 0))
+
+
+def test_a_pre_training_run_writes_too_and_never_its_end_token(tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_text("\n".join(f"line {index**2} of the text" for index in range(500)))
+    settings = {
+        "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "end_token": 101},  # 101 is "e"
+        "model": {"layers": 1, "heads": 2, "width": 16},
+        "batch": 4, "validation_passes": 0, "test_passes": 240,
+        "train": {"steps": 2, "eval_every": 2},
+    }  # fmt: skip
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    model = TextModel.load(tmp_path / "run")
+    assert {256, 101} <= model.suppressed | {model.mask_token}
+    template = torch.tensor([model.continuation("line ")]).expand(20, -1)
+    filled = model.fill(template, SamplingConfig("random", 27, 5.0))
+    assert filled.max() < 256
+    assert not (filled[:, 5:] == 101).any()
+    saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert torch.equal(model.model.head.weight.detach(), saved["model.head.weight"])
