@@ -49,7 +49,7 @@ def fake_experiment(folder, run):
     made = folder / "90_fake"
     made.mkdir(parents=True)
     (made / "experiment.toml").write_text(
-        'title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\ngpu_minutes = 0\nworth = 0\n'
+        'title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\n'
     )
     (made / "run.py").write_text(
         "import os, time, signal\nfrom mdlm_min.run.errors import InputError, RunError\n"
