@@ -1,14 +1,15 @@
 """Text as blocks of tokens: from the hub or from plain files, through a tokenizer, into memory-mapped arrays.
 
 A corpus is a name or a path. A path is a folder or a file of plain text (.tokens, .raw, .txt, .text, also .gz); a name is
-looked for as a folder in $MDLM_DATA, and then on the hub. A folder's files belong to the split that their name says
-(train, valid, test); where no name says anything, the last tenth of the text is held out, half of it each.
+looked for as a folder in $MDLM_DATA, and then on the hub. A file of a folder belongs to the split that a whole word of its name
+says (SPLIT_WORDS); where no name says anything, the last tenth of the text is held out, half of it each.
 Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of the text and of the tokenizer.
 """
 
 import gzip
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked, write_whole
 from mdlm_min.run.random_streams import stream
 
-SPLITS = ("train", "valid", "test")
+SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+SPLITS = tuple(SPLIT_WORDS)
 HUB = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-v1"),
@@ -122,7 +124,8 @@ def find_sources(corpus: str) -> dict[str, Source]:
     files = sorted(file for file in path.iterdir() if file.name.removesuffix(".gz").endswith(ENDINGS))
     if not files:
         raise InputError(f"data.corpus: no text in {path}; allowed: files ending in {', '.join(ENDINGS)}, also with .gz")
-    by_split = {split: tuple(file for file in files if split in file.name) for split in SPLITS}
+    named = [(file, _split_of(file)) for file in files]
+    by_split = {split: tuple(file for file, found in named if found == split) for split in SPLITS}
     if not any(by_split.values()):
         return _cut(tuple(files))
     if missing := [split for split in SPLITS if not by_split[split]]:
@@ -130,6 +133,17 @@ def find_sources(corpus: str) -> dict[str, Source]:
             f"data.corpus: {path} has no file whose name says {missing[0]!r}; allowed: train, valid and test, or none"
         )
     return {split: Source(found) for split, found in by_split.items()}
+
+
+def _split_of(file: Path) -> str:
+    """The split that a whole word of the file's name says, or "". Raises InputError for a name that says two."""
+    words = re.split(r"[\W\d_]+", file.name.lower())
+    found = [split for split, names in SPLIT_WORDS.items() if any(name in words for name in names)]
+    if len(found) > 1:
+        raise InputError(
+            f"data.corpus: the name of {file} says {' and '.join(found)}; allowed: one of {', '.join(SPLITS)}, or none"
+        )
+    return found[0] if found else ""
 
 
 def _cut(files: tuple[Path, ...]) -> dict[str, Source]:

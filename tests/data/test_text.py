@@ -175,6 +175,40 @@ def test_a_folder_without_one_split_is_refused(corpus):
         find_sources(str(corpus))
 
 
+def test_a_split_is_a_whole_word_of_the_name(tmp_path):
+    """latest.txt and contest.txt are no test files, constrained.txt no training text: one text is never in two splits by accident."""
+    for name in ("latest.txt", "contest-2.txt", "constrained.txt", "invalid.txt"):
+        (tmp_path / name).write_text("".join(LINES))
+    sources = find_sources(str(tmp_path))
+    assert all(len(source.files) == 4 for source in sources.values())  # no name says a split: cut from all of it
+    texts = {split: "".join(source.chunks()) for split, source in sources.items()}
+    assert "".join(texts.values()) == "".join(LINES) * 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("wiki.TRAIN.tokens", "wiki.validation.tokens", "wiki.test.tokens"),
+        ("train-00000-of-00001.txt", "val_2.txt", "test3.txt.gz"),
+        ("my_train.raw", "my_dev.raw", "my_test.raw"),
+    ],
+)
+def test_the_words_for_the_splits(tmp_path, names):
+    for name in (*names, "README.txt"):
+        (tmp_path / name).write_text("".join(LINES))
+    assert [source.files for source in find_sources(str(tmp_path)).values()] == [(tmp_path / name,) for name in names]
+
+
+@pytest.mark.parametrize("name", ["train_test_valid.txt", "train-dev.txt", "test.valid.txt.gz"])
+def test_a_name_that_says_two_splits_is_refused(corpus, name):
+    (corpus / name).write_text("".join(LINES))
+    with pytest.raises(
+        InputError, match=f"data.corpus: the name of .*{name} says .* and .*; allowed: one of train, valid, test, or none"
+    ):
+        find_sources(str(corpus))
+
+
 def test_altered_gpt2_files_are_refused(tmp_path, monkeypatch, corpus):
     (tmp_path / "gpt2-bpe").mkdir()
     for name in ("encoder.json", "vocab.bpe"):
