@@ -7,6 +7,7 @@ import numpy as np
 from mdlm_min.data.parity_corpus import PREFIX, make_parities
 from mdlm_min.data.text import Source, TextConfig, cache_folder, data_folder, find_sources, load_tokens
 from mdlm_min.data.tokenizer import find_tokenizer
+from mdlm_min.run.errors import InputError
 
 ORDERS = (2, 3, 4, 5, 6)
 MINIMUM = 5  # F.4 discards n-grams that occur fewer than five times
@@ -22,9 +23,17 @@ class Counts:
     occurrences: tuple[int, ...]
 
     def weights(self, reading: str = "occurrences") -> tuple[float, ...]:
-        """Shares of the orders, by "occurrences" (the reading that gives the published weights) or by "types"."""
+        """Shares of the orders, by "occurrences" (the reading that gives the published weights) or by "types".
+
+        Raises InputError where no n-gram was seen often enough: there is nothing to have a share in.
+        """
         counts = np.array(self.occurrences if reading == "occurrences" else self.types, dtype=float)
-        return tuple((counts / counts.sum()).tolist()) if counts.any() else tuple(0.0 for _ in counts)
+        if not counts.any():
+            raise InputError(
+                f"data.corpus: no sequence of {ORDERS[0]} to {ORDERS[-1]} tokens occurs {MINIMUM} times, so the text predicts "
+                "no window; needed: a longer text, or a tokenizer with fewer different tokens"
+            )
+        return tuple((counts / counts.sum()).tolist())
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

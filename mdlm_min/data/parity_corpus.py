@@ -15,6 +15,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream_seed
 
 PREFIX = "parities:"
+MOST_LENGTH = 4096  # 50,000 sequences of it fill 400 MB
 SEQUENCES = {"train": 50_000, "valid": 2_000, "test": 4_000}
 _ALLOWED = "parities:i or parities:w*i+w*i+..., the shares w with sum 1, the orders i from 2 to 16"
 
@@ -23,7 +24,7 @@ def parse_orders(corpus: str) -> dict[int, float]:
     """Share of the tokens of each order. Raises InputError naming the corpus and what is allowed."""
     shares: dict[int, float] = {}
     for term in corpus.removeprefix(PREFIX).replace(" ", "").split("+"):
-        match = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\*)?([0-9]+)", term)
+        match = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\*)?([0-9]{1,2})", term)
         if match is None or not 2 <= int(match[2]) <= 16 or float(match[1] or 1) <= 0:
             raise InputError(f"data.corpus: {corpus!r} is no mixture of parities; allowed: {_ALLOWED}")
         shares[int(match[2])] = shares.get(int(match[2]), 0.0) + float(match[1] or 1)
@@ -33,7 +34,10 @@ def parse_orders(corpus: str) -> dict[int, float]:
 
 
 def layout(corpus: str, length: int) -> list[int]:
-    """Orders of the groups of a sequence from left to right. Raises InputError where the shares do not fill `length` exactly."""
+    """Orders of the groups of a sequence from left to right. Raises InputError where the shares do not fill
+    `length` exactly, and for a length beyond MOST_LENGTH."""
+    if length > MOST_LENGTH:
+        raise InputError(f"data.length: {length} is not allowed; at most {MOST_LENGTH} for a mixture of parities")
     orders: list[int] = []
     for order, share in sorted(parse_orders(corpus).items()):
         groups = share * length / order

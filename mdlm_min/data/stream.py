@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder, load_text
+from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder, find_path, load_text
 from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer
 from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
@@ -340,18 +341,16 @@ def _held_out(config: StreamConfig, documents: Documents) -> Tensor:
 
 def json_files(source: str) -> list[Path] | None:
     """The files of JSON lines that a path (or a name in $MDLM_DATA) stands for, in order; None where it is something else."""
-    folder = data_folder()
-    path = folder / source if folder is not None and not Path(source).exists() else Path(source)
-    if path.is_file():
-        return [path] if path.name.endswith(JSON_ENDINGS) else None
-    if not path.is_dir():
+    path = find_path(source)
+    if path is None:
         return None
+    if not path.is_dir():
+        return [path] if path.name.endswith(JSON_ENDINGS) else None
     return sorted(file for file in path.rglob("*") if file.name.endswith(JSON_ENDINGS)) or None
 
 
 def _is_hub_name(source: str) -> bool:
-    found = source in HUB or Path(source).exists() or ((folder := data_folder()) is not None and (folder / source).exists())
-    return not found and source.count("/") == 1
+    return source not in HUB and find_path(source) is None and re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) is not None
 
 
 def _head(path: Path) -> str:

@@ -1,14 +1,15 @@
 """Text as blocks of tokens: from the hub or from plain files, through a tokenizer, into memory-mapped arrays.
 
 A corpus is a name or a path. A path is a folder or a file of plain text (.tokens, .raw, .txt, .text, also .gz); a name is
-looked for as a folder in $MDLM_DATA, and then on the hub. A folder's files belong to the split that their name says
-(train, valid, test); where no name says anything, the last tenth of the text is held out, half of it each.
+looked for as a folder in $MDLM_DATA, and then on the hub. A file of a folder belongs to the split that a whole word of its name
+says (SPLIT_WORDS); where no name says anything, the last tenth of the text is held out, half of it each.
 Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of the text and of the tokenizer.
 """
 
 import gzip
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdlm_min.data.cache import cached
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
 from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import locked, write_whole
+from mdlm_min.run.files import write_whole
 from mdlm_min.run.random_streams import stream
 
-SPLITS = ("train", "valid", "test")
+SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+SPLITS = tuple(SPLIT_WORDS)
 HUB = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-v1"),
@@ -50,6 +53,13 @@ class TextConfig:
 def data_folder() -> Path | None:
     """$MDLM_DATA, where corpora and tokenizer files are looked for first."""
     return Path(value) if (value := os.environ.get("MDLM_DATA")) else None
+
+
+def find_path(name: str) -> Path | None:
+    """The file or folder that a corpus names: a path, or a name in $MDLM_DATA; None where there is neither."""
+    folders = [Path(), folder] if (folder := data_folder()) is not None else [Path()]
+    # os.path.exists, unlike Path.exists, says False for a name that no file can have, such as one that is too long.
+    return next((folder / name for folder in folders if name and os.path.exists(folder / name)), None)  # noqa: PTH110
 
 
 def cache_folder() -> Path:
@@ -109,20 +119,22 @@ def _decode(data: bytes, path: Path) -> str:
 
 def find_sources(corpus: str) -> dict[str, Source]:
     """The splits of a corpus. Raises InputError where it is nowhere to be found, saying which path to give."""
-    path = Path(corpus)
-    folder = data_folder()
-    if not path.exists() and folder is not None and (folder / corpus).exists():
-        path = folder / corpus
-    if not path.exists():
+    path = find_path(corpus)
+    if path is None:
         if corpus not in HUB:
-            raise InputError(f"data.corpus: {corpus!r} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}")
+            shown = corpus if len(corpus) <= 200 else f"{corpus[:200]}..."
+            raise InputError(f"data.corpus: {shown!r} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}")
         path = _from_hub(corpus)
-    if path.is_file():
+    if not path.is_dir():
         return _cut((path,))
-    files = sorted(file for file in path.iterdir() if file.name.removesuffix(".gz").endswith(ENDINGS))
+    try:
+        files = sorted(file for file in path.iterdir() if file.name.removesuffix(".gz").endswith(ENDINGS))
+    except OSError as error:
+        raise InputError(f"data.corpus: {path} cannot be read ({error.strerror})") from error
     if not files:
         raise InputError(f"data.corpus: no text in {path}; allowed: files ending in {', '.join(ENDINGS)}, also with .gz")
-    by_split = {split: tuple(file for file in files if split in file.name) for split in SPLITS}
+    named = [(file, _split_of(file)) for file in files]
+    by_split = {split: tuple(file for file, found in named if found == split) for split in SPLITS}
     if not any(by_split.values()):
         return _cut(tuple(files))
     if missing := [split for split in SPLITS if not by_split[split]]:
@@ -130,6 +142,17 @@ def find_sources(corpus: str) -> dict[str, Source]:
             f"data.corpus: {path} has no file whose name says {missing[0]!r}; allowed: train, valid and test, or none"
         )
     return {split: Source(found) for split, found in by_split.items()}
+
+
+def _split_of(file: Path) -> str:
+    """The split that a whole word of the file's name says, or "". Raises InputError for a name that says two."""
+    words = re.split(r"[\W\d_]+", file.name.lower())
+    found = [split for split, names in SPLIT_WORDS.items() if any(name in words for name in names)]
+    if len(found) > 1:
+        raise InputError(
+            f"data.corpus: the name of {file} says {' and '.join(found)}; allowed: one of {', '.join(SPLITS)}, or none"
+        )
+    return found[0] if found else ""
 
 
 def _cut(files: tuple[Path, ...]) -> dict[str, Source]:
@@ -237,33 +260,24 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:
 
 def load_tokens(source: Source, text_hash: str, tokenizer: Tokenizer) -> np.ndarray:
     """Tokens of a source whose text has this hash, memory-mapped from the cache; written there whole, in bounded memory, where
-    they are missing."""
+    they are missing or damaged."""
     path = cache_folder() / "tokens" / f"{text_hash[:24]}-{tokenizer.identity}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock"), wait_seconds=3600):
-            if not path.exists():
-                _write_tokens(path, source.chunks(), tokenizer)
-    return np.load(path, mmap_mode="r")
+    return np.load(cached(path, lambda temporary: _write_tokens(temporary, source.chunks(), tokenizer)), mmap_mode="r")
 
 
 def _write_tokens(path: Path, chunks: Iterable[str], tokenizer: Tokenizer) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    raw, whole = path.with_suffix(f".{os.getpid()}.raw"), path.with_suffix(f".{os.getpid()}.tmp.npy")
+    raw = path.with_suffix(".raw")
     try:
         with raw.open("wb") as file:
             for chunk in chunks:
                 file.write(tokenizer.encode(chunk).astype(dtype).tobytes())
         count = raw.stat().st_size // dtype.itemsize
         if count:
-            array = np.lib.format.open_memmap(whole, mode="w+", dtype=dtype, shape=(count,))
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count,))
             array[:] = np.memmap(raw, dtype=dtype, mode="r")
             array.flush()
         else:
-            np.save(whole, np.zeros(0, dtype))
-        whole.replace(path)
-    except OSError as error:
-        whole.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+            np.save(path, np.zeros(0, dtype))
     finally:
         raw.unlink(missing_ok=True)

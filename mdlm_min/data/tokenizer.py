@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mdlm_min.data.cache import cached
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
 
@@ -145,8 +146,8 @@ class Words:
 
 def check_tokenizer(name: str) -> None:
     """Raise InputError for a name that is no tokenizer."""
-    size = name.removeprefix("bpe:")
-    trained = name.startswith("bpe:") and size.isdecimal() and 257 <= int(size) <= 65536
+    size = re.fullmatch(r"bpe:([0-9]{3,5})", name)
+    trained = size is not None and 257 <= int(size[1]) <= 65536
     if name not in ("bytes", "gpt2", "words") and not trained and not _is_path(name):
         raise InputError(f"data.tokenizer: {name!r} is unknown; allowed: {NAMES}")
 
@@ -176,7 +177,6 @@ def find_tokenizer(
     if name == "gpt2":
         folder = data / "gpt2-bpe" if data is not None else None
         return GPT2(folder if folder is not None and folder.is_dir() else None)
-    path = cache / "tokenizers" / f"{train_hash[:24]}-{name.replace(':', '')}.json"
-    if not path.exists():
-        write_whole(path, train_bpe(train_chunks(), int(name.removeprefix("bpe:"))))
-    return TrainedBPE(path.read_text())
+    size = int(name.removeprefix("bpe:"))
+    path = cache / "tokenizers" / f"{train_hash[:24]}-bpe{size}.json"
+    return TrainedBPE(cached(path, lambda temporary: write_whole(temporary, train_bpe(train_chunks(), size))).read_text())

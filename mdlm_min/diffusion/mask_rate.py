@@ -83,7 +83,7 @@ class UniformMixture(MaskRate):
             match = _TERM.fullmatch(term)
             try:
                 part = {name: float(Fraction(value)) for name, value in match.groupdict().items() if value} if match else {}
-            except ZeroDivisionError:
+            except (ZeroDivisionError, OverflowError, ValueError):  # 1/0; more digits than a number can have
                 part = {}
             if not part:
                 raise InputError(f"mask_rate: {text!r} is not a mask rate; allowed: {_ALLOWED}")

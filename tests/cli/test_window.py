@@ -71,3 +71,13 @@ def test_bad_input_is_one_line_and_exit_code_2(corpus, options, message, capsys)
 def test_a_run_with_ones_own_text_needs_an_experiment_on_text(capsys):
     assert main(["run", "parity", "--text", "corpus.txt"]) == 2
     assert "text: 01_parity has no corpus to replace" in capsys.readouterr().err
+
+
+def test_a_text_without_frequent_ngrams_predicts_nothing(tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("every word of this text occurs once\n")
+    assert main(["window", "--text", str(tmp_path / "short.txt"), "--figure", str(tmp_path / "w.png")]) == 2
+    said = capsys.readouterr()
+    assert "data.corpus: no sequence of 2 to 6 tokens occurs 5 times" in said.err
+    assert said.err.count("\n") == 1
+    assert "predicted window" not in said.out
+    assert not (tmp_path / "w.png").exists()

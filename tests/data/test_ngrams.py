@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mdlm_min.data.ngrams import ORDERS, Counts, count_ngrams, count_order, load_countable
 from mdlm_min.data.text import TextConfig
+from mdlm_min.run.errors import InputError
 from mdlm_min.theory.formulas import WIKITEXT_WEIGHTS
 
 
@@ -35,7 +36,14 @@ def test_weights_are_shares():
     counts = Counts((1, 2, 3, 4, 0), (10, 20, 30, 40, 0))
     assert counts.weights() == pytest.approx((0.1, 0.2, 0.3, 0.4, 0))
     assert counts.weights("types") == pytest.approx((0.1, 0.2, 0.3, 0.4, 0))
-    assert sum(Counts((0,) * 5, (0,) * 5).weights()) == 0
+
+
+def test_a_text_without_frequent_ngrams_has_no_weights():
+    for reading in ("occurrences", "types"):
+        with pytest.raises(
+            InputError, match="data.corpus: no sequence of 2 to 6 tokens occurs 5 times, .* needed: a longer text"
+        ):
+            Counts((0,) * 5, (0,) * 5).weights(reading)
 
 
 def test_the_reading_that_gives_the_published_weights(data_folder):

@@ -34,7 +34,9 @@ def test_blocks_start_where_sequences_start():
     assert (batch.unflatten(1, (3, 4)).sum(dim=2) % 2 == 0).all()
 
 
-@pytest.mark.parametrize("name", ["parities:1", "parities:4*4", "parities:0.5*2", "parities:x", "parities:0.5*2+0.6*3"])
+@pytest.mark.parametrize(
+    "name", ["parities:1", "parities:4*4", "parities:0.5*2", "parities:x", "parities:0.5*2+0.6*3", "parities:" + "9" * 5000]
+)
 def test_bad_mixtures_are_refused(name):
     with pytest.raises(InputError, match=r"data.corpus: .*allowed: parities:i or"):
         parse_orders(name)
@@ -43,3 +45,8 @@ def test_bad_mixtures_are_refused(name):
 def test_a_length_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="data.length: 1 of 13 tokens are no whole number of groups of order 4"):
         layout("parities:4", 13)
+
+
+def test_a_length_that_would_fill_the_memory_is_refused():
+    with pytest.raises(InputError, match="data.length: 10000000 is not allowed; at most 4096 for a mixture of parities"):
+        layout("parities:4", 10_000_000)

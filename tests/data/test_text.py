@@ -92,6 +92,70 @@ def test_tokens_are_written_once_and_mapped(corpus, monkeypatch):
     assert first.sha256 == second.sha256
 
 
+def alter_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "of another type": lambda path: np.save(path, np.zeros(9)) if path.suffix == ".npy" else path.write_text("[]"),
+    "garbage": lambda path: path.write_bytes(b"\xff\x00garbage" * 9),
+    "altered in one byte": alter_a_byte,
+    "without its hash": lambda path: path.with_name(f"{path.name}.sha256").unlink(),
+    "with a damaged hash": lambda path: path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\xfe"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["tokens/*.npy", "tokenizers/*.json"])
+def test_a_damaged_file_of_the_cache_is_made_again_with_one_line(corpus, tmp_path, monkeypatch, capsys, kind, damage):
+    monkeypatch.setenv("MDLM_CACHE", str(tmp_path / "cache"))
+    config = TextConfig(str(corpus), "bpe:300", 16)
+    whole = load_text(config)
+    before = {split: np.array(tokens) for split, tokens in whole.splits.items()}
+    assert capsys.readouterr().err == ""
+    path = sorted((tmp_path / "cache").glob(kind))[0]
+    DAMAGE[damage](path)
+    again = load_text(config)
+    assert capsys.readouterr().err == f"{path}: damaged, or without its SHA-256; it is made again\n"
+    assert again.sha256 == whole.sha256
+    assert all(np.array_equal(again.splits[split], tokens) for split, tokens in before.items())
+    load_text(config)
+    assert capsys.readouterr().err == ""
+    assert not list((tmp_path / "cache").rglob(".*"))  # no temporary file stays
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(corpus, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MDLM_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="cannot write .*/file/cache/tokens/.*: Not a directory") as error:
+        load_text(TextConfig(str(corpus), "bytes", 16))
+    assert "\n" not in str(error.value)
+
+
+def test_a_cache_on_a_full_disk_is_one_line_and_keeps_nothing(corpus, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("MDLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    with pytest.raises(InputError, match="tokens/.*npy: No space left on device; allowed: MDLM_CACHE set to a folder"):
+        load_text(TextConfig(str(corpus), "bytes", 16))
+    assert [path.suffix for path in (tmp_path / "cache" / "tokens").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b", "\ud800", "/dev/null/x", "x/" * 3000])
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="data.corpus: .* is neither a path nor a known name") as error:
+        find_sources(name)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
 def test_a_changed_corpus_has_another_hash(corpus):
     before = load_text(TextConfig(str(corpus), "bytes", 16)).sha256
     (corpus / "wiki.test.txt").write_text("".join(LINES[350:])[:-2] + "!\n")
@@ -172,6 +236,40 @@ def test_gpt2_without_a_network_says_what_to_set(corpus, monkeypatch):
 def test_a_folder_without_one_split_is_refused(corpus):
     (corpus / "wiki.valid.txt").unlink()
     with pytest.raises(InputError, match="no file whose name says 'valid'"):
+        find_sources(str(corpus))
+
+
+def test_a_split_is_a_whole_word_of_the_name(tmp_path):
+    """latest.txt and contest.txt are no test files, constrained.txt no training text: one text is never in two splits by accident."""
+    for name in ("latest.txt", "contest-2.txt", "constrained.txt", "invalid.txt"):
+        (tmp_path / name).write_text("".join(LINES))
+    sources = find_sources(str(tmp_path))
+    assert all(len(source.files) == 4 for source in sources.values())  # no name says a split: cut from all of it
+    texts = {split: "".join(source.chunks()) for split, source in sources.items()}
+    assert "".join(texts.values()) == "".join(LINES) * 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("wiki.TRAIN.tokens", "wiki.validation.tokens", "wiki.test.tokens"),
+        ("train-00000-of-00001.txt", "val_2.txt", "test3.txt.gz"),
+        ("my_train.raw", "my_dev.raw", "my_test.raw"),
+    ],
+)
+def test_the_words_for_the_splits(tmp_path, names):
+    for name in (*names, "README.txt"):
+        (tmp_path / name).write_text("".join(LINES))
+    assert [source.files for source in find_sources(str(tmp_path)).values()] == [(tmp_path / name,) for name in names]
+
+
+@pytest.mark.parametrize("name", ["train_test_valid.txt", "train-dev.txt", "test.valid.txt.gz"])
+def test_a_name_that_says_two_splits_is_refused(corpus, name):
+    (corpus / name).write_text("".join(LINES))
+    with pytest.raises(
+        InputError, match=f"data.corpus: the name of .*{name} says .* and .*; allowed: one of train, valid, test, or none"
+    ):
         find_sources(str(corpus))
 
 

@@ -44,6 +44,9 @@ def test_notation(text, intervals):
         "nan",
         "U[a,b]",
         "0.7*0.1+0.7*0.2",
+        "1/0",
+        "9" * 400,
+        "1/" + "9" * 5000,
     ],
 )
 def test_bad_notation_is_refused_with_the_value_and_what_is_allowed(text):
