@@ -113,7 +113,8 @@ def _run(arguments: argparse.Namespace) -> int:
     cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
     jobs = (own or cores) if arguments.jobs is None else arguments.jobs
     print(
-        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
+        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in "
+        f"{arguments.runs / experiment.name / arguments.tier}"
     )
     sweep(specs, arguments.runs, jobs, threads=max(1, cores // own) if own else 1)
     folder = arguments.runs / experiment.name / arguments.tier

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mdlm_min.tasks.text_model import TextModel
 
 STYLES = {"given": "", "filled": "bold cyan", "right": "bold green", "wrong": "bold red"}
-# Writing: one token after another, a little sharper than the model, whose rare tokens are its worst guesses. Filling in: what is most probable.
+# Writing: one token after another, a little sharper than the model, whose rare tokens are its worst guesses. Filling in: what is
+# most probable.
 WRITING, FILLING = ("random", 0.8), ("low-confidence", 0.0)
 
 

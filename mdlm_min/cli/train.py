@@ -49,15 +49,27 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
     corpus = Path(arguments.text)
     return {
         # An absolute path: `mdlm sample` may be called from elsewhere.
-        "data": {"corpus": str(corpus.resolve()) if corpus.exists() else arguments.text, "tokenizer": arguments.tokenizer, "length": arguments.length},
+        "data": {
+            "corpus": str(corpus.resolve()) if corpus.exists() else arguments.text,
+            "tokenizer": arguments.tokenizer,
+            "length": arguments.length,
+        },
         "model": {"layers": arguments.layers, "heads": arguments.width // HEAD_WIDTH, "width": arguments.width, "tied": True},
         "train": {
-            "steps": arguments.steps, "eval_every": -(-arguments.steps // 4), "learning_rate": arguments.learning_rate,
-            "warmup": arguments.steps // 20, "schedule": "cosine", "clip": 1.0,
+            "steps": arguments.steps,
+            "eval_every": -(-arguments.steps // 4),
+            "learning_rate": arguments.learning_rate,
+            "warmup": arguments.steps // 20,
+            "schedule": "cosine",
+            "clip": 1.0,
         },
-        "mask_rate": arguments.mask_rate, "weight": arguments.weight, "batch": arguments.batch, "device": arguments.device,
-        "validation_passes": 240, "test_passes": 1920,
-    }  # fmt: skip
+        "mask_rate": arguments.mask_rate,
+        "weight": arguments.weight,
+        "batch": arguments.batch,
+        "device": arguments.device,
+        "validation_passes": 240,
+        "test_passes": 1920,
+    }
 
 
 def train(arguments: argparse.Namespace) -> int:

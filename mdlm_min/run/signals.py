@@ -27,7 +27,8 @@ def say_stopped() -> None:
 
 
 def end_at_stop_signals() -> None:
-    """From here a stop signal ends the process at once, with one line and exit code 130. Files are written whole or not at all, so
+    """From here a stop signal ends the process at once, with one line and exit code 130. Files are written whole or not at all,
+    so
     nothing is lost; an exception in the middle of an import, or of another library, could be swallowed or end in a traceback."""
     _set(lambda *_: _end())
 

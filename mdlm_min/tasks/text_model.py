@@ -113,7 +113,8 @@ class TextModel:
         return filled[:, :length].cpu()
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
-        """A text of `length` tokens that begins with the prompt; by default drawn token by token. Raises InputError as `continuation`."""
+        """A text of `length` tokens that begins with the prompt; by default drawn token by token. Raises InputError as
+        `continuation`."""
         template = torch.tensor([self.continuation(prompt, length)])
         return self.decode(self.fill(template, config or SamplingConfig("random", template.shape[1]), seed)[0].tolist())
 

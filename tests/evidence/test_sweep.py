@@ -22,7 +22,8 @@ if threads:
 generator = torch.Generator().manual_seed(0)
 a, b = torch.randn(700, 900, generator=generator), torch.randn(900, 800, generator=generator)
 large = torch.randn(3_000_000, generator=generator)
-bits = [float(x).hex() for x in (large.sum(), (a @ b).sum(), (a @ b).softmax(1).square().mean(), large.cumsum(0)[-1], large.exp().sum())]
+bits = [float(x).hex() for x in (large.sum(), (a @ b).sum(), (a @ b).softmax(1).square().mean(), large.cumsum(0)[-1],
+large.exp().sum())]
 print(json.dumps([torch.get_num_threads(), bits]))
 """
 
@@ -48,9 +49,7 @@ def fake_experiment(folder, run):
     """An experiment of three arms in a folder of its own, with this run.py body."""
     made = folder / "90_fake"
     made.mkdir(parents=True)
-    (made / "experiment.toml").write_text(
-        'title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\n'
-    )
+    (made / "experiment.toml").write_text('title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\n')
     (made / "run.py").write_text(
         "import os, time, signal\nfrom mdlm_min.run.errors import InputError, RunError\n"
         "def check(settings): pass\n"
