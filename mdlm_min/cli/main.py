@@ -13,7 +13,6 @@ from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
 from mdlm_min.evidence.sweep import sweep
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.signals import CODE, say_stopped
 
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed.
 examples:
@@ -184,7 +183,7 @@ def _list() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console command; returns the exit code."""
+    """One command; returns its exit code. Raises KeyboardInterrupt after a stop signal (see __main__.py)."""
     arguments = _parser().parse_args(argv)
     try:
         if hasattr(arguments, "handler"):
@@ -218,6 +217,3 @@ def main(argv: list[str] | None = None) -> int:
     except RunError as error:
         print(f"mdlm: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        say_stopped()
-        return CODE

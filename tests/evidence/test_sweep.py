@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +100,14 @@ def test_progress_and_ends_are_shown_and_a_failure_does_not_stop_the_rest(fake, 
     for end in ends:
         assert f"{end[6:13]}: step 1/2 long long long long lo"[:40] in [line[:40] for line in lines[: lines.index(end)]]
     assert len(lines) == 6
+
+
+def test_a_message_of_a_worker_is_never_mixed_with_another_s(monkeypatch):
+    """The system writes up to PIPE_BUF bytes whole; four are the message's length."""
+    sent = []
+    monkeypatch.setattr(sweep, "_news", SimpleNamespace(send_bytes=sent.append), raising=False)
+    sweep._tell("cell=1_other=2/arm/seed0" * 4, "\N{BLACK STAR}" * 5000)
+    assert 1000 < len(sent[0]) + 4 <= select.PIPE_BUF
 
 
 def test_bad_input_stops_the_sweep(fake):
