@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.tasks.text_model import TextModel
 
 TINY = ["--tokenizer", "bytes", "--length", "16", "--layers", "1", "--width", "32", "--batch", "8", "--learning-rate", "0.01"]
 
@@ -192,3 +193,14 @@ def test_the_example_runs(corpus, tmp_path, monkeypatch, capsys):
     exec(compile(source, "first_model.py", "exec"), {"__name__": "__main__"})
     assert (tmp_path / "runs" / "first_model" / "finished.json").exists()
     assert "The " in capsys.readouterr().out
+
+
+def test_bits_per_byte_count_the_text_s_bytes_whatever_its_tokens(tmp_path, capsys):
+    line = "the cat sat on the mat\n"
+    (tmp_path / "cat.txt").write_text(line * 400)
+    options = ["--steps", "1", "--tokenizer", "bpe:270", "--length", "16", "--layers", "1", "--width", "32"]
+    assert main(["train", "--text", str(tmp_path / "cat.txt"), "--run", str(tmp_path / "run"), *options]) == 0
+    nats, bits = map(float, re.search(r"test loss: (\S+) \+- .* (\S+) bits per byte", capsys.readouterr().out).groups())
+    tokens = len(TextModel.load(tmp_path / "run").tokenizer.encode(line * 400))
+    assert tokens < 0.7 * len(line * 400)
+    assert bits == pytest.approx(nats / math.log(2) * tokens / len(line * 400), rel=0.02)
