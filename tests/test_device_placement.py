@@ -122,10 +122,14 @@ def run(model, device, *inputs):
 
 
 SHAPES = [
-    {"layers": 1}, {"layers": 2}, {"layers": 2, "tied": True}, {"layers": 2, "causal": True}, {"layers": 1, "attention": "uniform"},
+    {"layers": 1},
+    {"layers": 2},
+    {"layers": 2, "tied": True},
+    {"layers": 2, "causal": True},
+    {"layers": 1, "attention": "uniform"},
     {"layers": 2, "position_encoding": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False},
     {"layers": 2, "position_encoding": "rotary", "causal": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", SHAPES, ids=str)
@@ -177,10 +181,14 @@ PARITY = {"data": {"n": 8, "k": 2, "train_samples": 100, "validation_samples": 5
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"supervision": "secret", "batch": 10}, {"supervision": "masked", "mask_rate": "U[0,0.5]"},
-     {"supervision": "masked", "mask_rate": "U[0.1,0.5]", "weight": "1/t", "network": {"kind": "mlp", "width": 16}}],
+    [
+        {},
+        {"supervision": "secret", "batch": 10},
+        {"supervision": "masked", "mask_rate": "U[0,0.5]"},
+        {"supervision": "masked", "mask_rate": "U[0.1,0.5]", "weight": "1/t", "network": {"kind": "mlp", "width": 16}},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_parity_run_is_on_one_device(changes, pretend_cuda):
     with pretend_cuda:
         task = ParityTask(build(ParityRunConfig, {**PARITY, **changes}), 0)
@@ -192,9 +200,14 @@ def test_a_parity_run_is_on_one_device(changes, pretend_cuda):
 @pytest.mark.parametrize("position_encoding", ["learned", "rotary"])
 def test_a_language_run_is_on_one_device(position_encoding, pretend_cuda):
     settings = {
-        "data": {"corpus": "parities:4", "length": 12}, "model": {"layers": 2, "heads": 2, "width": 8, "position_encoding": position_encoding},
-        "batch": 64, "device": "cuda", "validation_passes": 240, "test_passes": 240, "train": {"steps": 1},
-    }  # fmt: skip
+        "data": {"corpus": "parities:4", "length": 12},
+        "model": {"layers": 2, "heads": 2, "width": 8, "position_encoding": position_encoding},
+        "batch": 64,
+        "device": "cuda",
+        "validation_passes": 240,
+        "test_passes": 240,
+        "train": {"steps": 1},
+    }
     with pretend_cuda:
         task = LanguageTask(build(LanguageRunConfig, settings), 0)
         loss = task.loss(0)
@@ -207,9 +220,15 @@ def test_a_pretraining_run_is_on_one_device(pretend_cuda, tmp_path, monkeypatch)
     text = tmp_path / "corpus.txt"
     text.write_text("\n\n".join(f"the {number} words of a document " * 3 for number in range(400)))
     settings = {
-        "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "random_lengths": 0.3}, "model": {"layers": 2, "heads": 2, "width": 16},
-        "batch": 8, "device": "cuda", "validation_passes": 240, "test_passes": 240, "train": {"steps": 1}, "engine": {"micro_batch": 4},
-    }  # fmt: skip
+        "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "random_lengths": 0.3},
+        "model": {"layers": 2, "heads": 2, "width": 16},
+        "batch": 8,
+        "device": "cuda",
+        "validation_passes": 240,
+        "test_passes": 240,
+        "train": {"steps": 1},
+        "engine": {"micro_batch": 4},
+    }
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
     with pretend_cuda:
         task = PretrainTask(build(PretrainConfig, settings), 0, None)
