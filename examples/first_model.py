@@ -12,10 +12,12 @@ from mdlm_min.tasks.text_model import TextModel
 
 RUN = Path("runs/first_model")
 settings = {
-    "data": {"corpus": "corpus.txt", "tokenizer": "bpe:512", "length": 64},
-    "model": {"layers": 3, "heads": 4, "width": 96},
-    "train": {"steps": 1200, "eval_every": 300, "learning_rate": 2e-3, "warmup": 60, "schedule": "cosine", "clip": 1.0},
-    "mask_rate": "U[0.45,0.55]",  # the window of mask rates that it is trained on
+    "data": {"corpus": "corpus.txt", "tokenizer": "bpe:512", "length": 128},
+    "model": {"layers": 3, "heads": 4, "width": 96, "tied": True},
+    "train": {"steps": 4000, "eval_every": 1000, "learning_rate": 3e-3, "warmup": 200, "schedule": "cosine", "clip": 1.0},
+    "mask_rate": "U[0.2,0.5]",  # the window of mask rates that it is trained on
+    "weight": "none",
+    "batch": 8,
 }
 
 # %% Train; if this cell is stopped, it resumes from the last checkpoint

@@ -2,7 +2,7 @@
 
 import sys
 
-from mdlm_min.run.signals import end_at_stop_signals, ignore_stop_signals
+from mdlm_min.run.signals import end_at_stop_signals, ignore_stop_signals, say_stopped
 
 
 def main() -> int:
@@ -12,6 +12,8 @@ def main() -> int:
 
     try:
         return command()
+    except KeyboardInterrupt:  # from a run that has written its checkpoint
+        return say_stopped()
     finally:
         ignore_stop_signals()  # the result stands, whatever comes while the interpreter ends
 

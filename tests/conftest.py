@@ -46,7 +46,8 @@ def data_folder(monkeypatch):
 
 @pytest.fixture
 def allocation_peak():
-    """A function that calls another and returns the most bytes that were allocated at a moment of it, by the allocator's own account."""
+    """A function that calls another and returns the most bytes that were allocated at a moment of it, by the allocator's own
+    account."""
     from torch.profiler import ProfilerActivity, profile
 
     def peak_of(function):

@@ -43,9 +43,11 @@ def judge_t1(table: Table) -> Verdict:
     )
     bounds = ", ".join(f"{value:.0f}" for value in _rows(table, "T1", "N corrected")["formula"])
     note = (
-        f"At the published N the oracle of the proof identifies S with probability {by_window}. The proof averages (1-t)^k over t, but the masks that hide a "
+        f"At the published N the oracle of the proof identifies S with probability {by_window}. The proof averages (1-t)^k "
+        f"over t, but the masks that hide a "
         "token over-represent large t: with E[t(1-t)^k]/E[t] for rho the bound holds in every window "
-        f"(least probability {corrected['check'].min():.3f}), and is {bounds} for the same windows at (20,6), delta .05. It stays a sufficient condition: that U[0,.4] lies far above 2,000 is no proof that it must fail there. "
+        f"(least probability {corrected['check'].min():.3f}), and is {bounds} for the same windows at (20,6), delta .05. It "
+        f"stays a sufficient condition: that U[0,.4] lies far above 2,000 is no proof that it must fail there. "
         "Elimination over GF(2) finds S at the published N in every window "
         f"(least probability {_rows(table, 'T1', 'P(S found')['check'].min():.3f}): the data suffice, the loss gap does not"
     )
@@ -59,7 +61,8 @@ def judge_t2(table: Table) -> Verdict:
     residual = _rows(table, "T2", "residual")
     memorise = _rows(table, "T2", "share of noise loss")
     note = (
-        "Holds over all inputs. Over a finite dataset, as the theorem is worded, it does not: the difference varies between networks by "
+        "Holds over all inputs. Over a finite dataset, as the theorem is worded, it does not: the difference varies between "
+        "networks by "
         + ", ".join(
             f"{value:.2g} (N={name.split('N=')[1].split(' ')[0]})"
             for name, value in zip(residual["quantity"], residual["check"], strict=True)
@@ -84,7 +87,10 @@ def judge_t4(table: Table) -> Verdict:
     """The formula; and whether E is proportional to P_S^2, as the text after the theorem says."""
     worst = _worst(table, "T4", "least L_eff")
     ratio = _rows(table, "T4", "E(W)/P_S^2")["check"]
-    note = f"The formula holds. E proportional to P_S^2 does not: Sigma depends on the window too, and E/P_S^2 changes {ratio.max() / ratio.min():.0f}-fold over the windows"
+    note = (
+        f"The formula holds. E proportional to P_S^2 does not: Sigma depends on the window too, and E/P_S^2 changes "
+        f"{ratio.max() / ratio.min():.0f}-fold over the windows"
+    )
     return _exact(worst < EQUAL, worst, note)
 
 
@@ -94,8 +100,10 @@ def judge_t5(table: Table) -> Verdict:
     narrow = _value(table, "T5", "relative spread of E(W) P_N = 0; D = distinct")
     noisy = float(_rows(table, "T5", "relative spread of E(W) P_N = 0.")["check"].min())
     note = (
-        f"It is over-parameterisation that does it, not P_N -> 0: without noise masks but with fewer features than inputs E varies by {narrow:.2f} of its mean, "
-        f"and with noise masks and four features an input it varies by {noisy:.1g}. So the noise regime does not prevent the collapse"
+        f"It is over-parameterisation that does it, not P_N -> 0: without noise masks but with fewer features than inputs E "
+        f"varies by {narrow:.2f} of its mean, "
+        f"and with noise masks and four features an input it varies by {noisy:.1g}. So the noise regime does not prevent the "
+        f"collapse"
     )
     return _exact(wide < EQUAL and _worst(table, "T5", "E(W) P_N") < EQUAL, wide, note)
 
@@ -105,7 +113,8 @@ def judge_t6(table: Table) -> Verdict:
     worst = max(_worst(table, "T6", start) for start in ("t1 of Cor", "t0 of Cor", "E[t] of Cor", "N of Thm"))
     note = (
         "The optimum of the published bound is as stated. Under the corrected bound of T1 it is the fixed rate 1/(2k+1) instead "
-        f"(largest deviation of the search {_worst(table, 'T6', 'corrected'):.1g}; t = 1/13 at k = 6), also for k = 1, where only the fixed rate 1/3 is then optimal"
+        f"(largest deviation of the search {_worst(table, 'T6', 'corrected'):.1g}; t = 1/13 at k = 6), also for k = 1, where "
+        f"only the fixed rate 1/3 is then optimal"
     )
     return _exact(worst < LOCATED, _value(table, "T6", "t1 of Cor 4.7 k=6"), note)
 
@@ -129,8 +138,10 @@ def judge_t8(table: Table) -> Verdict:
         for start in ("share of empty", "noise among", "non-empty noise")
     )
     note = (
-        f"At t1 = .1, .2, .3, .4 the empty masks, noise by Definition 4.1 but without a loss, are {empty} of all; noise masks with a loss are {share} of all "
-        f"and {noise} of the non-empty. So U[0,.1] does not suffer from the most noise, as the caption of Fig 2 has it: it has the least of all, and among the non-empty masks as little as U[0,.2]"
+        f"At t1 = .1, .2, .3, .4 the empty masks, noise by Definition 4.1 but without a loss, are {empty} of all; noise masks "
+        f"with a loss are {share} of all "
+        f"and {noise} of the non-empty. So U[0,.1] does not suffer from the most noise, as the caption of Fig 2 has it: it has "
+        f"the least of all, and among the non-empty masks as little as U[0,.2]"
     )
     return _exact(worst < LOCATED, _value(table, "T8", "best t1 at t0=0 k=6"), note)
 
@@ -143,7 +154,8 @@ def judge_t9(table: Table) -> Verdict:
     )
     holds = _worst(table, "T9", "t*") < LOCATED and round(linear, 2) == 0.46 and round(squares, 2) == 0.48
     note = (
-        f"With the published weights. The published .48 is the sum of squares ({squares:.4f}); squaring the sum leaves {square:.4f}; with the order factor of P_S "
+        f"With the published weights. The published .48 is the sum of squares ({squares:.4f}); squaring the sum leaves "
+        f"{square:.4f}; with the order factor of P_S "
         f"that F.4 drops t* = {order:.4f}; with the weight 1/t the signal only falls (t* = {inverse:.0f})"
     )
     return _exact(holds, linear, note)

@@ -40,7 +40,10 @@ def _times(table: Table, arm: str) -> np.ndarray:
 
 def _before_output(table: Table, arm: str, name: str) -> Verdict:
     """Whether `arm` generalises before output supervision."""
-    note = f"T_gen of output supervision {steps_text(rows_of(table, 'output')['t_gen'])}; of {name} {steps_text(rows_of(table, arm)['t_gen'])}"
+    note = (
+        f"T_gen of output supervision {steps_text(rows_of(table, 'output')['t_gen'])}; of {name} "
+        f"{steps_text(rows_of(table, arm)['t_gen'])}"
+    )
     return above_one(_times(table, "output") / _times(table, arm), note)
 
 
@@ -88,7 +91,10 @@ def judge_p4(table: Table) -> Verdict:
         f"{arm} {', '.join(f'{value:.2f}' for value in rows_of(table, arm)['final_validation'])}" for arm in (*ENDS, *MIDDLE)
     )
     share, low, high = share_interval(int(ends.sum()), len(ends))
-    note = f"Unstable: {ends.sum()} of {len(ends)} runs of the end windows, {middle.sum()} of {len(middle)} of the middle ones. Final validation accuracy: {finals}"
+    note = (
+        f"Unstable: {ends.sum()} of {len(ends)} runs of the end windows, {middle.sum()} of {len(middle)} of the middle "
+        f"ones. Final validation accuracy: {finals}"
+    )
     holds = share == 1 and not middle.any()
     return Verdict("reproduced" if holds else "not reproduced", note, share, low, high)
 
@@ -97,7 +103,8 @@ def judge_control(table: Table) -> Verdict:
     """Were the noise masks what helps, masked diffusion would generalise before the control without them."""
     secret, masked = _times(table, "secret"), np.min([_times(table, arm) for arm in MIDDLE], axis=0)
     note = (
-        f"T_gen of the k+1 control {steps_text(rows_of(table, 'secret')['t_gen'])}; of the best middle window of each seed {steps_text(masked)}. The control masks one secret "
+        f"T_gen of the k+1 control {steps_text(rows_of(table, 'secret')['t_gen'])}; of the best middle window of each seed "
+        f"{steps_text(masked)}. The control masks one secret "
         "token at a time and nothing else: no noise regime, one masked token a sequence"
     )
     return above_one(secret / masked, note)
@@ -123,11 +130,15 @@ def judge_fixed(table: Table) -> Verdict:
     fixed, window = _times(table, "md_t_1_7"), _times(table, "md_0.246")
     return above_one(
         window / fixed,
-        f"T_gen of t = 1/7 {steps_text(rows_of(table, 'md_t_1_7')['t_gen'])}; of U[0,1] {steps_text(rows_of(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(rows_of(table, 'md_0.246')['t_gen'])}",
+        f"T_gen of t = 1/7 {steps_text(rows_of(table, 'md_t_1_7')['t_gen'])}; of U[0,1] "
+        f"{steps_text(rows_of(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(rows_of(table, 'md_0.246')['t_gen'])}",
     )
 
 
-_COST = "11 arms, 5 seeds, 20,000 steps (output supervision 400,000): about 5 hours of one GPU once the network is fixed by the gpu tier of 01_parity_map"
+_COST = (
+    "11 arms, 5 seeds, 20,000 steps (output supervision 400,000): about 5 hours of one GPU once the network is fixed by "
+    "the gpu tier of 01_parity_map"
+)
 _SHARE = "share of seeds"
 _EARLIER = "ratio of T_gen, geometric mean"
 
@@ -148,45 +159,100 @@ class _Question:
 
 _FASTER = "95% interval above 1"
 QUESTIONS = {
-    "P1": _Question("Output supervision groks", f"{_SHARE} that grok", "T_gen / T_mem = 492", "T_gen >= 5 T_mem in every seed", judge_p1, "share"),
+    "P1": _Question(
+        "Output supervision groks",
+        f"{_SHARE} that grok",
+        "T_gen / T_mem = 492",
+        "T_gen >= 5 T_mem in every seed",
+        judge_p1,
+        "share",
+    ),
     "P2": _Question(
-        "Masked diffusion (U[0,.2]) generalises with little or no delay", f"{_SHARE} without delay", "T_gen / T_mem = 1.003",
-        "T_gen <= 1.2 T_mem in every seed", judge_p2, "share",
+        "Masked diffusion (U[0,.2]) generalises with little or no delay",
+        f"{_SHARE} without delay",
+        "T_gen / T_mem = 1.003",
+        "T_gen <= 1.2 T_mem in every seed",
+        judge_p2,
+        "share",
     ),
     "P2b": _Question(
-        "Masked diffusion (U[0,.2]) generalises before output supervision", f"{_EARLIER}, output / masked", "54", _FASTER, judge_earlier, "ratio", paper=54,
+        "Masked diffusion (U[0,.2]) generalises before output supervision",
+        f"{_EARLIER}, output / masked",
+        "54",
+        _FASTER,
+        judge_earlier,
+        "ratio",
+        paper=54,
     ),
     "P3": _Question(
-        "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)", f"{_EARLIER}, end / middle windows", "1.8; .4 never", _FASTER, judge_p3, "ratio", "ordinal", 1.8,
+        "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)",
+        f"{_EARLIER}, end / middle windows",
+        "1.8; .4 never",
+        _FASTER,
+        judge_p3,
+        "ratio",
+        "ordinal",
+        1.8,
     ),
     "P4": _Question(
-        "The boundary windows are unstable, the middle ones are not", f"{_SHARE} of end windows unstable", "2 of 2", "all of them, none of the middle", judge_p4, "share", paper=1,
+        "The boundary windows are unstable, the middle ones are not",
+        f"{_SHARE} of end windows unstable",
+        "2 of 2",
+        "all of them, none of the middle",
+        judge_p4,
+        "share",
+        paper=1,
     ),
     "P6": _Question(
-        "The k+1 targets without noise masks generalise before output supervision (open point 7)", f"{_EARLIER}, output / control", "(ours)", _FASTER,
-        judge_targets, "ratio",
+        "The k+1 targets without noise masks generalise before output supervision (open point 7)",
+        f"{_EARLIER}, output / control",
+        "(ours)",
+        _FASTER,
+        judge_targets,
+        "ratio",
     ),
     "P7": _Question(
-        "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)", f"{_EARLIER}, control / masked",
-        "(ours)", _FASTER, judge_control, "ratio",
+        "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)",
+        f"{_EARLIER}, control / masked",
+        "(ours)",
+        _FASTER,
+        judge_control,
+        "ratio",
     ),
     "P8": _Question(
-        "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)", f"{_EARLIER}, 1/t / none", "(ours)", _FASTER,
-        judge_weight, "ratio",
+        "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)",
+        f"{_EARLIER}, 1/t / none",
+        "(ours)",
+        _FASTER,
+        judge_weight,
+        "ratio",
     ),
     "P9": _Question(
-        "A fixed rate near that of Cor 4.8 generalises before U[0,.246] (open point 2)", f"{_EARLIER}, U[0,.246] / fixed", "(ours)", _FASTER,
-        judge_fixed, "ratio",
+        "A fixed rate near that of Cor 4.8 generalises before U[0,.246] (open point 2)",
+        f"{_EARLIER}, U[0,.246] / fixed",
+        "(ours)",
+        _FASTER,
+        judge_fixed,
+        "ratio",
     ),
-}  # fmt: skip
+}
 
 
 def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str = "") -> Claim:
     question = QUESTIONS[name]
     return Claim(
-        name + suffix, f"{question.statement}; {where}", question.kind, question.quantity, question.published, question.tolerance, tier,
-        in_cell(question.judge, cell), cost, question.scale, question.paper,
-    )  # fmt: skip
+        name + suffix,
+        f"{question.statement}; {where}",
+        question.kind,
+        question.quantity,
+        question.published,
+        question.tolerance,
+        tier,
+        in_cell(question.judge, cell),
+        cost,
+        question.scale,
+        question.paper,
+    )
 
 
 CLAIMS = [
@@ -196,8 +262,13 @@ CLAIMS = [
 ]
 
 
-LABELS = {"output": "output supervision", "secret": "k+1 control", "md_t_1_7": "t = 1/7", "md_0.246_none": "U[0,.246], no weight",
-          "md_0.246_mean": "U[0,.246], weight 1 / mean t"}  # fmt: skip
+LABELS = {
+    "output": "output supervision",
+    "secret": "k+1 control",
+    "md_t_1_7": "t = 1/7",
+    "md_0.246_none": "U[0,.246], no weight",
+    "md_0.246_mean": "U[0,.246], weight 1 / mean t",
+}
 MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
 
 

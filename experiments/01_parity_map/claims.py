@@ -21,13 +21,26 @@ def settings(table: Table) -> pd.DataFrame:
     for record in table.runs.values():
         config = record["config"]
         measured = frame.loc[(record["cell"], config["arm"], config["seed"])]
-        rows.append({
-            "cell": record["cell"], "arm": config["arm"], "seed": config["seed"], "n": config["data"]["n"], "k": config["data"]["k"],
-            "N": config["data"]["train_samples"], "layers": config["network"]["layers"], "width": config["network"]["width"],
-            "init": config["network"]["init"], "rate": config["train"]["learning_rate"], "batch": config.get("batch", 0),
-            "window": config.get("mask_rate", ""), "steps": config["train"]["steps"], "t_mem": measured["t_mem"], "t_gen": measured["t_gen"],
-            "best": measured["best_validation"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "cell": record["cell"],
+                "arm": config["arm"],
+                "seed": config["seed"],
+                "n": config["data"]["n"],
+                "k": config["data"]["k"],
+                "N": config["data"]["train_samples"],
+                "layers": config["network"]["layers"],
+                "width": config["network"]["width"],
+                "init": config["network"]["init"],
+                "rate": config["train"]["learning_rate"],
+                "batch": config.get("batch", 0),
+                "window": config.get("mask_rate", ""),
+                "steps": config["train"]["steps"],
+                "t_mem": measured["t_mem"],
+                "t_gen": measured["t_gen"],
+                "best": measured["best_validation"],
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -71,10 +84,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             else sorted(set(zip(base["layers"], base["width"], strict=True)))
         )
         problems = [
-            (layers, width, n, k) for layers, width in networks
+            (layers, width, n, k)
+            for layers, width in networks
             for n, k in sorted(set(zip(base["n"], base["k"], strict=True)))
             if (base[["layers", "width", "n", "k"]] == [layers, width, n, k]).all(axis=1).any()
-        ]  # fmt: skip
+        ]
         labels = [f"({n},{k}) {layers} layer{'s' * (layers > 1)}, {width}" for layers, width, n, k in problems]
         columns = sorted(set(base["N"]))
         values = {arm: np.full((len(problems), len(columns)), np.nan) for arm in (*ARMS, "ratio")}

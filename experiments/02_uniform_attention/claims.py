@@ -99,7 +99,8 @@ def judge_ablation(table: Table) -> Verdict:
     found = [bool(np.isfinite(b) and b <= 1.2 * a) for a, b in zip(fixed["t_mem"], fixed["t_gen"], strict=True)]
     learned = frame.loc[["transformer_learned"]]
     note = (
-        f"(14,5), N=600, one layer. T_mem, T_gen with uniform attention {steps_text(list(fixed['t_mem']))}; {steps_text(list(fixed['t_gen']))}; "
+        f"(14,5), N=600, one layer. T_mem, T_gen with uniform attention {steps_text(list(fixed['t_mem']))}; "
+        f"{steps_text(list(fixed['t_gen']))}; "
         f"with learned attention {steps_text(list(learned['t_mem']))}; {steps_text(list(learned['t_gen']))}"
     )
     return every_seed(found, note)
@@ -112,36 +113,71 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "") -> list[Claim]:
     """P5 and P5b on one tier's table."""
     return [
         Claim(
-            id=f"P5{suffix}", statement=f"Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6); {where}", kind="statistical",
-            quantity="final validation accuracy of the best arm", published=".973 at step 25,000",
-            tolerance="at least .923 by step 25,000 in every seed", tier=tier, judge=judge_p5, cost=cost, scale="share", paper=0.973,
+            id=f"P5{suffix}",
+            statement=f"Attention is not needed: a two-layer MLP on the summed embeddings learns (20,6); {where}",
+            kind="statistical",
+            quantity="final validation accuracy of the best arm",
+            published=".973 at step 25,000",
+            tolerance="at least .923 by step 25,000 in every seed",
+            tier=tier,
+            judge=judge_p5,
+            cost=cost,
+            scale="share",
+            paper=0.973,
         ),
         Claim(
-            id=f"P5b{suffix}", statement=f"It shows no grokking delay; {where}", kind="statistical", quantity="share of seeds without delay",
-            published="16,000 / 13,900 to reach .9", tolerance="validation at .9 within 1.5 times the steps of training, every seed", tier=tier,
-            judge=judge_delay, cost=cost, scale="share",
+            id=f"P5b{suffix}",
+            statement=f"It shows no grokking delay; {where}",
+            kind="statistical",
+            quantity="share of seeds without delay",
+            published="16,000 / 13,900 to reach .9",
+            tolerance="validation at .9 within 1.5 times the steps of training, every seed",
+            tier=tier,
+            judge=judge_delay,
+            cost=cost,
+            scale="share",
         ),
-    ]  # fmt: skip
+    ]
 
 
 CLAIMS = [
     *_fig5("", "gradient descent, 25,000 steps", "paper", _COST),
     *_fig5("-AdamW", "AdamW, 6,000 steps", "cpu"),
     Claim(
-        id="P5c", statement="Its plateau: chance level until about step 10,000 at rate 1e-3", kind="statistical", quantity="steps to .75 of the nearest arm",
-        published="13,236", tolerance="within a factor 1.5 for some optimiser and initialisation", tier="paper", judge=judge_plateau,
-        cost=_COST, paper=13236,
+        id="P5c",
+        statement="Its plateau: chance level until about step 10,000 at rate 1e-3",
+        kind="statistical",
+        quantity="steps to .75 of the nearest arm",
+        published="13,236",
+        tolerance="within a factor 1.5 for some optimiser and initialisation",
+        tier="paper",
+        judge=judge_plateau,
+        cost=_COST,
+        paper=13236,
     ),
     Claim(
-        id="P5d", statement="On the same MLP masked diffusion generalises before output supervision", kind="statistical",
-        quantity="steps to .75, output / masked", published="(ours)", tolerance="interval above 1", tier="cpu", judge=judge_output, scale="ratio",
+        id="P5d",
+        statement="On the same MLP masked diffusion generalises before output supervision",
+        kind="statistical",
+        quantity="steps to .75, output / masked",
+        published="(ours)",
+        tolerance="interval above 1",
+        tier="cpu",
+        judge=judge_output,
+        scale="ratio",
     ),
     Claim(
-        id="P5e", statement="The Transformer with its attention fixed to uniform stays trainable, without grokking", kind="statistical",
-        quantity="share of seeds without delay", published="described only", tolerance="T_gen <= 1.2 T_mem in every seed", tier="cpu", judge=judge_ablation,
+        id="P5e",
+        statement="The Transformer with its attention fixed to uniform stays trainable, without grokking",
+        kind="statistical",
+        quantity="share of seeds without delay",
+        published="described only",
+        tolerance="T_gen <= 1.2 T_mem in every seed",
+        tier="cpu",
+        judge=judge_ablation,
         scale="share",
     ),
-]  # fmt: skip
+]
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:

@@ -52,7 +52,10 @@ def judge_shape(table: Table) -> Verdict:
     rises = [means[index + 1] - means[index] for index in range(least, len(means) - 1)]
     holds = 2 <= least <= 7 and min([*falls, *rises]) > -SLACK
     seeds = [CENTRES[int(np.argmin([_losses(table, arm)[seed] for arm in BINS]))] for seed in range(len(_losses(table, BINS[0])))]
-    note = f"{_bins_text(table)}; U[0,1] {_losses(table, 'uniform_0_1').mean():.3f}. Best window of each seed: {', '.join(map(str, seeds))}"
+    note = (
+        f"{_bins_text(table)}; U[0,1] {_losses(table, 'uniform_0_1').mean():.3f}. Best window of each seed: "
+        f"{', '.join(map(str, seeds))}"
+    )
     return Verdict("reproduced" if holds else "not reproduced", note, CENTRES[least])
 
 
@@ -91,7 +94,10 @@ def judge_early(table: Table) -> Verdict:
         shares.append(np.mean(np.array(gaps) > 0))
         worst = min(worst, *gaps)
     share = float(np.mean(shares))
-    note = f"Validation loss of U[.4,.5] and U[.5,.6] below that of U[0,1] at {share:.0%} of the evaluations; the smallest gap is {worst:.3f} nats"
+    note = (
+        f"Validation loss of U[.4,.5] and U[.5,.6] below that of U[0,1] at {share:.0%} of the evaluations; the smallest gap "
+        f"is {worst:.3f} nats"
+    )
     return Verdict("reproduced" if share == 1 else "not reproduced", note, share)
 
 
@@ -158,7 +164,8 @@ def judge_weights(table: Table) -> Verdict:
                 parts.append(f"{name}: {' '.join(f'{weight:.4f}' for weight in weights)}")
     best = min(differences, key=lambda name: differences[name])
     note = (
-        f"Nearest: {best}, largest difference {differences[best]:.4f}. Words are lower-cased runs of letters and digits; of both corpora the first part of the "
+        f"Nearest: {best}, largest difference {differences[best]:.4f}. Words are lower-cased runs of letters and digits; of "
+        f"both corpora the first part of the "
         f"training split only. All readings: {'; '.join(parts)}"
     )
     return Verdict("reproduced" if differences[best] <= 0.005 else "not reproduced", note, differences[best])
@@ -177,8 +184,10 @@ def judge_optimum(table: Table) -> Verdict:
         )
     )
     note = (
-        f"Linear {linear:.3f} (published weights: {mixture_optimum():.3f}), with the order factor {row['occurrences_order']:.3f}, sum of squares "
-        f"{row['occurrences_sum_of_squares']:.3f}, types instead of occurrences {row['types_linear']:.3f}. On the tokens that models see: {others}"
+        f"Linear {linear:.3f} (published weights: {mixture_optimum():.3f}), with the order factor "
+        f"{row['occurrences_order']:.3f}, sum of squares "
+        f"{row['occurrences_sum_of_squares']:.3f}, types instead of occurrences {row['types_linear']:.3f}. On the tokens that "
+        f"models see: {others}"
     )
     return Verdict("reproduced" if abs(linear - 0.46) <= 0.01 else "not reproduced", note, linear)
 
@@ -189,33 +198,163 @@ _PAPER = {
     "cost": "50M parameters, 0.92 G tokens a run, 12 arms, 3 seeds: about 10 hours of one H100 at 1M tokens a second",
 }
 _MAIN = (
-    ("W1", "Test loss is U-shaped in the window", "ordinal", "centre of the best window", ".45; 3.615 (ends 4.756, 4.812)", _SHAPE, judge_shape, "value", 0.45),
-    ("W2", "The middle window beats U[0,1]", "statistical", "test loss, U[0,1] - U[.45,.55]", "3.88 - 3.62", "interval above 0", judge_middle, "difference", 0.26),
-    ("W3", "The end windows are worse than U[0,1]", "statistical", "test loss of the nearer end - U[0,1]", ".88 and .93", "interval above 0", judge_ends, "difference", 0.88),
-    ("W4", "The middle windows are ahead from the earliest stages", "ordinal", "share of evaluations", "all from step 1,000", "every seed and evaluation from a sixth of the run on", judge_early, "share", 1.0),
-)  # fmt: skip
+    (
+        "W1",
+        "Test loss is U-shaped in the window",
+        "ordinal",
+        "centre of the best window",
+        ".45; 3.615 (ends 4.756, 4.812)",
+        _SHAPE,
+        judge_shape,
+        "value",
+        0.45,
+    ),
+    (
+        "W2",
+        "The middle window beats U[0,1]",
+        "statistical",
+        "test loss, U[0,1] - U[.45,.55]",
+        "3.88 - 3.62",
+        "interval above 0",
+        judge_middle,
+        "difference",
+        0.26,
+    ),
+    (
+        "W3",
+        "The end windows are worse than U[0,1]",
+        "statistical",
+        "test loss of the nearer end - U[0,1]",
+        ".88 and .93",
+        "interval above 0",
+        judge_ends,
+        "difference",
+        0.88,
+    ),
+    (
+        "W4",
+        "The middle windows are ahead from the earliest stages",
+        "ordinal",
+        "share of evaluations",
+        "all from step 1,000",
+        "every seed and evaluation from a sixth of the run on",
+        judge_early,
+        "share",
+        1.0,
+    ),
+)
 _CONTROLS = (
-    ("W6", "The window's gain is not that of even draws of t", "uniform_stratified", "middle", "U[.45,.55]", "U[0,1] with stratified t"),
-    ("W7", "The window's gain does not come from the weight 1/t", "uniform_unweighted", "middle_unweighted", "U[.45,.55]", "both without 1/t"),
-    ("W8", "The window's gain is not that of larger steps", "uniform_unit_gradient", "middle_unit_gradient", "U[.45,.55]", "both with gradients of norm 1"),
-)  # fmt: skip
+    (
+        "W6",
+        "The window's gain is not that of even draws of t",
+        "uniform_stratified",
+        "middle",
+        "U[.45,.55]",
+        "U[0,1] with stratified t",
+    ),
+    (
+        "W7",
+        "The window's gain does not come from the weight 1/t",
+        "uniform_unweighted",
+        "middle_unweighted",
+        "U[.45,.55]",
+        "both without 1/t",
+    ),
+    (
+        "W8",
+        "The window's gain is not that of larger steps",
+        "uniform_unit_gradient",
+        "middle_unit_gradient",
+        "U[.45,.55]",
+        "both with gradients of norm 1",
+    ),
+)
 
 CLAIMS = [
-    *(Claim(id=id, statement=f"{text}; 50M, WikiText-103", kind=kind, quantity=quantity, published=value, tolerance=tolerance, judge=judge, scale=scale, paper=paper, **_PAPER)
-      for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
-    *(Claim(id=f"{id}-{label}", statement=f"{text}; WikiText-2, {label}, .35M", kind=kind, quantity=quantity, published=value, tolerance=tolerance,
-            tier="cpu", judge=in_cell(judge, cell), scale=scale, paper=paper)
-      for label, cell in CELLS.items() for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN),
-    *(Claim(id=f"{id}-bytes", statement=f"{text} (open point 12)", kind="statistical", quantity=f"test loss, U[0,1] - {name}", published="(ours)",
-            tolerance="interval above 0", tier="cpu", judge=in_cell(_control(arm, rival, words), CELLS["bytes"]), scale="difference")
-      for id, text, rival, arm, name, words in _CONTROLS),
-    *(Claim(id=f"W5-{id}", statement=f"{text} predicts the best window", kind="ordinal", quantity="largest error over three corpora", published=value,
-            tolerance="within .1 on bytes, BPE and parities", tier="cpu", judge=_predictor(name))
-      for id, name, text, value in (("ngrams", "n-grams", "F.4 on the corpus's n-grams", ".46 against .45"), ("snr", "snr", "The gradient's signal-to-noise ratio", "(ours)"), ("gain", "gain", "The first-order gain of a step", "(ours)"))),
-    Claim(id="T10", statement="F.4: weights of the 2- to 6-grams of WikiText seen at least five times", kind="exact", quantity="largest difference of a weight",
-          published=".7427 .2063 .0401 .0084 .0024", tolerance=".005 in some reading", tier="cpu", judge=judge_weights),
-    Claim(id="T9b", statement="F.4: mixture optimum from our own counts", kind="exact", quantity="t*", published="0.46", tolerance=".01", tier="cpu", judge=judge_optimum, paper=0.46),
-]  # fmt: skip
+    *(
+        Claim(
+            id=id,
+            statement=f"{text}; 50M, WikiText-103",
+            kind=kind,
+            quantity=quantity,
+            published=value,
+            tolerance=tolerance,
+            judge=judge,
+            scale=scale,
+            paper=paper,
+            **_PAPER,
+        )
+        for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN
+    ),
+    *(
+        Claim(
+            id=f"{id}-{label}",
+            statement=f"{text}; WikiText-2, {label}, .35M",
+            kind=kind,
+            quantity=quantity,
+            published=value,
+            tolerance=tolerance,
+            tier="cpu",
+            judge=in_cell(judge, cell),
+            scale=scale,
+            paper=paper,
+        )
+        for label, cell in CELLS.items()
+        for id, text, kind, quantity, value, tolerance, judge, scale, paper in _MAIN
+    ),
+    *(
+        Claim(
+            id=f"{id}-bytes",
+            statement=f"{text} (open point 12)",
+            kind="statistical",
+            quantity=f"test loss, U[0,1] - {name}",
+            published="(ours)",
+            tolerance="interval above 0",
+            tier="cpu",
+            judge=in_cell(_control(arm, rival, words), CELLS["bytes"]),
+            scale="difference",
+        )
+        for id, text, rival, arm, name, words in _CONTROLS
+    ),
+    *(
+        Claim(
+            id=f"W5-{id}",
+            statement=f"{text} predicts the best window",
+            kind="ordinal",
+            quantity="largest error over three corpora",
+            published=value,
+            tolerance="within .1 on bytes, BPE and parities",
+            tier="cpu",
+            judge=_predictor(name),
+        )
+        for id, name, text, value in (
+            ("ngrams", "n-grams", "F.4 on the corpus's n-grams", ".46 against .45"),
+            ("snr", "snr", "The gradient's signal-to-noise ratio", "(ours)"),
+            ("gain", "gain", "The first-order gain of a step", "(ours)"),
+        )
+    ),
+    Claim(
+        id="T10",
+        statement="F.4: weights of the 2- to 6-grams of WikiText seen at least five times",
+        kind="exact",
+        quantity="largest difference of a weight",
+        published=".7427 .2063 .0401 .0084 .0024",
+        tolerance=".005 in some reading",
+        tier="cpu",
+        judge=judge_weights,
+    ),
+    Claim(
+        id="T9b",
+        statement="F.4: mixture optimum from our own counts",
+        kind="exact",
+        quantity="t*",
+        published="0.46",
+        tolerance=".01",
+        tier="cpu",
+        judge=judge_optimum,
+        paper=0.46,
+    ),
+]
 
 
 def conclusions(table: Table) -> list[str]:
@@ -229,7 +368,8 @@ def conclusions(table: Table) -> list[str]:
         gain = _losses(part, "uniform_0_1") - _losses(part, BINS[int(means.argmin())])
         mean, low, high = mean_interval(gain)
         lines.append(
-            f"{cell or 'this corpus'}: best window {BINS[int(means.argmin())].removeprefix('bin_').replace('_', '-')}, test loss {means.min():.3f}; "
+            f"{cell or 'this corpus'}: best window {BINS[int(means.argmin())].removeprefix('bin_').replace('_', '-')}, test "
+            f"loss {means.min():.3f}; "
             f"{mean:.3f} [{low:.3f}, {high:.3f}] nats a token below U[0,1]. {_bins_text(part)}"
         )
     return lines or ["no cell has all ten windows and U[0,1]: nothing to conclude"]

@@ -60,7 +60,10 @@ def judge_one_seed(table: Table) -> Verdict:
 
 def judge_unweighted(table: Table) -> Verdict:
     """The same without 1/t in either arm."""
-    note = f"Test loss without 1/t: {_losses_text(table, 'uniform_unweighted', 'middle_unweighted')}; with it {_losses_text(table, 'uniform_0_1', 'middle')}"
+    note = (
+        f"Test loss without 1/t: {_losses_text(table, 'uniform_unweighted', 'middle_unweighted')}; with it "
+        f"{_losses_text(table, 'uniform_0_1', 'middle')}"
+    )
     return above_zero(_gain(table, "uniform_unweighted", "middle_unweighted"), note)
 
 
@@ -126,9 +129,12 @@ def judge_cost(table: Table) -> Verdict:
     row = curves_of(table, "cost")[0][0]
     need = row["pretraining_utilisation_full"]
     note = (
-        f"Arithmetic, not a measurement. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} of the peak with attention and all logits counted, "
-        f"{row['pretraining_utilisation_masked']:.0%} with logits at masked positions only, {row['pretraining_utilisation_6pt']:.0%} by 6 operations a parameter and token; "
-        f"recomputation would come on top. At {HIGHEST:.0%} it is {20 * need / HIGHEST:.0f} hours. The 6 hours of fine-tuning need {row['fine_tuning_utilisation_full']:.0%}"
+        f"Arithmetic, not a measurement. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} of the peak with attention "
+        f"and all logits counted, "
+        f"{row['pretraining_utilisation_masked']:.0%} with logits at masked positions only, "
+        f"{row['pretraining_utilisation_6pt']:.0%} by 6 operations a parameter and token; "
+        f"recomputation would come on top. At {HIGHEST:.0%} it is {20 * need / HIGHEST:.0f} hours. The 6 hours of fine-tuning "
+        f"need {row['fine_tuning_utilisation_full']:.0%}"
     )
     return Verdict("reproduced" if need <= HIGHEST else "not reproduced", note, need)
 
@@ -138,7 +144,8 @@ def judge_speed(table: Table) -> Verdict:
     row = curves_of(table, "uniform_0_1")[0][-1]
     share = row["operations_per_second"] / PEAK
     note = (
-        f"{row['tokens_per_second']:,.0f} tokens per second at length 1,024 on one GPU, {row['peak_memory'] / 1e9:.1f} GB at the peak; the published hours "
+        f"{row['tokens_per_second']:,.0f} tokens per second at length 1,024 on one GPU, {row['peak_memory'] / 1e9:.1f} GB at "
+        f"the peak; the published hours "
         f"need {NEEDED:.0%} at length 4,096, on eight that must talk to each other"
     )
     return Verdict("reproduced" if share >= NEEDED else "not reproduced", note, share)
@@ -153,39 +160,164 @@ _PUBLISHED_SCORES = (("hellaswag", ".400 - .354", 0.046), ("arc_easy", ".430 - .
 _GAIN, _INTERVAL = "test loss, U[0,1] - U[.45,.55]", "95% interval over seeds above 0"
 
 CLAIMS = [
-    Claim(id="B1", statement="Pre-training: the window's NLL is below that of U[0,1]; LLaDA-8B, DCLM", kind="statistical", quantity=_GAIN,
-          published="4.138 - 3.674", tolerance="gap above 3 standard errors", judge=judge_one_seed, scale="difference", paper=_PUBLISHED_GAIN, **_PAPER),
-    Claim(id="B1b", statement="... and is so at every evaluation; LLaDA-8B, DCLM", kind="ordinal", quantity="share of evaluations", published="30 of 30",
-          tolerance="all", judge=judge_throughout, scale="share", paper=1, **_PAPER),
-    *(Claim(id=f"B2-{task}", statement=f"Zero-shot {NAMES[task]} is better after training on the window; LLaDA-8B, DCLM", kind="statistical",
-            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0",
-            judge=_judge_accuracy(task), scale="difference", paper=paper, **_PAPER)
-      for task, value, paper in _PUBLISHED_SCORES),
-    *(Claim(id=f"B1-{size}", statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2", kind="statistical",
-            quantity=_GAIN, published="4.138 - 3.674", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_gain, size),
-            scale="difference", paper=_PUBLISHED_GAIN) for size in SIZES),
-    *(Claim(id=f"B1b-{size}", statement=f"... and is so at every evaluation, {SIZES[size]}", kind="ordinal", quantity="share of evaluations",
-            published="30 of 30", tolerance="all, on the mean over seeds", tier="cpu", judge=in_cell(judge_throughout, size),
-            scale="share", paper=1) for size in SIZES),
-    Claim(id="B1-sizes", statement="The gap grows with size, .24M to 2.3M", kind="statistical", quantity="gap at L - gap at S", published="(ours)",
-          tolerance=_INTERVAL, tier="cpu", judge=judge_sizes, scale="difference"),
-    Claim(id="B1-longer", statement="The window is still ahead after three times the steps, .90M", kind="statistical", quantity=_GAIN, published="(ours)",
-          tolerance=f"{_INTERVAL} (two seeds)", tier="cpu", judge=judge_longer, scale="difference"),
-    *(Claim(id=f"B1-unweighted-{size}", statement=f"The window is ahead without 1/t too (open point 1), {SIZES[size]}", kind="statistical", quantity=_GAIN,
-            published="(ours)", tolerance=_INTERVAL, tier="cpu", judge=in_cell(judge_unweighted, size), scale="difference") for size in SIZES),
-    *(Claim(id=f"B2-{task}-L", statement=f"Zero-shot {NAMES[task]} is better after training on the window; 2.3M, WikiText-2", kind="statistical",
-            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]", published=value, tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=in_cell(_judge_accuracy(task), "L"), scale="difference", paper=paper)
-      for task, value, paper in _PUBLISHED_SCORES),
-    *(Claim(id=f"B2-{task}-nll-L", statement=f"{NAMES[task]}: the right answer is likelier after training on the window; 2.3M, WikiText-2", kind="statistical",
-            quantity="nats per byte, U[0,1] - U[.45,.55]", published="(ours)", tolerance="95% interval over paired items above 0", tier="cpu",
-            judge=in_cell(_judge_answers(task), "L"), scale="difference") for task in SCORE),
-    Claim(id="B5", statement="F.6: pre-training takes about 20 hours of 8 H100 (open point 13)", kind="exact", quantity="share of the peak that this needs",
-          published="20 h", tolerance=f"at most {HIGHEST}, the highest share known for such a model", tier="cpu", judge=judge_cost, scale="share"),
-    Claim(id="B5-gpu", statement="One H100 trains LLaDA-8B at the share of its peak that F.6's hours need", kind="exact", quantity="share of the peak",
-          published="20 h", tolerance=f"at least {NEEDED}", tier="gpu", judge=judge_speed, scale="share",
-          cost="20 steps of the 8B model on one GPU of 80 GB: 20 minutes, most of them set-up"),
-]  # fmt: skip
+    Claim(
+        id="B1",
+        statement="Pre-training: the window's NLL is below that of U[0,1]; LLaDA-8B, DCLM",
+        kind="statistical",
+        quantity=_GAIN,
+        published="4.138 - 3.674",
+        tolerance="gap above 3 standard errors",
+        judge=judge_one_seed,
+        scale="difference",
+        paper=_PUBLISHED_GAIN,
+        **_PAPER,
+    ),
+    Claim(
+        id="B1b",
+        statement="... and is so at every evaluation; LLaDA-8B, DCLM",
+        kind="ordinal",
+        quantity="share of evaluations",
+        published="30 of 30",
+        tolerance="all",
+        judge=judge_throughout,
+        scale="share",
+        paper=1,
+        **_PAPER,
+    ),
+    *(
+        Claim(
+            id=f"B2-{task}",
+            statement=f"Zero-shot {NAMES[task]} is better after training on the window; LLaDA-8B, DCLM",
+            kind="statistical",
+            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]",
+            published=value,
+            tolerance="95% interval over paired items above 0",
+            judge=_judge_accuracy(task),
+            scale="difference",
+            paper=paper,
+            **_PAPER,
+        )
+        for task, value, paper in _PUBLISHED_SCORES
+    ),
+    *(
+        Claim(
+            id=f"B1-{size}",
+            statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2",
+            kind="statistical",
+            quantity=_GAIN,
+            published="4.138 - 3.674",
+            tolerance=_INTERVAL,
+            tier="cpu",
+            judge=in_cell(judge_gain, size),
+            scale="difference",
+            paper=_PUBLISHED_GAIN,
+        )
+        for size in SIZES
+    ),
+    *(
+        Claim(
+            id=f"B1b-{size}",
+            statement=f"... and is so at every evaluation, {SIZES[size]}",
+            kind="ordinal",
+            quantity="share of evaluations",
+            published="30 of 30",
+            tolerance="all, on the mean over seeds",
+            tier="cpu",
+            judge=in_cell(judge_throughout, size),
+            scale="share",
+            paper=1,
+        )
+        for size in SIZES
+    ),
+    Claim(
+        id="B1-sizes",
+        statement="The gap grows with size, .24M to 2.3M",
+        kind="statistical",
+        quantity="gap at L - gap at S",
+        published="(ours)",
+        tolerance=_INTERVAL,
+        tier="cpu",
+        judge=judge_sizes,
+        scale="difference",
+    ),
+    Claim(
+        id="B1-longer",
+        statement="The window is still ahead after three times the steps, .90M",
+        kind="statistical",
+        quantity=_GAIN,
+        published="(ours)",
+        tolerance=f"{_INTERVAL} (two seeds)",
+        tier="cpu",
+        judge=judge_longer,
+        scale="difference",
+    ),
+    *(
+        Claim(
+            id=f"B1-unweighted-{size}",
+            statement=f"The window is ahead without 1/t too (open point 1), {SIZES[size]}",
+            kind="statistical",
+            quantity=_GAIN,
+            published="(ours)",
+            tolerance=_INTERVAL,
+            tier="cpu",
+            judge=in_cell(judge_unweighted, size),
+            scale="difference",
+        )
+        for size in SIZES
+    ),
+    *(
+        Claim(
+            id=f"B2-{task}-L",
+            statement=f"Zero-shot {NAMES[task]} is better after training on the window; 2.3M, WikiText-2",
+            kind="statistical",
+            quantity=f"{SCORE[task]}, U[.45,.55] - U[0,1]",
+            published=value,
+            tolerance="95% interval over paired items above 0",
+            tier="cpu",
+            judge=in_cell(_judge_accuracy(task), "L"),
+            scale="difference",
+            paper=paper,
+        )
+        for task, value, paper in _PUBLISHED_SCORES
+    ),
+    *(
+        Claim(
+            id=f"B2-{task}-nll-L",
+            statement=f"{NAMES[task]}: the right answer is likelier after training on the window; 2.3M, WikiText-2",
+            kind="statistical",
+            quantity="nats per byte, U[0,1] - U[.45,.55]",
+            published="(ours)",
+            tolerance="95% interval over paired items above 0",
+            tier="cpu",
+            judge=in_cell(_judge_answers(task), "L"),
+            scale="difference",
+        )
+        for task in SCORE
+    ),
+    Claim(
+        id="B5",
+        statement="F.6: pre-training takes about 20 hours of 8 H100 (open point 13)",
+        kind="exact",
+        quantity="share of the peak that this needs",
+        published="20 h",
+        tolerance=f"at most {HIGHEST}, the highest share known for such a model",
+        tier="cpu",
+        judge=judge_cost,
+        scale="share",
+    ),
+    Claim(
+        id="B5-gpu",
+        statement="One H100 trains LLaDA-8B at the share of its peak that F.6's hours need",
+        kind="exact",
+        quantity="share of the peak",
+        published="20 h",
+        tolerance=f"at least {NEEDED}",
+        tier="gpu",
+        judge=judge_speed,
+        scale="share",
+        cost="20 steps of the 8B model on one GPU of 80 GB: 20 minutes, most of them set-up",
+    ),
+]
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:

@@ -13,7 +13,6 @@ from mdlm_min.evidence.experiment import TIERS, Experiment, experiment_folders
 from mdlm_min.evidence.sweep import sweep
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.signals import CODE, say_stopped
 
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed.
 examples:
@@ -113,7 +112,8 @@ def _run(arguments: argparse.Namespace) -> int:
     cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
     jobs = (own or cores) if arguments.jobs is None else arguments.jobs
     print(
-        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {arguments.runs / experiment.name / arguments.tier}"
+        f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in "
+        f"{arguments.runs / experiment.name / arguments.tier}"
     )
     sweep(specs, arguments.runs, jobs, threads=max(1, cores // own) if own else 1)
     folder = arguments.runs / experiment.name / arguments.tier
@@ -183,7 +183,7 @@ def _list() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console command; returns the exit code."""
+    """One command; returns its exit code. Raises KeyboardInterrupt after a stop signal (see __main__.py)."""
     arguments = _parser().parse_args(argv)
     try:
         if hasattr(arguments, "handler"):
@@ -217,6 +217,3 @@ def main(argv: list[str] | None = None) -> int:
     except RunError as error:
         print(f"mdlm: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        say_stopped()
-        return CODE

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mdlm_min.run.run_folder import Row
     from mdlm_min.tasks.text_model import TextModel
 
-HEAD_WIDTH = 32
+HEAD_WIDTH = 24
 HIDDEN = 0.4  # share of a held-out passage that is hidden and filled in
 PASSAGES = 16
 
@@ -24,15 +24,15 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
     )
-    parser.add_argument("--mask-rate", default="U[0.45,0.55]", help="mask rates to train on (default: U[0.45,0.55])")
-    parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default), none or mean")
+    parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
+    parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t or mean")
     parser.add_argument("--tokenizer", default="bpe:512", help="bytes, gpt2 or bpe:SIZE (default: bpe:512)")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps (default: 1200, about three minutes)")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps (default: 4000, about three minutes on one core)")
     parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
-    parser.add_argument("--batch", type=int, default=16, help="blocks per step (default: 16)")
-    parser.add_argument("--layers", type=int, default=4, help="layers (default: 4)")
-    parser.add_argument("--width", type=int, default=128, help=f"width, a multiple of {HEAD_WIDTH} (default: 128)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="highest learning rate (default: 0.002)")
+    parser.add_argument("--batch", type=int, default=8, help="blocks per step (default: 8)")
+    parser.add_argument("--layers", type=int, default=3, help="layers (default: 3)")
+    parser.add_argument("--width", type=int, default=96, help=f"width, a multiple of {HEAD_WIDTH} (default: 96)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest learning rate (default: 0.003)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/train/NAME, NAME being the text's)")
@@ -49,15 +49,27 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
     corpus = Path(arguments.text)
     return {
         # An absolute path: `mdlm sample` may be called from elsewhere.
-        "data": {"corpus": str(corpus.resolve()) if corpus.exists() else arguments.text, "tokenizer": arguments.tokenizer, "length": arguments.length},
+        "data": {
+            "corpus": str(corpus.resolve()) if corpus.exists() else arguments.text,
+            "tokenizer": arguments.tokenizer,
+            "length": arguments.length,
+        },
         "model": {"layers": arguments.layers, "heads": arguments.width // HEAD_WIDTH, "width": arguments.width, "tied": True},
         "train": {
-            "steps": arguments.steps, "eval_every": -(-arguments.steps // 4), "learning_rate": arguments.learning_rate,
-            "warmup": arguments.steps // 20, "schedule": "cosine", "clip": 1.0,
+            "steps": arguments.steps,
+            "eval_every": -(-arguments.steps // 4),
+            "learning_rate": arguments.learning_rate,
+            "warmup": arguments.steps // 20,
+            "schedule": "cosine",
+            "clip": 1.0,
         },
-        "mask_rate": arguments.mask_rate, "weight": arguments.weight, "batch": arguments.batch, "device": arguments.device,
-        "validation_passes": 240, "test_passes": 1920,
-    }  # fmt: skip
+        "mask_rate": arguments.mask_rate,
+        "weight": arguments.weight,
+        "batch": arguments.batch,
+        "device": arguments.device,
+        "validation_passes": 240,
+        "test_passes": 1920,
+    }
 
 
 def train(arguments: argparse.Namespace) -> int:

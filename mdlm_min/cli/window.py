@@ -38,7 +38,8 @@ def from_ngrams(config: TextConfig, figure_path: Path, say: Callable[[str], None
     tokens, digest = load_countable(config)
     counts = count_ngrams(tokens)
     say(
-        f"{config.corpus}: {len(tokens):,} tokens ({config.tokenizer}), SHA-256 {digest[:12]}; n-grams seen at least {MINIMUM} times"
+        f"{config.corpus}: {len(tokens):,} tokens ({config.tokenizer}), SHA-256 {digest[:12]}; n-grams seen at least {MINIMUM} "
+        f"times"
     )
     fig, axes = figure.grid(1, len(READINGS), width=5.0)
     t = np.linspace(0, 1, 201)

@@ -1,8 +1,10 @@
 """Tokenizers by the notation people write: "bytes", "gpt2", "bpe:1024", "words", or a path to a tokenizer.json.
 
 gpt2 is GPT-2's byte-level BPE through tiktoken, from the two files encoder.json and vocab.bpe, whose checksums are
-verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training split with `tokenizers`; a
-path names a tokenizer.json of `tokenizers`, or a folder (a released model's) that holds one; words are lower-cased runs of letters and
+verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training
+split with `tokenizers`; a
+path names a tokenizer.json of `tokenizers`, or a folder (a released model's) that holds one; words are lower-cased runs of
+letters and
 digits, for counting n-grams only.
 """
 

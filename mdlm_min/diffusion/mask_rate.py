@@ -34,7 +34,8 @@ class MaskRate(ABC):
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` mask rates, float32 of shape [count], on the generator's device. A continuous distribution never gives t = 0."""
+        """`count` mask rates, float32 of shape [count], on the generator's device. A continuous distribution never gives t =
+        0."""
 
     @property
     @abstractmethod

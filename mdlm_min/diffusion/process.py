@@ -39,7 +39,8 @@ class MaskedDiffusion:
             raise InputError(f"weight: {shown(self.weight)} is unknown; allowed: {', '.join(WEIGHTS)}")
         if self.rate.can_be_zero and self.weight.startswith("1/"):
             raise InputError(
-                f"mask_rate: {self.rate.text!r} can be t = 0, where weight {self.weight} is infinite; allowed: t > 0, or weight none, mean"
+                f"mask_rate: {self.rate.text!r} can be t = 0, where weight {self.weight} is infinite; allowed: t > 0, or "
+                f"weight none, mean"
             )
         self._density(torch.tensor([self.rate.mean]))
 

@@ -3,7 +3,8 @@
 A template (int64 [batch, length]) holds the mask token wherever a token is wanted; all other tokens stay as they are. Text
 from nothing, a prompt's continuation and infilling are templates of different shapes. The methods differ in which positions a
 step reveals:
-  ancestral       each masked position with probability (t - s) / t, on the time grid t = 1, 1 - 1/N, ..., down to s = 0: the reverse
+  ancestral       each masked position with probability (t - s) / t, on the time grid t = 1, 1 - 1/N, ..., down to s = 0: the
+  reverse
                   process of MDLM (arXiv:2406.07524, Eq. 7). Positions revealed in one step are drawn independently, so the
                   distribution is the model's own only for many steps;
   random          as many in each step, chosen at random (LLaDA's "random" remasking). With a step for every masked position
@@ -97,7 +98,8 @@ def _choose(
 ) -> tuple[Tensor, Tensor]:
     """A token for every asked position and its probability under the model, where they stand: int64 and float64 [batch, length].
 
-    Adding Gumbel noise times the temperature and taking the largest is a draw from softmax(logits / temperature). In float64: at lower
+    Adding Gumbel noise times the temperature and taking the largest is a draw from softmax(logits / temperature). In float64: at
+    lower
     precision the noise's tail is cut, which acts like a lower temperature (arXiv:2409.02908).
     """
     logits = logits.to(torch.float64, copy=True)

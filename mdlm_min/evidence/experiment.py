@@ -1,4 +1,5 @@
-"""An experiment folder read as a list of runs: experiment.toml (plan_file.py) -> arms x cells x seeds, each with its configuration."""
+"""An experiment folder read as a list of runs: experiment.toml (plan_file.py) -> arms x cells x seeds, each with its
+configuration."""
 
 import importlib.util
 import sys
@@ -105,7 +106,8 @@ class Experiment:
         return list(specs.values())
 
     def check(self, specs: list[RunSpec]) -> None:
-        """run.py's `check(settings)`, where it has one, on every run, before anything is written. Raises InputError naming the run."""
+        """run.py's `check(settings)`, where it has one, on every run, before anything is written. Raises InputError naming the
+        run."""
         module = self.module("run")
         for spec in specs if hasattr(module, "check") else []:
             try:

@@ -29,7 +29,8 @@ RESULTS = ROOT / "results"
 
 @dataclass(frozen=True)
 class Table:
-    """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics, `items` to the text
+    """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics, `items` to the
+    text
     of its items.csv, where it has one."""
 
     experiment: str

@@ -21,7 +21,8 @@ class Interval:
 
 
 def place(claim: Claim, verdict: Verdict) -> Interval | None:
-    """Where the numbers of a claim lie; None where there is nothing to compare: no number, or neither an interval nor the paper's.
+    """Where the numbers of a claim lie; None where there is nothing to compare: no number, or neither an interval nor the
+    paper's.
 
     A ratio is drawn on a logarithmic line. One seed has an infinite interval, which is not drawn.
     """

@@ -149,9 +149,11 @@ def _check_block(where: str, block: Any, arms: Mapping[str, Any]) -> None:
                 f'{where}.{path!r}: is not a dotted setting; allowed: such as "train.steps", not {" or ".join(_RESERVED)}'
             )
         _value(
-            f"{where}.{path}", values,
-            lambda value: isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value), "a list of values",
-        )  # fmt: skip
+            f"{where}.{path}",
+            values,
+            lambda value: isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value),
+            "a list of values",
+        )
         count *= len(values)
     _value(where, count, lambda value: value <= 100_000, "at most 100000 cells")
     if "name" in block and count > 1:

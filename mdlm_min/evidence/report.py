@@ -156,7 +156,8 @@ def write(folder: Path) -> list[Path]:
 
 
 def print_gpu_queue() -> int:
-    """Tiers with runs that no golden table has, most wanted first, with what the tier costs on one GPU. Returns the exit code 0."""
+    """Tiers with runs that no golden table has, most wanted first, with what the tier costs on one GPU. Returns the exit code
+    0."""
     queue = []
     for path in experiment_folders():
         experiment = Experiment(path.name)
@@ -169,6 +170,7 @@ def print_gpu_queue() -> int:
                 queue.append((plan["worth"], experiment.name, tier, plan["gpu_minutes"], missing, len(specs), plan["why"]))
     for worth, name, tier, minutes, missing, runs, why in sorted(queue, reverse=True):
         print(
-            f"worth {worth}: mdlm run {name} --tier {tier}   {missing} of {runs} runs missing, about {minutes:g} GPU minutes for all. {why}"
+            f"worth {worth}: mdlm run {name} --tier {tier}   {missing} of {runs} runs missing, about {minutes:g} GPU minutes "
+            f"for all. {why}"
         )
     return 0

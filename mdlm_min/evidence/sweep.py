@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -76,8 +77,9 @@ def _worker_environment(threads: int) -> Iterator[None]:
         "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", str(2**33)),
     }
     before = {name: os.environ.get(name) for name in changes}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(changes)
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
@@ -117,10 +119,9 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int, threads: int = 1) -> None
             except BaseException as error:  # running runs write their checkpoints and end, nothing new starts
                 if stop.is_set():
                     display.stopping()
-                for future in futures:
-                    future.cancel()
                 for child in multiprocessing.active_children():
                     child.terminate()
+                pool.shutdown(wait=True, cancel_futures=True)
                 if stop.is_set():
                     raise KeyboardInterrupt from error
                 if isinstance(error, BrokenProcessPool):

@@ -51,7 +51,8 @@ def print_verdicts(judged: Judged, notes: bool) -> None:
     """One line a claim, with `notes` its note below it."""
     for claim, verdict in judged:
         print(
-            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} ({claim.quantity}); "
+            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
+            f"({claim.quantity}); "
             f"tolerance: {claim.tolerance}"
         )
         if notes:
@@ -157,7 +158,8 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
                 if difference > allowed + slack:
                     where = "/".join(str(part) for part in group if part)
                     moved.append(
-                        f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, allowed {allowed + slack:.3g}"
+                        f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, allowed "
+                        f"{allowed + slack:.3g}"
                     )
     return compared, moved
 

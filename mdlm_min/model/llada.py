@@ -20,9 +20,20 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 
 LLADA_8B = ModelConfig(
-    vocab_size=126464, length=4096, outputs=126464, layers=32, heads=32, width=4096, position_encoding="rotary", rotary_base=500000.0,
-    norm="rmsnorm", mlp="swiglu", mlp_width=12288, bias=False, init="llada",
-)  # fmt: skip
+    vocab_size=126464,
+    length=4096,
+    outputs=126464,
+    layers=32,
+    heads=32,
+    width=4096,
+    position_encoding="rotary",
+    rotary_base=500000.0,
+    norm="rmsnorm",
+    mlp="swiglu",
+    mlp_width=12288,
+    bias=False,
+    init="llada",
+)
 MASK_TOKEN, END_TOKEN, START_TOKEN = 126336, 126081, 126080  # <|mdm_mask|>, <|endoftext|> (also the padding), <|startoftext|>
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
@@ -56,8 +67,13 @@ def _places(model: Transformer) -> dict[str, _Place]:
         for row, name in enumerate(("q_proj", "k_proj", "v_proj")):
             places[f"{theirs}.{name}.weight"] = _Place(f"{ours}.qkv.weight", row * width, (row + 1) * width)
         for name, mine in (
-            ("attn_out", "attention_out"), ("ff_proj", "mlp_gate"), ("up_proj", "mlp_in"), ("ff_out", "mlp_out"), ("attn_norm", "norm_1"), ("ff_norm", "norm_2"),
-        ):  # fmt: skip
+            ("attn_out", "attention_out"),
+            ("ff_proj", "mlp_gate"),
+            ("up_proj", "mlp_in"),
+            ("ff_out", "mlp_out"),
+            ("attn_norm", "norm_1"),
+            ("ff_norm", "norm_2"),
+        ):
             places[f"{theirs}.{name}.weight"] = whole(f"{ours}.{mine}.weight")
     places["model.transformer.ln_f.weight"] = whole("norm.weight")
     places["model.transformer.ff_out.weight"] = whole("head.weight")
@@ -155,15 +171,46 @@ def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTE
 def released_config(config: ModelConfig) -> dict[str, Any]:
     """config.json as LLaDA's own loader reads it."""
     return {
-        "activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0, "attention_layer_norm": False,
-        "auto_map": {"AutoConfig": "configuration_llada.LLaDAConfig", "AutoModel": "modeling_llada.LLaDAModelLM", "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM"},
-        "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": config.width, "embedding_dropout": 0.0,
-        "embedding_size": config.vocab_size, "eos_token_id": END_TOKEN, "flash_attention": False, "include_bias": False, "include_qkv_bias": False,
-        "init_fn": "mitchell", "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": MASK_TOKEN,
-        "max_sequence_length": config.length, "mlp_hidden_size": config.mlp_width, "model_type": "llada", "n_heads": config.heads, "n_kv_heads": config.heads,
-        "n_layers": config.layers, "pad_token_id": END_TOKEN, "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True, "rope_full_precision": True,
-        "rope_theta": config.rotary_base, "scale_logits": False, "vocab_size": config.vocab_size, "weight_tying": False,
-    }  # fmt: skip
+        "activation_type": "silu",
+        "alibi": False,
+        "architectures": ["LLaDAModelLM"],
+        "attention_dropout": 0.0,
+        "attention_layer_norm": False,
+        "auto_map": {
+            "AutoConfig": "configuration_llada.LLaDAConfig",
+            "AutoModel": "modeling_llada.LLaDAModelLM",
+            "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
+        },
+        "bias_for_layer_norm": False,
+        "block_group_size": 1,
+        "block_type": "llama",
+        "d_model": config.width,
+        "embedding_dropout": 0.0,
+        "embedding_size": config.vocab_size,
+        "eos_token_id": END_TOKEN,
+        "flash_attention": False,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "init_fn": "mitchell",
+        "layer_norm_type": "rms",
+        "layer_norm_with_affine": True,
+        "mask_token_id": MASK_TOKEN,
+        "max_sequence_length": config.length,
+        "mlp_hidden_size": config.mlp_width,
+        "model_type": "llada",
+        "n_heads": config.heads,
+        "n_kv_heads": config.heads,
+        "n_layers": config.layers,
+        "pad_token_id": END_TOKEN,
+        "residual_dropout": 0.0,
+        "rms_norm_eps": 1e-05,
+        "rope": True,
+        "rope_full_precision": True,
+        "rope_theta": config.rotary_base,
+        "scale_logits": False,
+        "vocab_size": config.vocab_size,
+        "weight_tying": False,
+    }
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -181,9 +228,16 @@ def read_config(folder: Path) -> ModelConfig:
         if kind != ("llama", "rms", "silu", False, False, True) or values["n_kv_heads"] not in (None, values["n_heads"]):
             raise InputError(f"{folder / 'config.json'}: not LLaDA's block (block, norm, activation, bias, tying, rope: {kind})")
         return replace(
-            LLADA_8B, vocab_size=values["embedding_size"], outputs=values["embedding_size"], length=values["max_sequence_length"], layers=values["n_layers"],
-            heads=values["n_heads"], width=values["d_model"], mlp_width=values["mlp_hidden_size"], rotary_base=float(values["rope_theta"]),
-        )  # fmt: skip
+            LLADA_8B,
+            vocab_size=values["embedding_size"],
+            outputs=values["embedding_size"],
+            length=values["max_sequence_length"],
+            layers=values["n_layers"],
+            heads=values["n_heads"],
+            width=values["d_model"],
+            mlp_width=values["mlp_hidden_size"],
+            rotary_base=float(values["rope_theta"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'}: cannot be read ({type(error).__name__}: {error})") from error
 

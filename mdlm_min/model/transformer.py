@@ -60,7 +60,8 @@ class ModelConfig:
             raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
         if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
             raise InputError(
-                f"model.position_encoding: 'rotary' needs learned attention and an even width per head, not {self.width} / {self.heads}"
+                f"model.position_encoding: 'rotary' needs learned attention and an even width per head, not {self.width} / "
+                f"{self.heads}"
             )
         if self.tied and self.outputs != self.vocab_size:
             raise InputError(f"model.tied: needs outputs = vocab_size = {self.vocab_size}, but outputs = {self.outputs}")

@@ -44,9 +44,7 @@ def _write_through(path: Path, data: bytes) -> None:
     """Write to a character device or to a pipe that has a reader."""
     if not (path.is_char_device() or path.is_fifo()):
         raise InputError(f"cannot write {path}: neither a regular file nor a character device nor a pipe")
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_NONBLOCK
-    )  # a pipe without a reader is an error: waiting for one could be for ever
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # fails for a pipe without a reader, which could keep us waiting
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mdlm_min.run.time_left import Estimate
+from mdlm_min.run.time_left import TimeLeft
 
 
 class _Console(Console):
@@ -21,7 +21,7 @@ class LiveDisplay:
     """A Display, drawn four times a second by a thread of its own."""
 
     def __init__(self, total: int) -> None:
-        self.estimate = Estimate(total)
+        self.time_left = TimeLeft(total)
         self.latest: dict[str, str] = {}
         self.is_stopping = False
         self.lock = threading.Lock()  # between the thread that draws and the one that brings news
@@ -34,15 +34,15 @@ class LiveDisplay:
     def update(self, run: str, text: str) -> None:
         """See Display."""
         with self.lock:
-            self.estimate.update(run, text)
+            self.time_left.update(run, text)
             self.latest[run] = text
 
     def end(self, run: str, text: str) -> None:
         """See Display."""
         with self.lock:
-            self.estimate.end(run)
+            self.time_left.end(run)
             self.latest.pop(run, None)
-            counted = f"[{self.estimate.ended}/{self.estimate.total}]"
+            counted = f"[{self.time_left.ended}/{self.time_left.total}]"
         self.console.print(f"{counted} {run} {text}", markup=False, soft_wrap=True)
 
     def stopping(self) -> None:
@@ -54,7 +54,7 @@ class LiveDisplay:
             lines = [
                 Text.assemble((run, "bold"), f"  {text}", overflow="ellipsis", no_wrap=True) for run, text in self.latest.items()
             ]
-            estimate = self.estimate
+            estimate = self.time_left
             told = "stopping; Ctrl-C again does not wait for checkpoints" if self.is_stopping else str(estimate)
             bar = ProgressBar(total=estimate.total, completed=estimate.done, width=30)
             count = Text(f"{estimate.ended}/{estimate.total} runs")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from mdlm_min.run.time_left import Estimate
+from mdlm_min.run.time_left import TimeLeft
 
 
 class Display(Protocol):
@@ -43,13 +43,13 @@ class PlainDisplay:
     """Lines for a file or a pipe: a run's first progress, then one line per `every` seconds, and its end."""
 
     def __init__(self, total: int, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.estimate = Estimate(total, clock)
+        self.time_left = TimeLeft(total, clock)
         self.every, self.clock = every, clock
         self.last_said: dict[str, float] = {}
 
     def update(self, run: str, text: str) -> None:
         """See Display."""
-        self.estimate.update(run, text)
+        self.time_left.update(run, text)
         now = self.clock()
         if run not in self.last_said or now - self.last_said[run] >= self.every:
             self.last_said[run] = now
@@ -57,8 +57,8 @@ class PlainDisplay:
 
     def end(self, run: str, text: str) -> None:
         """See Display."""
-        self.estimate.end(run)
-        print(f"[{self.estimate.ended}/{self.estimate.total}] {run} {text}; {self.estimate}", flush=True)
+        self.time_left.end(run)
+        print(f"[{self.time_left.ended}/{self.time_left.total}] {run} {text}; {self.time_left}", flush=True)
 
     def stopping(self) -> None:
         """See Display. Nothing: the command says at its end that it was stopped."""

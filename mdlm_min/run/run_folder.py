@@ -61,7 +61,8 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
     def record_data(self, data: Mapping[str, Any], what: str) -> None:
-        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them there."""
+        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them
+        there."""
         path, now = self.path / "data.json", data["sha256"]
         if path.exists() and (before := self.read_json("data.json")["sha256"]) != now:
             raise InputError(
@@ -222,7 +223,8 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise InputError(
-                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another --runs folder"
+                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another "
+                f"--runs folder"
             )
         if not folder.is_finished(config):
             folder.write_json("config.json", config)

@@ -15,21 +15,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPED = "mdlm: stopped; the same command goes on from here\n"
 CODE = 130  # exit code of a command that was stopped
 
-_said: list[bool] = []
-
-
-def say_stopped() -> None:
-    """Write the one line of a stopped command to standard error, once whatever happens."""
-    if not _said:
-        _said.append(True)
-        with suppress(OSError):
-            os.write(2, STOPPED.encode())
-
 
 def end_at_stop_signals() -> None:
-    """From here a stop signal ends the process at once, with one line and exit code 130. Files are written whole or not at all, so
+    """From here a stop signal ends the process at once, with one line and exit code 130. Files are written whole or not at all,
+    so
     nothing is lost; an exception in the middle of an import, or of another library, could be swallowed or end in a traceback."""
-    _set(lambda *_: _end())
+    _set(lambda *_: os._exit(say_stopped()))
 
 
 def ignore_stop_signals() -> None:
@@ -37,9 +28,12 @@ def ignore_stop_signals() -> None:
     _set(signal.SIG_IGN)
 
 
-def _end() -> None:
-    say_stopped()
-    os._exit(CODE)
+def say_stopped() -> int:
+    """Write the one line of a stopped command to standard error; returns its exit code. No signal is heard from then on."""
+    ignore_stop_signals()
+    with suppress(OSError):
+        os.write(2, STOPPED.encode())
+    return CODE
 
 
 def _handled() -> dict[int, Callable[[int, FrameType | None], object] | int]:

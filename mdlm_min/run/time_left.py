@@ -8,7 +8,7 @@ from collections.abc import Callable
 _STEP = re.compile(r"step (\d+)/(\d+)")
 
 
-class Estimate:
+class TimeLeft:
     """How far all runs are together, counted in runs, and how long the rest takes at the rate so far."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -33,9 +33,12 @@ class Gpu:
 
 
 GPUS = {
-    "a100": Gpu(80 * GB, 312e12), "h100": Gpu(80 * GB, 989e12), "h800": Gpu(80 * GB, 989e12), "h200": Gpu(141 * GB, 989e12),
+    "a100": Gpu(80 * GB, 312e12),
+    "h100": Gpu(80 * GB, 989e12),
+    "h800": Gpu(80 * GB, 989e12),
+    "h200": Gpu(141 * GB, 989e12),
     "b200": Gpu(180 * GB, 2250e12),
-}  # fmt: skip
+}
 RESERVE = 4 * GB  # bytes for the CUDA context, NCCL buffers and fragmentation
 BUCKET = 500_000_000  # gradients in one bucket of DeepSpeed. There are two: one fills while the other is sent
 LIVE = 1_000_000_000  # the most weights that ZeRO 3 gathers at a time
@@ -88,8 +91,15 @@ class Plan:
 
 
 def step_memory(
-    model: ModelConfig, batch: int, rate: float, weights: torch.dtype, compute: torch.dtype, recompute: bool, keep_gradients: bool, optimizer: bool
-) -> dict[str, float]:  # fmt: skip
+    model: ModelConfig,
+    batch: int,
+    rate: float,
+    weights: torch.dtype,
+    compute: torch.dtype,
+    recompute: bool,
+    keep_gradients: bool,
+    optimizer: bool,
+) -> dict[str, float]:
     """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process.
 
     Keys: "weights" (buffers included), "gradients", "optimizer", "activations". Without `keep_gradients` each gradient is freed
@@ -161,9 +171,11 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
         share + gathered if engine.zero == 3 else each,
         (each if engine.zero == 1 else share) + buckets + 4 * parameters / gpus,  # last: a float32 copy during the step
         0.0 if engine.offload else states,
-        found["activations"], logits, full,
+        found["activations"],
+        logits,
+        full,
         states * engine.processes if engine.offload else 0.0,
-    )  # fmt: skip
+    )
 
 
 def model_of(config: PretrainConfig) -> ModelConfig:
@@ -229,20 +241,24 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
     need, model = found.memory, model_of(config)
     passes = config.engine.parts(config.batch, gpus)
     lines = [
-        f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, vocabulary {model.vocab_size:,}",
-        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up to {config.process().rate.highest:.0%}",
+        f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, "
+        f"vocabulary {model.vocab_size:,}",
+        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up "
+        f"to {config.process().rate.highest:.0%}",
         f"engine      {engine_text(config.engine)}, {config.dtype}",
         f"memory      per {gpu}, at a step's peak",
         f"  weights     {need.weights / GB:8.2f} GB",
         f"  gradients   {need.gradients / GB:8.2f} GB",
-        f"  optimiser   {need.optimizer / GB:8.2f} GB" + (f"  ({need.host / GB:,.0f} GB in the memory of the node)" if need.host else ""),
-        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, {need.logits_in_full / GB:.2f} GB at all positions)",
+        f"  optimiser   {need.optimizer / GB:8.2f} GB"
+        + (f"  ({need.host / GB:,.0f} GB in the memory of the node)" if need.host else ""),
+        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, "
+        f"{need.logits_in_full / GB:.2f} GB at all positions)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
         f"disk        {3 * 12 * found.parameters / GB:,.0f} GB: two checkpoints and a third while it is written",
         f"work        {found.tokens / 1e9:,.3f} billion tokens, {found.operations:.3g} operations",
         f"time        {hours_text(found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s ({SEEN})",
-    ]  # fmt: skip
+    ]
     if found.fits:
         return "\n".join([*lines, "fits        yes"])
     for text, other in alternatives(config, gpus):

@@ -51,7 +51,8 @@ class LladaShape:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run. `dtype` is what is computed in; `weights` what weights and optimiser states are kept in on plain torch
+    """One pre-training run. `dtype` is what is computed in; `weights` what weights and optimiser states are kept in on plain
+    torch
     (DeepSpeed keeps float32 ones). `items` of each zero-shot task are judged at the end, by `item_passes` passes an answer."""
 
     data: StreamConfig = StreamConfig()
@@ -150,7 +151,8 @@ class PretrainTask(Task):
         return self._batch
 
     def _draw_masks(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the whole batch: mask rates [batch], masks and padding masks (True: a real token), both [batch, length]. Drawn once for all parts of a step."""
+        """Of the whole batch: mask rates [batch], masks and padding masks (True: a real token), both [batch, length]. Drawn once
+        for all parts of a step."""
         size, length = self._batch.tokens.shape
         mask, rate = self.process.mask(size, length, stream(self.seed, "masks", step))
         padding_mask = torch.arange(length) < self._batch.lengths[:, None]
@@ -219,7 +221,8 @@ class PretrainTask(Task):
         return row | {"epoch": float(self._state.get("epoch", 0)), "corrupt": float(self._state.get("corrupt", 0))}
 
     def _measure(self, step: int) -> Row:
-        """On a GPU: the most memory held, in bytes, and tokens and operations per second since the last evaluation of this process."""
+        """On a GPU: the most memory held, in bytes, and tokens and operations per second since the last evaluation of this
+        process."""
         torch.cuda.synchronize()
         (before, then), self._clock = self._clock, (step, time.monotonic())
         rate = (step - before) / max(self._clock[1] - then, 1e-9)

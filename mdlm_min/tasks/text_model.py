@@ -113,9 +113,12 @@ class TextModel:
         return filled[:, :length].cpu()
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
-        """A text of `length` tokens that begins with the prompt; by default drawn token by token. Raises InputError as `continuation`."""
+        """A text of `length` tokens that begins with the prompt; by default one token per step. Raises InputError as
+        `continuation`."""
         template = torch.tensor([self.continuation(prompt, length)])
-        return self.decode(self.fill(template, config or SamplingConfig("random", template.shape[1]), seed)[0].tolist())
+        return self.decode(
+            self.fill(template, config or SamplingConfig("low-confidence", template.shape[1], 0.7), seed)[0].tolist()
+        )
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; control characters other than line ends and tabs become replacement marks."""

@@ -25,7 +25,8 @@ from mdlm_min.training.launch import MARK
 from mdlm_min.training.loop import train
 from mdlm_min.training.task import Task
 
-# Of each task: its configuration, a dataclass with train, engine, batch, dtype and device, and what makes the task of a run folder.
+# Of each task: its configuration, a dataclass with train, engine, batch, dtype and device, and what makes the task of a run
+# folder.
 TASKS: dict[str, tuple[type[Any], Callable[[dict[str, Any], int, RunFolder], Task]]] = {
     "pretrain": (pretrain.PretrainConfig, pretrain.prepare),
 }
@@ -53,9 +54,12 @@ def work(name: str, path: Path) -> int:
             ours = deepspeed_config(config.engine, config.train, config.batch, distributed.world(), config.dtype)
             folder.write_json("deepspeed.json", ours)
             train(
-                task, config.train, folder, lambda line: print(f"{MARK}{line}", flush=True) if first else None,
+                task,
+                config.train,
+                folder,
+                lambda line: print(f"{MARK}{line}", flush=True) if first else None,
                 engine_of=lambda made, train_config: DeepSpeedEngine(made, train_config, config.engine, ours),
-            )  # fmt: skip
+            )
     except (InputError, RunError, KeyboardInterrupt) as error:
         if not (path / "error.json").exists():
             write_whole(path / "error.json", json.dumps({"kind": type(error).__name__, "text": str(error)}))
@@ -65,7 +69,8 @@ def work(name: str, path: Path) -> int:
 
 
 def _die_with_parent(first: bool) -> None:
-    """The first worker ends with the process that launched it, and the launcher ends the others: a run has one group of workers."""
+    """The first worker ends with the process that launched it, and the launcher ends the others: a run has one group of
+    workers."""
     parent, _, node = os.environ.get("MDLM_PARENT", "").partition(" ")
     if not (first and parent and node == os.uname().nodename):
         return
@@ -85,6 +90,7 @@ if __name__ == "__main__":
     code = work(sys.argv[-2], Path(sys.argv[-1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    # At once: a thread of gloo may still be releasing tensors, and one that needs an interpreter that is ending aborts the process
+    # At once: a thread of gloo may still be releasing tensors, and one that needs an interpreter that is ending aborts the
+    # process
     # ("terminate called without an active exception", exit code -6), after the run itself has ended well.
     os._exit(code)

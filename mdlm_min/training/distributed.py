@@ -1,4 +1,5 @@
-"""The processes that train one model together, over torch.distributed. Alone, each function does what it does for a group of one."""
+"""The processes that train one model together, over torch.distributed. Alone, each function does what it does for a group of
+one."""
 
 import torch
 import torch.distributed as dist

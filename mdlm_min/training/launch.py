@@ -1,7 +1,8 @@
 """A run on several processes through DeepSpeed's launcher, on this machine or on the nodes of a hostfile.
 
 The launching process waits, passes progress on, and asks the run to stop by leaving a file `stop` in its folder, which works on
-every node and gives a large model the time to write its checkpoint. Each worker runs `python -m mdlm_min.tasks.worker TASK FOLDER`,
+every node and gives a large model the time to write its checkpoint. Each worker runs `python -m mdlm_min.tasks.worker TASK
+FOLDER`,
 which is known here by its name alone: tasks import this file. The run folder must be seen under the same path on all nodes.
 """
 
@@ -29,13 +30,24 @@ def launch_line(task: str, engine: EngineConfig, folder: Path) -> list[str]:
         raise InputError("engine.kind: 'deepspeed' is not installed; allowed: torch, or pip install 'mdlm-min[deepspeed]'")
     nodes = ["--hostfile", engine.hostfile] if engine.hostfile else []
     return [
-        sys.executable, script, *nodes, "--num_gpus", str(engine.processes), "--master_port", str(_free_port()),
-        "--no_local_rank", "--module", WORKER, task, str(folder.resolve()),
-    ]  # fmt: skip
+        sys.executable,
+        script,
+        *nodes,
+        "--num_gpus",
+        str(engine.processes),
+        "--master_port",
+        str(_free_port()),
+        "--no_local_rank",
+        "--module",
+        WORKER,
+        task,
+        str(folder.resolve()),
+    ]
 
 
 def launch(task: str, engine: EngineConfig, folder: RunFolder, progress: Callable[[str], None]) -> None:
-    """Start the workers and wait for their end. Raises what stopped them: InputError, RunError, or KeyboardInterrupt after a stop."""
+    """Start the workers and wait for their end. Raises what stopped them: InputError, RunError, or KeyboardInterrupt after a
+    stop."""
     line = launch_line(task, engine, folder.path)
     for name in ("stop", "error.json"):
         (folder.path / name).unlink(missing_ok=True)
@@ -47,8 +59,14 @@ def launch(task: str, engine: EngineConfig, folder: RunFolder, progress: Callabl
     with on_stop_signals(lambda: (folder.path / "stop").touch()), (folder.path / "launch.txt").open("a") as record:
         # In a session of its own: Ctrl-C must not reach the workers, who stop together.
         child = subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-        )  # fmt: skip
+            line,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         assert child.stdout is not None
         for text in child.stdout:
             record.write(text)
@@ -62,7 +80,8 @@ def launch(task: str, engine: EngineConfig, folder: RunFolder, progress: Callabl
         raise {"InputError": InputError, "RunError": RunError}.get(error["kind"], KeyboardInterrupt)(error["text"])
     if code or not (folder.path / "finished.json").exists():
         raise RunError(
-            f"a process ended (exit code {code}) before the run did; {folder.path / 'launch.txt'} says why. The last checkpoint is kept"
+            f"a process ended (exit code {code}) before the run did; {folder.path / 'launch.txt'} says why. The last "
+            f"checkpoint is kept"
         )
 
 

@@ -41,7 +41,8 @@ def train(task: Task, config: TrainConfig, folder: RunFolder, progress: Progress
 
 
 class Trainer:
-    """One run: steps, evaluations, checkpoints, the end. A resumed run gives the same metrics as an undisturbed one, bit for bit on a CPU.
+    """One run: steps, evaluations, checkpoints, the end. A resumed run gives the same metrics as an undisturbed one, bit for bit
+    on a CPU.
 
     A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and upon a stop
     request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt. `engine_of` makes the

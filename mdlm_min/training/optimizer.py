@@ -84,7 +84,8 @@ class SpikeGuard:
         self.in_a_row += 1
         if self.in_a_row >= self.patience:
             raise RunError(
-                f"{self.in_a_row} steps in a row had a loss or gradient that was not finite or {self.spike:g} times the recent mean; "
+                f"{self.in_a_row} steps in a row had a loss or gradient that was not finite or {self.spike:g} times the recent "
+                f"mean; "
                 "lower train.learning_rate. The last good checkpoint is kept"
             )
 

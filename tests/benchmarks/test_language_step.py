@@ -84,7 +84,8 @@ def test_step_against_full_logits_and_a_causal_model(benchmark, name, dtype):
     speeds = {kind: batch * shape["length"] / (mine * ratio) for kind, ratio in {"ours": 1.0, **ratios}.items()}
     text = ", ".join(f"{kind} {speed:,.0f}" for kind, speed in speeds.items())
     print(
-        f"\n{name}, {str(dtype).removeprefix('torch.')}: tokens/s {text}; full / ours {ratios['full logits']:.2f}, causal / ours {ratios['causal']:.2f}"
+        f"\n{name}, {str(dtype).removeprefix('torch.')}: tokens/s {text}; full / ours {ratios['full logits']:.2f}, causal / "
+        f"ours {ratios['causal']:.2f}"
     )
     assert ratios["full logits"] > 1
 

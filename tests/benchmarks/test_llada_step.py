@@ -1,4 +1,5 @@
-"""A training step of LLaDA's block with LLaDA's vocabulary of 126,464: scores at masked positions against scores at all, in time and in
+"""A training step of LLaDA's block with LLaDA's vocabulary of 126,464: scores at masked positions against scores at all, in time
+and in
 memory; and what the planner's hours are worth, by the share of the matmul rate that steps of several sizes reach.
 """
 
@@ -69,8 +70,10 @@ def test_masked_only_against_full_logits_with_llada_s_vocabulary(benchmark, allo
     saved = 1 - activations[0] / activations[1]
     benchmark.extra_info.update({"full / ours": ratio, "activation memory saved": saved})
     print(
-        f"\nLLaDA's vocabulary, t = {RATE}: full / ours {ratio:.2f}; activations {activations[0] / 1e6:,.0f} MB against {activations[1] / 1e6:,.0f} MB: "
-        f"{saved:.0%} less; beyond weights and optimiser a whole step takes {steps[0] / 1e6:,.0f} MB against {steps[1] / 1e6:,.0f} MB"
+        f"\nLLaDA's vocabulary, t = {RATE}: full / ours {ratio:.2f}; activations {activations[0] / 1e6:,.0f} MB against "
+        f"{activations[1] / 1e6:,.0f} MB: "
+        f"{saved:.0%} less; beyond weights and optimiser a whole step takes {steps[0] / 1e6:,.0f} MB against "
+        f"{steps[1] / 1e6:,.0f} MB"
     )
     assert ratio > 1.3
     assert saved > 0.35

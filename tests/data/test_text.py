@@ -211,7 +211,8 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"corpus": "no-such-corpus"}, "data.corpus: 'no-such-corpus' is neither a path nor a known name; allowed: a path, wikitext-2"),
+        ({"corpus": "no-such-corpus"}, "data.corpus: 'no-such-corpus' is neither a path nor a known name; allowed: a path, "
+                                       "wikitext-2"),
         ({"tokenizer": "letters"}, "data.tokenizer: 'letters' is unknown; allowed: bytes, gpt2, bpe:SIZE"),
         ({"tokenizer": "bpe:12"}, "data.tokenizer: 'bpe:12' is unknown"),
         ({"tokenizer": "words"}, "data.tokenizer: 'words' has no fixed vocabulary"),
@@ -240,7 +241,8 @@ def test_a_folder_without_one_split_is_refused(corpus):
 
 
 def test_a_split_is_a_whole_word_of_the_name(tmp_path):
-    """latest.txt and contest.txt are no test files, constrained.txt no training text: one text is never in two splits by accident."""
+    """latest.txt and contest.txt are no test files, constrained.txt no training text: one text is never in two splits by
+    accident."""
     for name in ("latest.txt", "contest-2.txt", "constrained.txt", "invalid.txt"):
         (tmp_path / name).write_text("".join(LINES))
     sources = find_sources(str(tmp_path))

@@ -178,7 +178,10 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_state(interrupted):
     """A limit on the size of a file stands in for the full disk: the same error path, without a file system of our own."""
     shutil.rmtree(sorted((interrupted / "checkpoints").iterdir())[-1])
     [last] = (interrupted / "checkpoints").iterdir()
-    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    limit = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    )
     code = limit + f"sys.argv = {command(interrupted.parents[3])[2:]!r}; runpy.run_module('mdlm_min', run_name='__main__')"
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 2

@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +24,8 @@ if threads:
 generator = torch.Generator().manual_seed(0)
 a, b = torch.randn(700, 900, generator=generator), torch.randn(900, 800, generator=generator)
 large = torch.randn(3_000_000, generator=generator)
-bits = [float(x).hex() for x in (large.sum(), (a @ b).sum(), (a @ b).softmax(1).square().mean(), large.cumsum(0)[-1], large.exp().sum())]
+bits = [float(x).hex() for x in (large.sum(), (a @ b).sum(), (a @ b).softmax(1).square().mean(), large.cumsum(0)[-1],
+large.exp().sum())]
 print(json.dumps([torch.get_num_threads(), bits]))
 """
 
@@ -48,9 +51,7 @@ def fake_experiment(folder, run):
     """An experiment of three arms in a folder of its own, with this run.py body."""
     made = folder / "90_fake"
     made.mkdir(parents=True)
-    (made / "experiment.toml").write_text(
-        'title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\ngpu_minutes = 0\nworth = 0\n'
-    )
+    (made / "experiment.toml").write_text('title = "fake"\n[defaults]\n[arms.a]\n[arms.b]\n[arms.c]\n[tiers.smoke]\nseeds = 1\n')
     (made / "run.py").write_text(
         "import os, time, signal\nfrom mdlm_min.run.errors import InputError, RunError\n"
         "def check(settings): pass\n"
@@ -99,6 +100,14 @@ def test_progress_and_ends_are_shown_and_a_failure_does_not_stop_the_rest(fake, 
     for end in ends:
         assert f"{end[6:13]}: step 1/2 long long long long lo"[:40] in [line[:40] for line in lines[: lines.index(end)]]
     assert len(lines) == 6
+
+
+def test_a_message_of_a_worker_is_never_mixed_with_another_s(monkeypatch):
+    """The system writes up to PIPE_BUF bytes whole; four are the message's length."""
+    sent = []
+    monkeypatch.setattr(sweep, "_news", SimpleNamespace(send_bytes=sent.append), raising=False)
+    sweep._tell("cell=1_other=2/arm/seed0" * 4, "\N{BLACK STAR}" * 5000)
+    assert 1000 < len(sent[0]) + 4 <= select.PIPE_BUF
 
 
 def test_bad_input_stops_the_sweep(fake):

@@ -105,9 +105,12 @@ def test_initial_weights_are_llada_s():
     ("change", "message"),
     [
         (lambda index: index["weight_map"].pop("model.transformer.ln_f.weight"), "missing: model.transformer.ln_f.weight"),
-        (lambda index: index["weight_map"].update({"model.transformer.extra.weight": "model-00001-of-00001.safetensors"}), "surplus: model.transformer.extra.weight"),
+        (
+            lambda index: index["weight_map"].update({"model.transformer.extra.weight": "model-00001-of-00001.safetensors"}),
+            "surplus: model.transformer.extra.weight",
+        ),
     ],
-)  # fmt: skip
+)
 def test_missing_and_surplus_tensors_are_listed(tmp_path, change, message):
     save_weights(tmp_path, tiny())
     index = json.loads((tmp_path / INDEX).read_text())

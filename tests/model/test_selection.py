@@ -15,7 +15,8 @@ STEPS = """
 import torch
 from mdlm_min.model.transformer import ModelConfig, Transformer
 torch.set_num_threads(1)
-model = Transformer(ModelConfig(17, 16, 16, layers=1, heads=1, width=16, position_encoding="rotary"), torch.Generator().manual_seed(0))
+model = Transformer(ModelConfig(17, 16, 16, layers=1, heads=1, width=16, position_encoding="rotary"),
+torch.Generator().manual_seed(0))
 tokens = torch.zeros(4096, 16, dtype=torch.int64)
 def resident():
     with open("/proc/self/statm") as file:
@@ -91,6 +92,7 @@ def test_padding_changes_neither_outputs_nor_gradients(options, batch, monkeypat
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps():
-    """Every new shape costs an entry of oneDNN's cache of kernels, and the memory that it pins: several times as much without padding."""
+    """Every new shape costs an entry of oneDNN's cache of kernels, and the memory that it pins: several times as much without
+    padding."""
     found = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     assert float(found.stdout) < 1.1

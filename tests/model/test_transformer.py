@@ -7,10 +7,17 @@ from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.errors import InputError
 
 SHAPES = [
-    {"layers": 1}, {"layers": 2}, {"layers": 3, "causal": True}, {"layers": 1, "causal": True},
-    {"layers": 1, "attention": "uniform"}, {"layers": 2, "attention": "uniform"}, {"layers": 2, "tied": True, "outputs": 3},
-    {"layers": 2, "position_encoding": "rotary"}, {"layers": 1, "position_encoding": "rotary"}, {"layers": 2, "position_encoding": "rotary", "causal": True},
-]  # fmt: skip
+    {"layers": 1},
+    {"layers": 2},
+    {"layers": 3, "causal": True},
+    {"layers": 1, "causal": True},
+    {"layers": 1, "attention": "uniform"},
+    {"layers": 2, "attention": "uniform"},
+    {"layers": 2, "tied": True, "outputs": 3},
+    {"layers": 2, "position_encoding": "rotary"},
+    {"layers": 1, "position_encoding": "rotary"},
+    {"layers": 2, "position_encoding": "rotary", "causal": True},
+]
 
 
 def make(batch, length=9, vocab_size=3, **options):
@@ -191,10 +198,17 @@ def test_initial_weights_are_a_function_of_the_generator():
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"width": 9}, "model.width"), ({"layers": 0}, "model.layers"), ({"attention": "linear"}, "model.attention"), ({"init": "big"}, "model.init"),
-     ({"tied": True, "outputs": 2}, "model.tied"), ({"causal": True, "attention": "uniform"}, "model.attention"),
-     ({"position_encoding": "sinus"}, "model.position_encoding"), ({"position_encoding": "rotary", "heads": 8}, "model.position_encoding")],
-)  # fmt: skip
+    [
+        ({"width": 9}, "model.width"),
+        ({"layers": 0}, "model.layers"),
+        ({"attention": "linear"}, "model.attention"),
+        ({"init": "big"}, "model.init"),
+        ({"tied": True, "outputs": 2}, "model.tied"),
+        ({"causal": True, "attention": "uniform"}, "model.attention"),
+        ({"position_encoding": "sinus"}, "model.position_encoding"),
+        ({"position_encoding": "rotary", "heads": 8}, "model.position_encoding"),
+    ],
+)
 def test_bad_configuration_names_the_field(options, field):
     with pytest.raises(InputError, match=field):
         ModelConfig(**{"vocab_size": 3, "length": 4, "outputs": 3, "heads": 2, "width": 8, **options})

@@ -22,7 +22,18 @@ from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.optimizer import TrainConfig
 
-KINDS = (ParityRunConfig, LanguageRunConfig, PretrainConfig, StreamConfig, TextConfig, ParityConfig, MLPConfig, ModelConfig, TrainConfig, EngineConfig)  # fmt: skip
+KINDS = (
+    ParityRunConfig,
+    LanguageRunConfig,
+    PretrainConfig,
+    StreamConfig,
+    TextConfig,
+    ParityConfig,
+    MLPConfig,
+    ModelConfig,
+    TrainConfig,
+    EngineConfig,
+)
 NEEDED = {MLPConfig: {"vocab_size": 3, "length": 4}, ModelConfig: {"vocab_size": 3, "length": 4, "outputs": 3}}
 
 numbers = st.one_of(

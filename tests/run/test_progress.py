@@ -8,7 +8,7 @@ import pyte
 import pytest
 
 from mdlm_min.run.progress import PlainDisplay, open_display
-from mdlm_min.run.time_left import Estimate
+from mdlm_min.run.time_left import TimeLeft
 from mdlm_min.training.loop import progress_line
 
 
@@ -39,24 +39,24 @@ def test_no_terminal_no_display(capsys):
 
 def test_the_time_left_counts_what_running_runs_have_done_and_not_what_was_done_before():
     clock = Clock()
-    estimate = Estimate(4, clock)
-    assert str(estimate) == "0:00:00 so far, about ? left"
-    estimate.update("resumed", "step 60/100")
-    assert str(estimate) == "0:00:00 so far, about ? left"
+    time_left = TimeLeft(4, clock)
+    assert str(time_left) == "0:00:00 so far, about ? left"
+    time_left.update("resumed", "step 60/100")
+    assert str(time_left) == "0:00:00 so far, about ? left"
     clock.now += 10
-    estimate.update("resumed", "step 80/100")
-    assert estimate.done == pytest.approx(0.8)
-    assert str(estimate) == "0:00:10 so far, about 0:02:40 left"  # 0.2 runs in 10 s; 3.2 are left
-    estimate.end("resumed")
-    assert str(estimate) == "0:00:10 so far, about 0:01:15 left"  # 0.4 runs; 3 are left
-    estimate.update("other", "no steps")
-    assert estimate.done == 1.0
+    time_left.update("resumed", "step 80/100")
+    assert time_left.done == pytest.approx(0.8)
+    assert str(time_left) == "0:00:10 so far, about 0:02:40 left"  # 0.2 runs in 10 s; 3.2 are left
+    time_left.end("resumed")
+    assert str(time_left) == "0:00:10 so far, about 0:01:15 left"  # 0.4 runs; 3 are left
+    time_left.update("other", "no steps")
+    assert time_left.done == 1.0
 
 
 def test_the_loop_s_line_says_how_far_a_run_is():
-    estimate = Estimate(1)
-    estimate.update("run", progress_line({"step": 30.0, "loss": 1.0}, 120, 2.0))
-    assert estimate.done == 0.25
+    time_left = TimeLeft(1)
+    time_left.update("run", progress_line({"step": 30.0, "loss": 1.0}, 120, 2.0))
+    assert time_left.done == 0.25
 
 
 SCRIPT = """

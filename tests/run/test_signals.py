@@ -134,8 +134,7 @@ def test_ctrl_c_again_does_not_wait_for_workers_that_hang(tmp_path):
     process = start([*RUN, str(tmp_path)])
     while "step 0" not in process.stdout.readline():
         pass
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    workers = workers_of(process.pid)
     assert len(workers) == 2
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
@@ -149,7 +148,31 @@ def test_ctrl_c_again_does_not_wait_for_workers_that_hang(tmp_path):
     assert process.communicate(timeout=10)[1] == STOPPED  # their ends of the pipes are closed: they have ended too
 
 
-def test_the_start_of_the_command_is_quick():
-    """Torch or pandas before the handlers would be seconds in which Ctrl-C gives a traceback."""
-    code = "import sys, mdlm_min.__main__; print(sorted({'torch', 'numpy', 'pandas', 'rich'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 0.03, 0.1, 0.2, 0.4])
+def test_ctrl_c_while_workers_start_is_one_line(moment, tmp_path):
+    process = start([*RUN, str(tmp_path)])
+    while len(workers_of(process.pid)) < 2:
+        time.sleep(0.001)
+    time.sleep(moment)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, STOPPED)
+
+
+def workers_of(pid):
+    """The processes that a sweep has started for its runs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_the_handlers_are_there_before_anything_slow():
+    """Torch or numpy before them would be a second in which Ctrl-C gives a traceback."""
+    process = start(["list"])
+    os.kill(process.pid, signal.SIGSTOP)
+    loaded = Path(f"/proc/{process.pid}/maps").read_text()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "/python" in loaded
+    assert "torch" not in loaded
+    assert "numpy" not in loaded

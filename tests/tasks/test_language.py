@@ -15,10 +15,13 @@ from mdlm_min.tasks.gradient_probe import RATES, ProbeTask, suggested_rate
 from mdlm_min.tasks.language import LEVELS, LanguageRunConfig, LanguageTask, check, run
 
 SMALL = {
-    "data": {"corpus": "parities:2", "length": 12}, "model": {"layers": 1, "heads": 2, "width": 16, "position_encoding": "learned"},
+    "data": {"corpus": "parities:2", "length": 12},
+    "model": {"layers": 1, "heads": 2, "width": 16, "position_encoding": "learned"},
     "train": {"steps": 30, "eval_every": 10, "learning_rate": 1e-2, "warmup": 3, "schedule": "cosine", "clip": 1.0},
-    "batch": 32, "validation_passes": 240, "test_passes": 240,
-}  # fmt: skip
+    "batch": 32,
+    "validation_passes": 240,
+    "test_passes": 240,
+}
 
 
 def config(**changes):

@@ -106,8 +106,13 @@ def test_a_plan_that_does_not_fit_says_what_to_change():
 def test_changes_come_cheapest_first_and_add_up():
     found = plan.alternatives(config(engine={"micro_batch": 4}), 4)
     assert [text for text, _ in found] == [
-        "engine.recompute = true", "engine.micro_batch = 1", "engine.zero = 1", "engine.zero = 2", "engine.zero = 3", "engine.offload = true",
-    ]  # fmt: skip
+        "engine.recompute = true",
+        "engine.micro_batch = 1",
+        "engine.zero = 1",
+        "engine.zero = 2",
+        "engine.zero = 3",
+        "engine.offload = true",
+    ]
     assert found[-1][1].engine == EngineConfig("deepspeed", 4, "", 3, 1, True, True)
 
 

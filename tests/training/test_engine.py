@@ -34,9 +34,11 @@ def settings(tmp_path_factory):
     return {
         "data": {"source": str(text), "tokenizer": "bytes", "length": 32, "shuffle": 8, "random_lengths": 0.2},
         "model": {"layers": 2, "heads": 2, "width": 16},
-        "batch": 8, "validation_passes": 240, "test_passes": 240,
+        "batch": 8,
+        "validation_passes": 240,
+        "test_passes": 240,
         "train": {"steps": 6, "eval_every": 2, "learning_rate": 1e-2, "warmup": 1, "clip": 1.0},
-    }  # fmt: skip
+    }
 
 
 def execute(path, settings, **engine):
@@ -118,15 +120,20 @@ def begin(path, settings, **engine):
     """A run on DeepSpeed in a process of its own, left once it has written a checkpoint beyond step 10."""
     config = merge(settings, {"engine": {"kind": "deepspeed", **engine}})
     script = (
-        "import json, sys; from pathlib import Path; from mdlm_min.tasks import pretrain; from mdlm_min.run.run_folder import open_run\n"
+        "import json, sys; from pathlib import Path; from mdlm_min.tasks import pretrain; from mdlm_min.run.run_folder import "
+        "open_run\n"
         "config = json.loads(sys.argv[2])\n"
         "with open_run(Path(sys.argv[1]), {'arm': 'any', 'seed': 0, **config}) as folder:\n"
         "    pretrain.run(config, 0, folder, print)\n"
     )
     environment = os.environ | {"MDLM_CHECKPOINT_SECONDS": "0", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(path), json.dumps(config)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+        [sys.executable, "-c", script, str(path), json.dumps(config)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while process.poll() is None and not any(int(found.name[5:]) > 10 for found in checkpoints(path / "checkpoints")):
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
@@ -278,7 +285,8 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
     script.write_text(
         "import importlib.util, json, sys\n"
         "import deepspeed, torch\n"
-        f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = importlib.util.module_from_spec(spec)\n"
+        f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = "
+        f"importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
         "from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config\n"
         "from mdlm_min.training.engine import EngineConfig\n"
@@ -286,8 +294,10 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         "deepspeed.init_distributed('gloo')\n"
         "found = []\n"
         "for zero in (0, 1, 2, 3):\n"
-        "    task, config, engine = module.Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), EngineConfig('deepspeed', zero=zero)\n"
-        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), SpikeGuard(10.0)\n"
+        "    task, config, engine = module.Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), "
+        "EngineConfig('deepspeed', zero=zero)\n"
+        "    made, guard = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32')), "
+        "SpikeGuard(10.0)\n"
         "    taken = []\n"
         "    for step in range(40):\n"
         "        loss, was = made.step(step, 0.01, guard); guard.record(float(loss), was); taken.append(bool(was))\n"
@@ -295,8 +305,13 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         "print('FOUND', json.dumps(found))\n"
     )
     environment = os.environ | {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29511",
+        "PYTHONPATH": str(ROOT),
+    }
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("FOUND"))[6:])
