@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_min.cli.command import text_name
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def train(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     settings = settings_from(arguments)
     language.check(settings)
-    path = arguments.run or Path("runs/train") / Path(settings["data"]["corpus"]).name.split(".")[0]
+    path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
     config = {"seed": arguments.seed, **settings}
     with open_run(path, config) as folder:
         if folder.is_finished(config):

@@ -1,20 +1,25 @@
-"""Predict a signal-rich window for a corpus: from its n-gram counts (F.4), or from a short training run's gradients.
+"""`mdlm window`: predict a signal-rich window for a corpus, from its n-gram counts (F.4) or from a short training run's
+gradients.
 
-`mdlm window` is the command. Neither prediction is a law: the report says on which corpora each was right (claims W5).
+A window is a range of mask rates, here and in all of the suite. The readings of the counts are those of data/ngrams.py, the
+forms of
+Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py.
+Neither prediction is a law: the report says on which corpora each was right (claims W5).
 """
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from mdlm_min.cli.command import add_command
+from mdlm_min.run.errors import InputError
 
-from mdlm_min.data.ngrams import MINIMUM, ORDERS, count_ngrams, load_countable
-from mdlm_min.data.text import TextConfig
-from mdlm_min.evidence import figure
-from mdlm_min.run.progress import open_display
-from mdlm_min.run.run_folder import Row, open_run
-from mdlm_min.theory.formulas import mixture_optimum, mixture_signal
+if TYPE_CHECKING:
+    from mdlm_min.data.ngrams import Counts
+    from mdlm_min.data.text import TextConfig
+    from mdlm_min.run.run_folder import Row
 
 FORMS = {
     "linear": "sum w_i t (1-t)^(i-1), as published",
@@ -24,52 +29,96 @@ FORMS = {
 READINGS = {"occurrences": "every occurrence counts", "types": "every different n-gram counts once"}
 
 
+def add_parsers(commands: Any) -> None:
+    """`mdlm window`."""
+    text = "Predict the signal-rich window of a corpus from its n-grams, or from a short training run's gradients."
+    parser = add_command(commands, "window", text, predict)
+    parser.add_argument(
+        "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
+    )
+    parser.add_argument(
+        "--tokenizer", default="words", help="words (default; to count only), bytes (default with --probe), gpt2, bpe:SIZE"
+    )
+    parser.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
+    parser.add_argument("--steps", type=int, default=300, help="with --probe: training steps (default: 300, some two minutes)")
+    parser.add_argument("--seed", type=int, default=0, help="with --probe: seed (default: 0)")
+    parser.add_argument("--figure", type=Path, default=Path("window.png"), help="figure to write (default: window.png)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
+    )
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Print and draw the prediction that was asked for."""
+    from mdlm_min.data.text import TextConfig
+
+    say = partial(print, flush=True)
+    if arguments.probe:
+        if arguments.steps < 3:
+            raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
+        tokenizer = "bytes" if arguments.tokenizer == "words" else arguments.tokenizer
+        config = TextConfig(arguments.text, tokenizer, length=64)
+        from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
+    else:
+        from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
+    return 0
+
+
 def window(rate: float, width: float = 0.1) -> str:
     """The window of this width around a rate, moved inside [0, 1], in the notation of mask rates."""
     low = min(max(rate - width / 2, 0.0), 1 - width)
     return f"U[{low:.2f},{low + width:.2f}]"
 
 
-def from_ngrams(config: TextConfig, figure_path: Path, say: Callable[[str], None]) -> float:
+def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], None]) -> float:
     """Count the corpus's n-grams, say the weights and t* in every reading, draw Signal(t); returns t* as published.
 
     Raises InputError for a corpus that cannot be read or has no n-gram often enough.
     """
+    from mdlm_min.data.ngrams import MINIMUM, ORDERS, count_ngrams, load_countable
+    from mdlm_min.theory.formulas import mixture_optimum
+
     tokens, digest = load_countable(config)
     counts = count_ngrams(tokens)
-    say(
-        f"{config.corpus}: {len(tokens):,} tokens ({config.tokenizer}), SHA-256 {digest[:12]}; n-grams seen at least {MINIMUM} "
-        f"times"
-    )
-    fig, axes = figure.grid(1, len(READINGS), width=5.0)
-    t = np.linspace(0, 1, 201)
-    for ax, (reading, meaning) in zip(axes[0], READINGS.items(), strict=True):
+    size = f"{len(tokens):,} tokens ({config.tokenizer}), SHA-256 {digest[:12]}"
+    say(f"{config.corpus}: {size}; n-grams seen at least {MINIMUM} times")
+    for reading, meaning in READINGS.items():
         weights = counts.weights(reading)
-        say(
-            f"  {reading} ({meaning}): "
-            + "  ".join(f"w{order} {weight:.4f}" for order, weight in zip(ORDERS, weights, strict=True))
-        )
+        shares = (f"w{order} {weight:.4f}" for order, weight in zip(ORDERS, weights, strict=True))
+        say(f"  {reading} ({meaning}): {'  '.join(shares)}")
         for form, formula in FORMS.items():
-            best = mixture_optimum(weights, form)
-            say(f"    t* = {best:.3f}   {formula}")
-            values = mixture_signal(t, weights, form)
-            ax.plot(t, values / values.max(), label=f"{form}: {best:.3f}")
-        ax.set(
-            xlabel="mask rate t",
-            ylabel="Signal(t), largest = 1",
-            title=f"{Path(config.corpus).name}, {config.tokenizer}: {reading}",
-        )
-        ax.legend(fontsize=8)
+            say(f"    t* = {mixture_optimum(weights, form):.3f}   {formula}")
     best = mixture_optimum(counts.weights())
     say(f"predicted window: mask_rate = {window(best)}")
-    say(f"figure: {figure.save(fig, figure_path)}")
+    _draw_signal(counts, f"{Path(config.corpus).name}, {config.tokenizer}", figure_path)
+    say(f"figure: {figure_path}")
     return best
 
 
-def from_probe(config: TextConfig, steps: int, seed: int, runs: Path, figure_path: Path, say: Callable[[str], None]) -> float:
+def _draw_signal(counts: "Counts", title: str, path: Path) -> None:
+    import numpy as np
+
+    from mdlm_min.evidence import figure
+    from mdlm_min.theory.formulas import mixture_optimum, mixture_signal
+
+    fig, axes = figure.grid(1, len(READINGS), width=5.0)
+    t = np.linspace(0, 1, 201)
+    for ax, reading in zip(axes[0], READINGS, strict=True):
+        weights = counts.weights(reading)
+        for form in FORMS:
+            values = mixture_signal(t, weights, form)
+            ax.plot(t, values / values.max(), label=f"{form}: {mixture_optimum(weights, form):.3f}")
+        ax.set(xlabel="mask rate t", ylabel="Signal(t), largest = 1", title=f"{title}: {reading}")
+        ax.legend(fontsize=8)
+    figure.save(fig, path)
+
+
+def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_path: Path, say: Callable[[str], None]) -> float:
     """Train a small model for a few steps, measure each rate's gradients, say and draw them; returns the suggested rate."""
-    from mdlm_min.tasks.gradient_probe import RATES, ProbeTask, suggested_rate
-    from mdlm_min.tasks.language import run  # torch is not needed to count
+    from mdlm_min.run.progress import open_display
+    from mdlm_min.run.run_folder import open_run
+    from mdlm_min.tasks.gradient_probe import ProbeTask, suggested_rate
+    from mdlm_min.tasks.language import run
 
     settings = {
         "data": {"corpus": config.corpus, "tokenizer": config.tokenizer, "length": config.length},
@@ -85,7 +134,20 @@ def from_probe(config: TextConfig, steps: int, seed: int, runs: Path, figure_pat
         if not folder.is_finished({"seed": seed, **settings}):
             with open_display(1) as display:
                 run(settings, seed, folder, partial(display.update, "probe"), ProbeTask)
-        rows: list[Row] = folder.metrics()
+        rows = folder.metrics()
+    for measure in ("gain", "snr"):
+        say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
+    best = suggested_rate(rows, "gain")
+    say(f"suggested window: mask_rate = {window(best)}")
+    _draw_probes(rows, figure_path)
+    say(f"figure: {figure_path}")
+    return best
+
+
+def _draw_probes(rows: "Sequence[Row]", path: Path) -> None:
+    from mdlm_min.evidence import figure
+    from mdlm_min.tasks.gradient_probe import RATES, suggested_rate
+
     fig, axes = figure.grid(1, 2, width=5.0)
     for ax, measure, name in (
         (axes[0, 0], "gain", "first-order gain of a step"),
@@ -93,11 +155,6 @@ def from_probe(config: TextConfig, steps: int, seed: int, runs: Path, figure_pat
     ):
         for row in rows[1:]:
             ax.plot(RATES, [row[f"{measure}_{rate}"] for rate in RATES], "o-", label=f"step {row['step']:.0f}")
-        ax.set(xlabel="mask rate t", title=f"{name}: best at {suggested_rate(rows, measure)}")
+        ax.set(xlabel="mask rate t", title=f"{name}: best at {suggested_rate(list(rows), measure)}")
         ax.legend(fontsize=8)
-    for measure in ("gain", "snr"):
-        say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
-    best = suggested_rate(rows, "gain")
-    say(f"suggested window: mask_rate = {window(best)}")
-    say(f"figure: {figure.save(fig, figure_path)}")
-    return best
+    figure.save(fig, path)

@@ -9,9 +9,12 @@ and table.csv is a function of the others.
 """
 
 import csv
+import functools
 import gzip
 import io
+import itertools
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,15 @@ from mdlm_min.evidence.experiment import Experiment, RunSpec
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import sha256, write_whole
-from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number
+from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number, metrics_sha256
 
 RESULTS = ROOT / "results"
+_RECORD = {
+    "config": {"arm", "seed"},
+    "environment": {"commit", "torch", "processor"},
+    "data": {"sha256", "device", "dtype"},
+    "finished": {"seconds", "log_sha256", "metrics_sha256"},
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,17 @@ class Table:
             writer.writerow({name: format_number(value) if isinstance(value, float) else value for name, value in row.items()})
         return out.getvalue()
 
-    def frame(self) -> pd.DataFrame:
-        """table.csv as a frame."""
+    @functools.cached_property
+    def _frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows())
+
+    def frame(self) -> pd.DataFrame:
+        """table.csv as a frame; the caller's own."""
+        return self._frame.copy()
+
+    def forged(self) -> list[str]:
+        """Runs whose curves do not have the hash that was recorded when the run finished."""
+        return [name for name, record in self.runs.items() if not _is_genuine(self.curves[name], record)]
 
     def cell(self, cell: str) -> "Table":
         """The part of the table in one cell of the grid."""
@@ -127,6 +144,7 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
             "finished": finished,
         }
         curves[spec.name] = folder.metrics()
+        records[spec.name]["columns"] = list(curves[spec.name][0])
         if "items_sha256" in finished:
             items[spec.name] = (folder.path / "items.csv").read_text()
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
@@ -136,14 +154,42 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
     """Read a table folder. Raises InputError naming the file that is missing or damaged."""
     try:
         runs = json.loads((folder / "runs.json").read_text())
+        _check_records(runs)
         text = gzip.decompress((folder / "curves.csv.gz").read_bytes()).decode()
         curves: dict[str, list[Row]] = {name: [] for name in runs}
         for row in csv.DictReader(io.StringIO(text)):
             curves[row["run"]].append({key: float(value) for key, value in row.items() if key != "run" and value != ""})
+        if without := [name for name, rows in curves.items() if not rows]:
+            raise ValueError(f"{without[0]} has no curves")
+        for name, record in runs.items():
+            if "columns" in record:  # in the order in which the run wrote them
+                curves[name] = [{column: row[column] for column in record["columns"]} for row in curves[name]]
         items = _read_items(folder / "items.csv.gz")
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder}: the table's evidence cannot be read ({type(error).__name__}: {error})") from error
     return Table(experiment, tier, runs, curves, items)
+
+
+def _check_records(runs: Any) -> None:
+    """Raise ValueError naming the run and the key that a record lacks."""
+    if not isinstance(runs, dict) or not runs:
+        raise ValueError("runs.json holds no runs")
+    for name, record in runs.items():
+        for part, keys in _RECORD.items():
+            inside = record.get(part) if isinstance(record, dict) else None
+            if not isinstance(inside, dict) or not keys <= inside.keys():
+                raise ValueError(f"runs.json: {name}: {part} needs {', '.join(sorted(keys))}")
+        if not isinstance(record.get("cell"), str):
+            raise ValueError(f"runs.json: {name}: cell is not text")
+
+
+def _is_genuine(rows: list[Row], record: dict[str, Any]) -> bool:
+    wanted = record["finished"]["metrics_sha256"]
+    if metrics_sha256(rows) == wanted:
+        return True
+    # Records without their columns do not say in which order a short run wrote them: it is one of all orders.
+    orders = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
+    return any(metrics_sha256([{column: row[column] for column in order} for row in rows]) == wanted for order in orders)
 
 
 def _read_items(path: Path) -> dict[str, str]:
@@ -172,5 +218,9 @@ def golden_by_tier(experiment: str) -> dict[str, Table]:
 
 
 def published(name: str) -> pd.DataFrame:
-    """A table of the paper's numbers, results/published/NAME.csv."""
-    return pd.read_csv(RESULTS / "published" / f"{name}.csv", comment="#")
+    """A table of the paper's numbers, results/published/NAME.csv. Raises InputError where it is missing or damaged."""
+    path = RESULTS / "published" / f"{name}.csv"
+    try:
+        return pd.read_csv(path, comment="#")
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: cannot be read ({error})") from error

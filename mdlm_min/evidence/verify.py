@@ -29,6 +29,11 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
             judged.append((claim, claim.judge(table)))
         except MissingArmError as missing:
             judged.append((claim, Verdict("not run", f"needs the arm {missing}: ARMS=all")))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table "
+                f"({type(error).__name__}: {error})"
+            ) from error
     return judged
 
 
@@ -88,9 +93,10 @@ def _hashes() -> dict[str, str]:
 
 def _moved_verdicts(judged: Judged) -> list[str]:
     path = golden.RESULTS / "verdicts.json"
-    accepted: dict[str, dict[str, Any]] = (
-        {record["id"]: record for record in json.loads(path.read_text())} if path.exists() else {}
-    )
+    records = _read_json(path, list)
+    if not all(isinstance(record, dict) and "id" in record for record in records):
+        raise InputError(f"{path}: cannot be read (a record without an id); `mdlm verify --accept` writes it again")
+    accepted: dict[str, dict[str, Any]] = {record["id"]: record for record in records}
     present = {record["id"]: record for record in json.loads(as_json(judged))}
     moved = []
     for name in sorted(accepted.keys() | present.keys()):
@@ -110,8 +116,7 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _moved_tables() -> list[str]:
-    path = golden.RESULTS / "hashes.json"
-    accepted: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    accepted: dict[str, str] = _read_json(golden.RESULTS / "hashes.json", dict)
     present = _hashes()
     moved = [
         f"{name}: altered, missing or new"
@@ -120,9 +125,25 @@ def _moved_tables() -> list[str]:
     ]
     for table in golden.golden_tables():
         folder = golden.RESULTS / table.experiment / table.tier
-        if table.csv() != (folder / "table.csv").read_text():
-            moved.append(f"{table.experiment}/{table.tier}/table.csv: not what its curves and runs give")
+        where = f"{table.experiment}/{table.tier}"
+        try:
+            same = table.csv() == (folder / "table.csv").read_text()
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            moved.append(f"{where}/table.csv: not what its curves and runs give")
+        moved += [f"{where}: the curves of {name} are not those that its run recorded" for name in table.forged()]
     return moved
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); `mdlm verify --accept` writes it again") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: cannot be read (no {kind.__name__}); `mdlm verify --accept` writes it again")
+    return value
 
 
 def _machines(table: golden.Table) -> set[tuple[str, str]]:
@@ -147,7 +168,16 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
         same_machine = _machines(fresh) == _machines(accepted)
         frame = fresh.frame()
         keys = [key for key in ("cell", "arm", "seed", "quantity") if key in frame]
-        both = frame.merge(accepted.frame(), on=[*keys, "config_sha256"], suffixes=("_fresh", "_golden"))
+        golden_frame = accepted.frame()
+        if unknown := [column for column in tolerance if column not in frame or column not in golden_frame]:
+            raise InputError(f"{name}/experiment.toml: tolerance.{unknown[0]}: the tables have no such column")
+        both = frame.merge(golden_frame, on=[*keys, "config_sha256"], suffixes=("_fresh", "_golden"))
+        if both.empty:
+            moved.append(f"{name}/{tier}: no fresh run has the configuration and seed of a golden one")
+        others = frame.merge(golden_frame, on=keys, suffixes=("_fresh", "_golden"))
+        changed = int((others["config_sha256_fresh"] != others["config_sha256_golden"]).sum())
+        if changed:
+            moved.append(f"{name}/{tier}: {changed} fresh rows have another configuration than the golden ones of the same name")
         for group, rows in both.groupby([key for key in keys if key != "seed"]):
             for column, allowed in tolerance.items():
                 ours, theirs = rows[f"{column}_fresh"], rows[f"{column}_golden"]
@@ -155,7 +185,8 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
                 error = math.sqrt((ours.var() + theirs.var()) / len(rows)) if len(rows) > 1 else math.inf
                 # a theory quantity has no seeds: it is the same number everywhere
                 slack = 0.0 if same_machine or "quantity" in keys else 3 * error
-                if difference > allowed + slack:
+                undefined = ours.isna().any() != theirs.isna().any()
+                if undefined or difference > allowed + slack:
                     where = "/".join(str(part) for part in group if part)
                     moved.append(
                         f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, allowed "
@@ -169,14 +200,16 @@ def verify(runs: Path, accept: bool) -> int:
 
     The accepted verdicts, results/verdicts.json, are written with `accept` only: a moved verdict stays moved until
     somebody accepts it."""
+    if runs != Path("runs") and not runs.is_dir():
+        raise InputError(f"runs: {runs} is not a folder; allowed: a folder of fresh tables, as `mdlm run` writes them")
     judged = judge_all()
     print_verdicts(judged, notes=False)
     if accept:
         write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
-    if not (golden.RESULTS / "verdicts.json").exists():
-        raise InputError(f"{golden.RESULTS / 'verdicts.json'} is missing; `mdlm verify --accept` writes it")
     compared, fresh = _fresh_differences(runs)
+    if runs != Path("runs") and not compared:
+        raise InputError(f"runs: {runs} holds no table of an experiment that has a golden one (EXPERIMENT/TIER/runs.json)")
     moved = _moved_tables() + _moved_verdicts(judged) + fresh
     for line in moved:
         print(f"MOVED {line}")

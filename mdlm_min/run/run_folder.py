@@ -108,7 +108,7 @@ class RunFolder:
     def metrics_mark(self) -> dict[str, Any]:
         """What a checkpoint records of metrics.csv: the number of rows and the hash of the text."""
         rows = self.metrics()
-        return {"rows": len(rows), "sha256": hashlib.sha256(_csv(rows).encode()).hexdigest()}
+        return {"rows": len(rows), "sha256": metrics_sha256(rows)}
 
     def restore_metrics(self, mark: Mapping[str, Any]) -> list[Row]:
         """Go back to the rows that `mark` (of `metrics_mark`) counted; later ones are written again by the resumed run.
@@ -116,13 +116,12 @@ class RunFolder:
         Returns the rows. Raises InputError where metrics.csv no longer begins with them.
         """
         rows = self.metrics()[: mark["rows"]]
-        text = _csv(rows)
-        if len(rows) < mark["rows"] or hashlib.sha256(text.encode()).hexdigest() != mark["sha256"]:
+        if len(rows) < mark["rows"] or metrics_sha256(rows) != mark["sha256"]:
             raise InputError(
                 f"{self.path / 'metrics.csv'} has lost or changed rows that its checkpoint counted ({mark['rows']} rows); "
                 f"bring the file back, or delete {self.path} to run again"
             )
-        self._replace_metrics(text)
+        self._replace_metrics(_csv(rows))
         return rows
 
     def _replace_metrics(self, text: str) -> None:
@@ -191,6 +190,11 @@ class Follower(RunFolder):
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Nothing."""
+
+
+def metrics_sha256(rows: list[Row]) -> str:
+    """Hash of the metrics.csv that these rows were read from, or would be written to."""
+    return hashlib.sha256(_csv(rows).encode()).hexdigest()
 
 
 def _csv(rows: list[Row]) -> str:

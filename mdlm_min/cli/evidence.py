@@ -1,0 +1,46 @@
+"""`mdlm verify`, `mdlm report` and `mdlm gpu-queue`: what the golden tables say."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.cli.command import add_command
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm verify`, `mdlm report`, `mdlm gpu-queue`."""
+    text = "Recompute every verdict from the golden tables and compare fresh runs with them; exit 1 if anything has moved."
+    parser = add_command(commands, "verify", text, verify)
+    parser.add_argument("--runs", type=Path, help="folder of fresh runs (default: runs, if it is there)")
+    parser.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
+    text = "Write the page with every figure, table and verdict: report.md and report.html."
+    parser = add_command(commands, "report", text, report)
+    parser.add_argument("--output", type=Path, help="folder to write to (default: results)")
+    text = "List what has not been run, with its cost on a GPU, most wanted first."
+    add_command(commands, "gpu-queue", text, gpu_queue)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Print the verdicts and what has moved; returns 1 where anything has."""
+    from mdlm_min.evidence.verify import verify
+
+    return verify(arguments.runs, arguments.accept)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the two pages, and the README's table where the pages are the committed ones."""
+    from mdlm_min.evidence import golden, report
+    from mdlm_min.run.environment import ROOT
+
+    for path in report.write(arguments.output or golden.RESULTS):
+        print(path)
+    if arguments.output in (None, golden.RESULTS):
+        report.write_readme(ROOT / "README.md")
+    return 0
+
+
+def gpu_queue(arguments: argparse.Namespace) -> int:
+    """Print the queue."""
+    from mdlm_min.evidence.report import print_gpu_queue
+
+    return print_gpu_queue()

@@ -1,0 +1,100 @@
+"""`mdlm list`, `mdlm run` and `mdlm publish`: experiments, from their list to their golden tables."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.cli.command import add_command, add_selection, text_name
+from mdlm_min.run.errors import InputError
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm list`, `mdlm run`, `mdlm publish`."""
+    add_command(commands, "list", "List the experiments, their tiers, arms and run counts.", list_experiments)
+    text = "Run an experiment, or resume it where it stopped; then print its verdicts and draw its figures."
+    parser = add_command(commands, "run", text, run)
+    add_selection(parser)
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time (default: the tier's own, or one per core, with one thread each)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, help="folder of the run folders (default: runs; with --text runs/NAME, NAME being the text's)"
+    )
+    parser.add_argument(
+        "--text", default="", help="your own corpus, a folder or file of plain text, in place of the experiment's"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files into the run folders too")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="processes per node of a run on DeepSpeed (default: the tier's own)"
+    )
+    parser.add_argument("--hostfile", default="", help="DeepSpeed's list of nodes, for a run on several (default: this node)")
+    text = "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
+    parser = add_command(commands, "publish", text, publish)
+    add_selection(parser)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
+
+
+def list_experiments(arguments: argparse.Namespace) -> int:
+    """Print every experiment with its tiers and arms."""
+    from mdlm_min.evidence.experiment import Experiment, experiment_folders
+
+    for folder in experiment_folders():
+        experiment = Experiment(folder.name)
+        print(f"{experiment.name}: {experiment.title}")
+        for tier in experiment.plan["tiers"]:
+            print(f"  {tier:6} {len(experiment.runs(tier)):4} runs")
+        print(f"  arms   {', '.join(experiment.plan['arms'])}")
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the runs that were selected and are not finished; print and draw what they show."""
+    from mdlm_min.evidence import golden, report, verify
+    from mdlm_min.evidence.experiment import Experiment
+    from mdlm_min.evidence.sweep import sweep
+
+    experiment = Experiment(arguments.experiment)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
+    if arguments.tensorboard:
+        os.environ["MDLM_TENSORBOARD"] = "1"
+    for spec in specs:
+        _place(spec.config, arguments.processes, arguments.hostfile)
+    cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
+    jobs = (own or cores) if arguments.jobs is None else arguments.jobs
+    runs = arguments.runs or Path("runs", text_name(arguments.text) if arguments.text else "")
+    folder = runs / experiment.name / arguments.tier
+    print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {folder}")
+    sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
+    table = golden.collect(specs, runs)
+    table.write(folder)
+    for path in report.draw(experiment, {arguments.tier: table}, folder):
+        print(f"figure: {path}")
+    print(f"table: {folder / 'table.csv'}")
+    if arguments.text:  # the claims are about the paper's corpora
+        print("\n".join(experiment.module("claims").conclusions(table)))
+    else:
+        verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
+    return 0
+
+
+def _place(config: dict[str, Any], processes: int, hostfile: str) -> None:
+    """Put the processes and nodes that were asked for into a run's configuration, in place."""
+    asked = {name: value for name, value in (("processes", processes), ("hostfile", hostfile)) if value}
+    if asked and config.get("engine", {}).get("kind") != "deepspeed":
+        raise InputError(f"{next(iter(asked))}: this tier runs on plain torch; allowed: a tier whose engine.kind is deepspeed")
+    if asked:
+        config["engine"] = config["engine"] | asked
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """Write the golden table of the runs that were selected."""
+    from mdlm_min.evidence import golden
+    from mdlm_min.evidence.experiment import Experiment
+
+    experiment = Experiment(arguments.experiment)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
+    folder = golden.RESULTS / experiment.name / arguments.tier
+    golden.collect(specs, arguments.runs).write(folder)
+    print(f"golden: {folder}. `mdlm verify --accept` accepts the verdicts that follow from it")
+    return 0

@@ -1,0 +1,48 @@
+"""`mdlm plan` and `mdlm export`: before and after a large pre-training run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.cli.command import add_command
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm plan`, `mdlm export`."""
+    from mdlm_min.evidence.plan_file import TIERS
+
+    text = "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit."
+    parser = add_command(commands, "plan", text, plan)
+    parser.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
+    parser.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
+    parser.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
+    parser.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
+    parser.add_argument("--gpu", default="h100", help="a100, h100, h800, h200, b200 (default: h100)")
+    parser.add_argument(
+        "--utilisation", type=float, default=0.4, help="share of the GPUs' peak rate that is reached (default: 0.4)"
+    )
+    text = "Write the newest checkpoint of a pre-training run as a folder in LLaDA's released form."
+    parser = add_command(commands, "export", text, export)
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16 (default) or float32")
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print the plan of the first run of a tier."""
+    from mdlm_min.evidence.experiment import Experiment
+    from mdlm_min.tasks.plan import describe
+
+    experiment = Experiment(arguments.experiment)
+    settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
+    print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write the weights and say where."""
+    from mdlm_min.tasks.pretrain import export
+
+    export(arguments.run, arguments.output, arguments.dtype)
+    print(arguments.output)
+    return 0

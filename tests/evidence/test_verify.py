@@ -1,0 +1,176 @@
+"""`mdlm verify` on damaged and on forged results: one line that names the file, never a traceback, nothing changed."""
+
+import csv
+import gzip
+import io
+import shutil
+
+import pytest
+
+from mdlm_min.cli.main import main
+from mdlm_min.evidence import golden, verify
+from mdlm_min.run.environment import ROOT
+
+SMALL = ("02_uniform_attention/cpu",)
+
+
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory):
+    """A small results folder whose verdicts and hashes are accepted: one experiment and the published numbers."""
+    folder = tmp_path_factory.mktemp("accepted") / "results"
+    for name in (*SMALL, "published"):
+        shutil.copytree(ROOT / "results" / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden, "RESULTS", folder)
+        patch.chdir(folder.parent)
+        assert main(["verify", "--accept"]) == 0
+    return folder
+
+
+@pytest.fixture
+def results(accepted, tmp_path, monkeypatch):
+    """A copy of it that a test may damage."""
+    shutil.copytree(accepted, tmp_path / "results")
+    monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+FILES = [
+    "verdicts.json", "hashes.json", "02_uniform_attention/cpu/table.csv", "02_uniform_attention/cpu/runs.json",
+    "02_uniform_attention/cpu/curves.csv.gz", "published/fig5_uniform_attention.csv",
+]  # fmt: skip
+
+
+def packed(text):
+    return gzip.compress(text.encode())
+
+
+DAMAGE = {
+    "missing": lambda data: None,
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[: len(data) // 2],
+    "garbage": lambda data: b"\x00\xff\xfe garbage",
+    "list": lambda data: b"[1, 2]",
+    "table": lambda data: b'{"a": 1}',
+    "null": lambda data: b"null",
+    "records without keys": lambda data: b'{"a": {"cell": "", "config": {}}}',
+    "deep": lambda data: b"[" * 100_000,
+    "packed nonsense": lambda data: packed("run,step\nnobody,1\n"),
+    "packed text": lambda data: packed("no table at all"),
+    "a flipped byte": lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:],
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_one_line(results, name, damage, capsys):
+    path = results / name
+    data = DAMAGE[damage](path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    before = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
+    code = main(["verify"])
+    output = capsys.readouterr()
+    assert code in (1, 2)
+    if code == 2:
+        assert len(output.err.splitlines()) == 1
+        assert path.name in output.err or path.parent.name in output.err
+    else:
+        assert any(line.startswith("MOVED") for line in output.out.splitlines())
+    assert {file: file.read_bytes() for file in results.rglob("*") if file.is_file()} == before
+
+
+def test_the_undamaged_results_verify(results):
+    assert main(["verify"]) == 0
+
+
+def test_a_forged_curve_is_found_though_everything_else_is_made_again(results, capsys):
+    folder = results / SMALL[0]
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress((folder / "curves.csv.gz").read_bytes()).decode())))
+    forged = rows[len(rows) // 2]
+    forged["validation_accuracy"] = "0.99"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    (folder / "curves.csv.gz").write_bytes(gzip.compress(out.getvalue().encode(), 9, mtime=0))
+    (folder / "table.csv").write_text(golden.read(folder, *SMALL[0].split("/")).csv())
+    for options in ([], ["--accept"], []):
+        assert main(["verify", *options]) == 1
+        output = capsys.readouterr().out
+        assert f"MOVED {SMALL[0]}: the curves of {forged['run']} are not those that its run recorded" in output
+
+
+def test_every_golden_run_s_curves_have_their_recorded_hash():
+    assert [name for table in golden.golden_tables() for name in table.forged()] == []
+
+
+def fresh(results, tmp_path, change=lambda runs, curves: None):
+    """The golden table as if it had been run again, after `change`."""
+    folder = tmp_path / "fresh" / SMALL[0]
+    table = golden.read(results / SMALL[0], *SMALL[0].split("/"))
+    change(table.runs, table.curves)
+    table.write(folder)
+    return str(tmp_path / "fresh")
+
+
+def lower(runs, curves):
+    for rows in curves.values():
+        rows[-1]["validation_accuracy"] -= 0.4
+
+
+def undefine(runs, curves):
+    for rows in curves.values():
+        rows[-1]["validation_accuracy"] = float("nan")
+
+
+def reconfigure(runs, curves):
+    for record in runs.values():
+        record["config"] = {**record["config"], "stop_after": 3}
+
+
+def reseed(runs, curves):
+    for record in runs.values():
+        record["config"] = {**record["config"], "seed": 99}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lower, "differs by 0.4 from the golden mean"),
+        (undefine, "differs by nan"),
+        (reconfigure, "fresh rows have another configuration"),
+        (reseed, "no fresh run has the configuration and seed of a golden one"),
+    ],
+)
+def test_fresh_tables_that_differ_or_cannot_be_compared_are_found(results, tmp_path, change, message, capsys):
+    assert main(["verify", "--runs", fresh(results, tmp_path, change)]) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_equal_fresh_tables_are_accepted(results, tmp_path):
+    assert main(["verify", "--runs", fresh(results, tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
+def test_a_folder_without_fresh_tables_is_bad_input(results, tmp_path, make, capsys):
+    if make:
+        (tmp_path / "elsewhere").mkdir()
+    assert main(["verify", "--runs", str(tmp_path / "elsewhere")]) == 2
+    assert "elsewhere" in capsys.readouterr().err
+
+
+def test_a_tolerance_for_a_column_that_is_not_there_is_named(results, tmp_path, monkeypatch, capsys):
+    original = verify.Experiment
+
+    class Typo(original):
+        def __init__(self, name):
+            super().__init__(name)
+            self.plan = {**self.plan, "tolerance": {"final_valdation": 0.1}}
+
+    folder = fresh(results, tmp_path)
+    monkeypatch.setattr(verify, "Experiment", Typo)
+    assert main(["verify", "--runs", folder]) == 2
+    assert "tolerance.final_valdation: the tables have no such column" in capsys.readouterr().err
