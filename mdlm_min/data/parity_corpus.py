@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from mdlm_min.data.text import TextData
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream_seed
 
@@ -24,12 +25,12 @@ def parse_orders(corpus: str) -> dict[int, float]:
     """Share of the tokens of each order. Raises InputError naming the corpus and what is allowed."""
     shares: dict[int, float] = {}
     for term in corpus.removeprefix(PREFIX).replace(" ", "").split("+"):
-        match = re.fullmatch(r"(?:([0-9]*\.?[0-9]+)\*)?([0-9]{1,2})", term)
+        match = re.fullmatch(r"(?:([0-9]{0,30}\.?[0-9]{1,30})\*)?([0-9]{1,2})", term)
         if match is None or not 2 <= int(match[2]) <= 16 or float(match[1] or 1) <= 0:
-            raise InputError(f"data.corpus: {corpus!r} is no mixture of parities; allowed: {_ALLOWED}")
+            raise InputError(f"data.corpus: {shown(corpus)} is no mixture of parities; allowed: {_ALLOWED}")
         shares[int(match[2])] = shares.get(int(match[2]), 0.0) + float(match[1] or 1)
     if abs(sum(shares.values()) - 1) > 1e-6:
-        raise InputError(f"data.corpus: the shares of {corpus!r} do not add up to 1; allowed: {_ALLOWED}")
+        raise InputError(f"data.corpus: the shares of {shown(corpus)} do not add up to 1; allowed: {_ALLOWED}")
     return shares
 
 
@@ -43,7 +44,7 @@ def layout(corpus: str, length: int) -> list[int]:
         groups = share * length / order
         if abs(groups - round(groups)) > 1e-6:
             raise InputError(
-                f"data.length: {share:g} of {length} tokens are no whole number of groups of order {order} ({corpus!r})"
+                f"data.length: {share:g} of {length} tokens are no whole number of groups of order {order} ({shown(corpus)})"
             )
         orders += [order] * round(groups)
     return np.random.default_rng(stream_seed(0, f"layout {corpus}", length)).permutation(orders).tolist()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mdlm_min.data.cache import cached
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
-from mdlm_min.run.config import Range, check_fields
+from mdlm_min.run.config import Range, check_fields, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 from mdlm_min.run.random_streams import stream
@@ -122,8 +122,9 @@ def find_sources(corpus: str) -> dict[str, Source]:
     path = find_path(corpus)
     if path is None:
         if corpus not in HUB:
-            shown = corpus if len(corpus) <= 200 else f"{corpus[:200]}..."
-            raise InputError(f"data.corpus: {shown!r} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}")
+            raise InputError(
+                f"data.corpus: {shown(corpus)} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}"
+            )
         path = _from_hub(corpus)
     if not path.is_dir():
         return _cut((path,))

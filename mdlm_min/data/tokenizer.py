@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from mdlm_min.data.cache import cached
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
 
@@ -151,7 +152,7 @@ def check_tokenizer(name: str) -> None:
     size = re.fullmatch(r"bpe:([0-9]{3,5})", name)
     trained = size is not None and 257 <= int(size[1]) <= 65536
     if name not in ("bytes", "gpt2", "words") and not trained and not _is_path(name):
-        raise InputError(f"data.tokenizer: {name!r} is unknown; allowed: {NAMES}")
+        raise InputError(f"data.tokenizer: {shown(name)} is unknown; allowed: {NAMES}")
 
 
 def _is_path(name: str) -> bool:

@@ -14,9 +14,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
-_NUMBER = r"[0-9]*\.?[0-9]+(?:/[0-9]+)?"
+_NUMBER = r"[0-9]{0,30}\.?[0-9]{1,30}(?:/[0-9]{1,30})?"
 _TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<high>{_NUMBER})\]|(?P<fixed>{_NUMBER}))")
 _ALLOWED = "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], or a mixture such as 0.5*U[0,0.2] + 0.5*0.3"
 
@@ -84,17 +85,17 @@ class UniformMixture(MaskRate):
             match = _TERM.fullmatch(term)
             try:
                 part = {name: float(Fraction(value)) for name, value in match.groupdict().items() if value} if match else {}
-            except (ZeroDivisionError, OverflowError, ValueError):  # 1/0; more digits than a number can have
+            except ZeroDivisionError:
                 part = {}
             if not part:
-                raise InputError(f"mask_rate: {text!r} is not a mask rate; allowed: {_ALLOWED}")
+                raise InputError(f"mask_rate: {shown(text)} is not a mask rate; allowed: {_ALLOWED}")
             low, high = (part["fixed"], part["fixed"]) if "fixed" in part else (part["low"], part["high"])
             if not 0 <= low <= high <= 1 or ("low" in part and low == high):
-                raise InputError(f"mask_rate: {text!r} leaves [0,1] or has its ends in the wrong order; allowed: {_ALLOWED}")
+                raise InputError(f"mask_rate: {shown(text)} leaves [0,1] or has its ends in the wrong order; allowed: {_ALLOWED}")
             intervals.append(Interval(part.get("weight", 1.0 if len(terms) == 1 else 0.0), low, high))
         total = sum(interval.weight for interval in intervals)
         if abs(total - 1) > 1e-6 or any(interval.weight <= 0 for interval in intervals):
-            raise InputError(f"mask_rate: the weights of {text!r} are not positive with sum 1; allowed: {_ALLOWED}")
+            raise InputError(f"mask_rate: the weights of {shown(text)} are not positive with sum 1; allowed: {_ALLOWED}")
         return UniformMixture(tuple(intervals), stratified, text)
 
     @property

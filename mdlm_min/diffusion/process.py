@@ -9,6 +9,7 @@ from torch import Tensor
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli, one_of
 from mdlm_min.diffusion.objective import WEIGHTS, masked_loss
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
 
@@ -35,7 +36,7 @@ class MaskedDiffusion:
 
     def __post_init__(self) -> None:
         if self.weight not in WEIGHTS:
-            raise InputError(f"weight: {self.weight!r} is unknown; allowed: {', '.join(WEIGHTS)}")
+            raise InputError(f"weight: {shown(self.weight)} is unknown; allowed: {', '.join(WEIGHTS)}")
         if self.rate.can_be_zero and self.weight.startswith("1/"):
             raise InputError(
                 f"mask_rate: {self.rate.text!r} can be t = 0, where weight {self.weight} is infinite; allowed: t > 0, or "

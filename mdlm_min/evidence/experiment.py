@@ -1,16 +1,18 @@
 """An experiment folder read as a list of runs: experiment.toml (plan_file.py) -> arms x cells x seeds, each with its
 configuration."""
 
+import csv
 import importlib.util
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mdlm_min.evidence.plan_file import MOST_SEEDS, cells, read_plan
 from mdlm_min.evidence.plan_file import TIERS as TIERS
-from mdlm_min.evidence.plan_file import cells, read_plan
 from mdlm_min.run.config import merge
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
@@ -61,11 +63,23 @@ class Experiment:
     def title(self) -> str:
         return str(self.plan["title"])
 
+    def tolerance(self, columns: Collection[str]) -> dict[str, float]:
+        """By how much the mean of a column may differ from the golden one. Raises InputError for a column that is not among the
+        `columns` of numbers that the table has."""
+        tolerance: dict[str, float] = self.plan.get("tolerance", {})
+        if unknown := [column for column in tolerance if column not in columns]:
+            path = self.folder / "experiment.toml"
+            raise InputError(f"{path}: tolerance.{unknown[0]}: the table has no such column; allowed: {', '.join(columns)}")
+        return tolerance
+
     def module(self, name: str) -> ModuleType:
-        """run.py or claims.py of the folder."""
+        """run.py or claims.py of the folder. Raises InputError where it is missing."""
+        path = self.folder / f"{name}.py"
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; an experiment needs experiment.toml, run.py and claims.py")
         if str(ROOT) not in sys.path:
             sys.path.append(str(ROOT))  # for baselines/, which is not installed
-        spec = importlib.util.spec_from_file_location(f"experiment_{self.name}_{name}", self.folder / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"experiment_{self.name}_{name}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -85,16 +99,16 @@ class Experiment:
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
             raise InputError(f"arms: {unknown[0]!r} is unknown in {self.name}; allowed: all, {', '.join(known)}")
-        if seeds < 0:
-            raise InputError(f"seeds: {seeds} is not allowed; at least 1, or 0 for the tier's own number")
-        if corpus and "corpus" not in self.plan["defaults"].get("data", {}):
+        if not 0 <= seeds <= MOST_SEEDS:
+            raise InputError(f"seeds: {seeds} is not allowed; at least 1, at most {MOST_SEEDS}, or 0 for the tier's own number")
+        if corpus and not _names_corpus(self.plan["defaults"]):
             raise InputError(f"text: {self.name} has no corpus to replace; allowed: an experiment on text")
         chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}
         specs: dict[str, RunSpec] = {}  # by name: blocks of a grid may overlap
         grid = cells(table.get("grid", []))
         for seed in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
             for cell in grid:
-                if corpus and "corpus" in cell.settings.get("data", {}):
+                if corpus and _names_corpus(cell.settings):
                     continue
                 for arm in chosen:
                     if (cell.arms and arm not in cell.arms) or seed >= (cell.seeds or seeds or table["seeds"]):
@@ -106,8 +120,12 @@ class Experiment:
         return list(specs.values())
 
     def check(self, specs: list[RunSpec]) -> None:
-        """run.py's `check(settings)`, where it has one, on every run, before anything is written. Raises InputError naming the
-        run."""
+        """What can be known before anything is written: the tolerance's columns, from the golden tables, run.py's functions, and
+        its `check(settings)`, where it has one, on every run. Raises InputError naming the key, the file or the run."""
+        for table in sorted((self.folder.parent.parent / "results" / self.name).glob("*/table.csv")):
+            self.tolerance(_measured(table))
+        self.runner()
+        self.summariser()
         module = self.module("run")
         for spec in specs if hasattr(module, "check") else []:
             try:
@@ -117,13 +135,44 @@ class Experiment:
 
     def runner(self) -> Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None]:
         """run.py's `run(config, seed, folder, progress)`."""
-        function: Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None] = self.module("run").run
+        function: Callable[[dict[str, Any], int, RunFolder, Callable[[str], None]], None] = self._function("run")
         return function
 
     def summariser(self) -> Callable[[list[Row]], list[dict[str, Any]]]:
         """run.py's `summarise(rows)`: the table rows (usually one) that a run's metrics give."""
-        function: Callable[[list[Row]], list[dict[str, Any]]] = self.module("run").summarise
+        function: Callable[[list[Row]], list[dict[str, Any]]] = self._function("summarise")
         return function
+
+    def _function(self, name: str) -> Any:
+        """A function of run.py. Raises InputError where it is missing."""
+        function = getattr(self.module("run"), name, None)
+        if not callable(function):
+            raise InputError(f"{self.folder / 'run.py'}: has no function {name!r}; needed: run and summarise")
+        return function
+
+
+def _names_corpus(settings: Mapping[str, Any]) -> bool:
+    data = settings.get("data")
+    return isinstance(data, Mapping) and "corpus" in data
+
+
+def _measured(table: Path) -> list[str]:
+    """The columns of a table.csv, between seed and seconds, whose first row holds a number. Raises InputError for a damaged
+    file."""
+    try:
+        with table.open(newline="") as file:
+            names, first = itertools.islice(csv.reader(file), 2)
+        return [name for name, value in list(zip(names, first, strict=True))[3 : names.index("seconds")] if _is_number(value)]
+    except (OSError, ValueError, csv.Error) as error:  # a file that is not UTF-8, fewer rows or columns: ValueErrors
+        raise InputError(f"{table}: cannot be read ({error}); `git checkout` brings it back") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def experiment_folders() -> list[Path]:

@@ -17,6 +17,7 @@ title                 one line
 """
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -24,14 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.run.config import merge
+from mdlm_min.run.config import merge, shown
 from mdlm_min.run.errors import InputError
 
 TIERS = ("smoke", "cpu", "gpu", "paper")
 MOST_SEEDS = 10_000
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:+*=()\[\] -]*")  # becomes a folder of the runs folder
-_PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
+MOST_DEPTH = 10  # of nested settings
+# An arm and a cell become folders of the runs folder. Arms are listed with commas on the command line.
+_ARM = re.compile(r"(?!all$)[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
+_CELL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,:+*=()\[\] -]*[A-Za-z0-9_.,:+*=()\[\]-])?")
+_PATH = re.compile(rf"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*){{0,{MOST_DEPTH - 1}}}")
 _RESERVED = ("arm", "seed")  # recorded beside the settings
+_PLAIN = "text, numbers of at most 64 bits, true and false"
 _BLOCK_KEYS = ("name", "arms", "seeds")
 
 
@@ -69,7 +74,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     try:
         plan = tomllib.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:  # tomllib's error and a file that is not UTF-8 are ValueErrors
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     try:
         _check(plan)
     except _WrongKeyError as wrong:
@@ -83,18 +88,18 @@ class _WrongKeyError(Exception):
 
 def _check(plan: dict[str, Any]) -> None:
     _keys(plan, "", required=("title", "defaults", "arms", "tiers"), optional=("tolerance",))
-    _value(
-        "title", plan["title"], lambda value: isinstance(value, str) and value.strip() and "\n" not in value, "one line of text"
-    )
+    _line("title", plan["title"])
     for column, allowed in _table("tolerance", plan.get("tolerance", {})).items():
-        _value(f"tolerance.{column}", allowed, lambda value: _is_number(value) and 0 <= value < 1e300, "a number, at least 0")
+        _value(
+            f"tolerance.{_key(column)}", allowed, lambda value: _is_number(value) and 0 <= value < 1e300, "a number, at least 0"
+        )
     _settings("defaults", plan["defaults"])
     for name, settings in _table("arms", plan["arms"], at_least_one="arm").items():
-        _name(f"arms.{name}", name)
+        _arm(name)
         _settings(f"arms.{name}", settings)
     for name, tier in _table("tiers", plan["tiers"], at_least_one="tier").items():
         if name not in TIERS:
-            raise _WrongKeyError(f"tiers.{name}: no such tier; allowed: {', '.join(TIERS)}")
+            raise _WrongKeyError(f"tiers.{_key(name)}: no such tier; allowed: {', '.join(TIERS)}")
         _check_tier(f"tiers.{name}", tier, plan)
 
 
@@ -113,11 +118,11 @@ def _check_tier(where: str, tier: Any, plan: dict[str, Any]) -> None:
             f"{where}.{wanted[0]}", tier["gpu_minutes"], lambda value: _is_number(value) and 0 < value < 1e9, "minutes, above 0"
         )
         _whole(f"{where}.worth", tier["worth"], 0, 10)
-        _value(f"{where}.why", tier["why"], lambda value: isinstance(value, str), "text")
+        _line(f"{where}.why", tier["why"])
     _settings(f"{where}.config", tier.get("config", {}))
     for arm, settings in _table(f"{where}.arms_config", tier.get("arms_config", {})).items():
         if arm not in arms:
-            raise _WrongKeyError(f"{where}.arms_config.{arm}: no such arm; allowed: {', '.join(arms)}")
+            raise _WrongKeyError(f"{where}.arms_config.{_key(arm)}: no such arm; allowed: {', '.join(arms)}")
         _settings(f"{where}.arms_config.{arm}", settings)
     grid = tier.get("grid", [])
     _value(f"{where}.grid", grid, lambda value: isinstance(value, list), "[[...grid]] tables")
@@ -126,7 +131,7 @@ def _check_tier(where: str, tier: Any, plan: dict[str, Any]) -> None:
     named: dict[str, dict[str, Any]] = {}
     for cell in cells(grid):
         if cell.name:
-            _name(f"{where}.grid", cell.name)
+            _cell(f"{where}.grid", cell.name)
         if named.setdefault(cell.name, cell.settings) != cell.settings:
             raise _WrongKeyError(f"{where}.grid: two cells are named {cell.name!r}, and one's results would replace the other's")
 
@@ -134,7 +139,7 @@ def _check_tier(where: str, tier: Any, plan: dict[str, Any]) -> None:
 def _check_block(where: str, block: Any, arms: Mapping[str, Any]) -> None:
     _table(where, block)
     if "name" in block:
-        _name(f"{where}.name", block["name"])
+        _cell(f"{where}.name", block["name"])
     if "arms" in block:
         _arms(f"{where}.arms", block["arms"], arms)
     if "seeds" in block:
@@ -146,13 +151,13 @@ def _check_block(where: str, block: Any, arms: Mapping[str, Any]) -> None:
     for path, values in swept.items():
         if not _PATH.fullmatch(path) or path.split(".")[0] in _RESERVED:
             raise _WrongKeyError(
-                f'{where}.{path!r}: is not a dotted setting; allowed: such as "train.steps", not {" or ".join(_RESERVED)}'
+                f'{where}.{shown(path)}: is not a dotted setting; allowed: such as "train.steps", not {" or ".join(_RESERVED)}'
             )
         _value(
             f"{where}.{path}",
             values,
-            lambda value: isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value),
-            "a list of values",
+            lambda value: isinstance(value, list) and value and all(map(_is_plain, value)),
+            f"a list of {_PLAIN}",
         )
         count *= len(values)
     _value(where, count, lambda value: value <= 100_000, "at most 100000 cells")
@@ -176,12 +181,20 @@ def _keys(table: Mapping[str, Any], where: str, required: tuple[str, ...], optio
     if missing := [key for key in required if key not in table]:
         raise _WrongKeyError(f"{where}{missing[0]}: is missing; needed: {', '.join(required)}")
     if unknown := [key for key in table if key not in required + optional]:
-        raise _WrongKeyError(f"{where}{unknown[0]}: no such key; allowed: {', '.join(required + optional)}")
+        raise _WrongKeyError(f"{where}{_key(unknown[0])}: no such key; allowed: {', '.join(required + optional)}")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w.+=-]{1,100}", name) else shown(name)
 
 
 def _value(where: str, value: Any, holds: Callable[[Any], Any], allowed: str) -> None:
     if not holds(value):
-        raise _WrongKeyError(f"{where}: {str(value)[:60]!r} is not allowed; allowed: {allowed}")
+        raise _WrongKeyError(f"{where}: {shown(value)} is not allowed; allowed: {allowed}")
+
+
+def _line(where: str, value: Any) -> None:
+    _value(where, value, lambda value: isinstance(value, str) and value.strip() and value.isprintable(), "one line of text")
 
 
 def _whole(where: str, value: Any, least: int, most: int) -> None:
@@ -199,9 +212,14 @@ def _table(where: str, value: Any, at_least_one: str = "") -> dict[str, Any]:
     return dict(value)
 
 
-def _name(where: str, value: Any) -> None:
+def _cell(where: str, value: Any) -> None:
     allowed = "letters, digits, _ . , : + * = ( ) [ ] - and spaces, not beginning with a dot or a space"
-    _value(where, value, lambda value: isinstance(value, str) and _NAME.fullmatch(value) and len(value) <= 200, allowed)
+    _value(where, value, lambda value: isinstance(value, str) and _CELL.fullmatch(value) and len(value) <= 200, allowed)
+
+
+def _arm(name: str) -> None:
+    allowed = "letters, digits, _ . + = -, not beginning with a dot; and not the name all"
+    _value(f"arms.{_key(name)}", name, lambda name: _ARM.fullmatch(name) and len(name) <= 200, allowed)
 
 
 def _arms(where: str, value: Any, arms: Mapping[str, Any]) -> None:
@@ -214,21 +232,25 @@ def _arms(where: str, value: Any, arms: Mapping[str, Any]) -> None:
 def _settings(where: str, value: Any) -> None:
     """Settings are nested tables of plain values, and leave the recorded keys alone."""
     for key in _table(where, value):
-        _value(f"{where}.{key}", key, lambda key: key not in _RESERVED, f"settings other than {' and '.join(_RESERVED)}")
-    _plain(where, value)
+        _value(f"{where}.{_key(key)}", key, lambda key: key not in _RESERVED, f"settings other than {' and '.join(_RESERVED)}")
+    _check_plain(where, value, MOST_DEPTH)
 
 
-def _plain(where: str, value: Any) -> None:
+def _check_plain(where: str, value: Any, depth: int) -> None:
+    if depth < 0:
+        raise _WrongKeyError(f"{where[:100]}...: is nested too deeply; allowed: {MOST_DEPTH} tables and lists in one another")
     if isinstance(value, dict):
         for key, one in value.items():
-            _plain(f"{where}.{key}", one)
+            _check_plain(f"{where}.{_key(key)}", one, depth - 1)
     elif isinstance(value, list):
         for one in value:
-            _plain(where, one)
+            _check_plain(where, one, depth - 1)
     else:
-        _value(
-            where,
-            value,
-            lambda value: isinstance(value, str | int | float | bool),
-            "text, numbers, true, false, lists and tables",
-        )
+        _value(where, value, _is_plain, f"{_PLAIN}, lists and tables")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a run's record, which is JSON, can hold the value and compare it: no date, no nan, no integer beyond 64 bits."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str) or (isinstance(value, float) and not math.isnan(value))

@@ -163,8 +163,8 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
         if not (golden.RESULTS / name / tier / "runs.json").exists():
             continue
         compared += 1
-        tolerance: dict[str, float] = Experiment(name).plan["tolerance"]
         fresh, accepted = (golden.read(folder / name / tier, name, tier) for folder in (runs, golden.RESULTS))
+        tolerance = Experiment(name).tolerance([str(column) for column in accepted.frame().select_dtypes("number")])
         same_machine = _machines(fresh) == _machines(accepted)
         frame = fresh.frame()
         keys = [key for key in ("cell", "arm", "seed", "quantity") if key in frame]

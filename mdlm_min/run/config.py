@@ -55,9 +55,9 @@ def check_fields(config: Any, where: str = "") -> None:
         value = getattr(config, field.name)
         for limit in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(limit, OneOf) and value not in limit:
-                raise InputError(f"{where}{field.name}: {value!r} is unknown; allowed: {', '.join(map(str, limit))}")
+                raise InputError(f"{where}{field.name}: {shown(value)} is unknown; allowed: {', '.join(map(str, limit))}")
             if isinstance(limit, Range) and not limit.allows(value):
-                raise InputError(f"{where}{field.name}: {value} is not allowed; {limit}")
+                raise InputError(f"{where}{field.name}: {shown(value)} is not allowed; {limit}")
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,25 +70,47 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it: on one line, at most about 100 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return f"{type(value).__name__} of too many digits to print"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def build(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
-    """An instance of the dataclass `kind` from nested tables. Raises InputError for an unknown name, a wrong type or a
-    value that the dataclass refuses."""
+    """An instance of the dataclass `kind` from nested tables. Raises InputError for an unknown or a missing name, a wrong type or
+    a value that the dataclass refuses."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where.rstrip('.') or 'settings'}: {shown(values)} is not a table")
     hints = typing.get_type_hints(kind)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(values.keys() - fields.keys()):
-        raise InputError(f"{where}{unknown[0]}: no such setting; allowed: {', '.join(fields)}")
-    return kind(**{name: _convert(fields[name], value, f"{where}{name}") for name, value in values.items()})
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in fields]:
+        raise InputError(f"{where}{_key(unknown[0])}: no such setting; allowed: {', '.join(fields)}")
+    if missing := [name for name, field in fields.items() if name not in values and _is_needed(field)]:
+        raise InputError(f"{where}{missing[0]}: is missing")
+    return kind(**{name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()})
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and len(name) <= 100 else shown(name)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where}: {value!r} is not a table")
         return build(typing.cast(type, hint), value, f"{where}.")
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if float in allowed and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            raise InputError(f"{where}: {shown(value)} is not allowed; at most 1.8e308") from None
     if not any(type(value) is kind for kind in allowed):
         names = " or ".join(kind.__name__ for kind in allowed)
-        raise InputError(f"{where}: {value!r} is a {type(value).__name__}; allowed: {names}")
+        raise InputError(f"{where}: {shown(value)} is a {type(value).__name__}; allowed: {names}")
     return value

@@ -74,18 +74,20 @@ class ParityRunConfig:
             )
         if not 0 <= self.batch <= self.data.train_samples:
             raise InputError(f"batch: {self.batch} is not allowed; 0 (all) to data.train_samples = {self.data.train_samples}")
-        self.make_network(seed=0, meta=True)
+        self.network_config()
 
-    def make_network(self, seed: int, meta: bool = False) -> nn.Module:
-        """The network with this seed's weights; with `meta`, without storage: only to check the configuration."""
+    def network_config(self) -> ModelConfig | MLPConfig:
+        """The configuration of the network. Raises InputError for a shape that is not allowed."""
         network, length = self.network, self.data.n + 1
-        generator = stream(seed, "weights")
-        with torch.device("meta" if meta else "cpu"):
-            if network.kind == "mlp":
-                return UniformAttentionMLP(MLPConfig(VOCAB_SIZE, length, network.width, network.init), generator)
-            shape = (network.layers, network.heads, network.width)
-            config = ModelConfig(VOCAB_SIZE, length, 1, *shape, attention=network.attention, init=network.init)
-            return Transformer(config, generator)
+        if network.kind == "mlp":
+            return MLPConfig(VOCAB_SIZE, length, network.width, network.init)
+        shape = (network.layers, network.heads, network.width)
+        return ModelConfig(VOCAB_SIZE, length, 1, *shape, attention=network.attention, init=network.init)
+
+    def make_network(self, seed: int) -> nn.Module:
+        """The network with this seed's weights."""
+        config, generator = self.network_config(), stream(seed, "weights")
+        return UniformAttentionMLP(config, generator) if isinstance(config, MLPConfig) else Transformer(config, generator)
 
 
 class ParityTask(Task):
