@@ -1,7 +1,6 @@
 """Tokens per second of a training step on text: ours, the same model with every position's scores, and a causal model of equal
 size as nanoGPT trains it, in float32 and bfloat16. What counts is the ratios within one run, beside those that the operation
-counts
-predict.
+counts predict.
 """
 
 import pytest

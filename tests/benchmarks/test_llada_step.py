@@ -1,7 +1,6 @@
 """A training step of LLaDA's block with LLaDA's vocabulary of 126,464: scores at masked positions against scores at all, in time
-and in
-memory, beside what the operation counts predict; and what the planner's hours are worth, by the share of the matmul rate that
-steps of several sizes reach.
+and in memory, beside what the operation counts predict; and what the planner's hours are worth, by the share of the matmul rate
+that steps of several sizes reach.
 """
 
 import statistics
