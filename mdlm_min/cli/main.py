@@ -4,7 +4,9 @@ Every Makefile target of the suite is one line of it.
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from mdlm_min.cli import evidence, experiments, pretraining, sample, train, window
 from mdlm_min.run.errors import InputError, RunError
@@ -28,6 +30,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="mdlm", description="Run, verify and report the experiments of mdlm-min.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR",
+        help="checkout of mdlm-min, with its experiments and results (default: $MDLM_ROOT, or the checkout that this command "
+        "belongs to, or the one around the working directory)",
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add_parsers(commands)
@@ -37,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """One command; returns its exit code. Raises KeyboardInterrupt after a stop signal (see __main__.py)."""
     arguments = _parser().parse_args(argv)
+    if arguments.root:
+        os.environ["MDLM_ROOT"] = str(arguments.root.resolve())  # read when run/environment.py is imported, by a handler
     try:
         return int(arguments.handler(arguments))
     except InputError as error:

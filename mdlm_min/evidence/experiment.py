@@ -176,5 +176,8 @@ def _is_number(text: str) -> bool:
 
 
 def experiment_folders() -> list[Path]:
-    """All experiments, in the order of their numbers."""
-    return sorted(path.parent for path in EXPERIMENTS.glob("*/experiment.toml"))
+    """All experiments, in the order of their numbers. Raises InputError where there is none: outside a checkout."""
+    folders = sorted(path.parent for path in EXPERIMENTS.glob("*/experiment.toml"))
+    if not folders:
+        raise InputError(f"no experiments in {EXPERIMENTS}; run from a checkout of mdlm-min, or name one: mdlm --root DIR")
+    return folders

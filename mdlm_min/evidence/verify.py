@@ -195,20 +195,21 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
     return compared, moved
 
 
-def verify(runs: Path, accept: bool) -> int:
-    """Print one line a claim and what has moved; returns 1 where anything has moved.
+def verify(runs: Path | None, accept: bool) -> int:
+    """Print one line per claim and what has moved; returns 1 where anything has moved.
 
+    `runs` is a folder of fresh tables to compare with the golden ones; None for the folder "runs", if there is one.
     The accepted verdicts, results/verdicts.json, are written with `accept` only: a moved verdict stays moved until
     somebody accepts it."""
-    if runs != Path("runs") and not runs.is_dir():
+    if runs and not runs.is_dir():
         raise InputError(f"runs: {runs} is not a folder; allowed: a folder of fresh tables, as `mdlm run` writes them")
     judged = judge_all()
     print_verdicts(judged, notes=False)
     if accept:
         write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
-    compared, fresh = _fresh_differences(runs)
-    if runs != Path("runs") and not compared:
+    compared, fresh = _fresh_differences(runs or Path("runs"))
+    if runs and not compared:
         raise InputError(f"runs: {runs} holds no table of an experiment that has a golden one (EXPERIMENT/TIER/runs.json)")
     moved = _moved_tables() + _moved_verdicts(judged) + fresh
     for line in moved:

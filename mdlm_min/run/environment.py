@@ -7,11 +7,26 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _find_root() -> Path:
+    """The checkout with experiments/ and results/: $MDLM_ROOT, or the one that holds this package, or the one around the working
+    directory. Where there is none, the folder of this package."""
+    if named := os.environ.get("MDLM_ROOT"):
+        return Path(named).resolve()
+    here = Path(os.path.realpath("."))
+    found = (folder for folder in (PACKAGE.parent, here, *here.parents) if (folder / "experiments" / "headlines.toml").is_file())
+    return next(found, PACKAGE.parent)
+
+
+ROOT = _find_root()
 
 
 def code_version() -> str:
-    """The commit, with "+changed" where the tree differs from it; "unknown" outside a git checkout."""
+    """The commit, with "+changed" where the tree differs from it; "unknown" where the package is in no checkout."""
+    if PACKAGE.parent != ROOT:
+        return "unknown"
     try:
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         changed = subprocess.run(
@@ -26,8 +41,8 @@ def code_version() -> str:
 def source_sha256() -> str:
     """Hash of the library's source files, whatever git says."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "mdlm_min").rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
