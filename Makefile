@@ -1,24 +1,24 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
 # TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all
-# PROCESSES=a node, HOSTFILE=nodes, for runs on DeepSpeed
+# PROCESSES=per node, HOSTFILE=nodes, for runs on DeepSpeed
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
 TIER ?= cpu
-JOBS ?=
 SEEDS ?= 0
-ARMS ?=
-TEXT ?=
 PROCESSES ?= 0
-HOSTFILE ?=
+# Values reach the program as they were typed: make does not expand them, and the shell sees them as variables only.
+VALUES = TIER JOBS SEEDS ARMS TEXT PROCESSES HOSTFILE DATA
+$(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
+export $(VALUES)
 ifdef DATA
-export MDLM_DATA := $(abspath $(DATA))
+export MDLM_DATA := $(value DATA)
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --processes $(PROCESSES) --hostfile "$(HOSTFILE)" --tier $(TIER) $(if $(JOBS),--jobs $(JOBS)) --seeds $(SEEDS) --arms "$(ARMS)" $(if $(TEXT),--text "$(TEXT)" --runs "runs/$(notdir $(TEXT))")
+OPTIONS = --tier "$$TIER" --seeds "$$SEEDS" --arms "$$ARMS" --processes "$$PROCESSES" --hostfile "$$HOSTFILE" $${JOBS:+--jobs "$$JOBS"} $${TEXT:+--text "$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (1
 
 exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)
 	$(RUN) parity_map $(OPTIONS)
+
+exp-parity-search: .venv/installed ## an open search: which network shows Fig 2 at the paper's own problem? (3 h)
+	$(RUN) parity_search $(OPTIONS)
 
 exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 	$(RUN) uniform_attention $(OPTIONS)

@@ -1,0 +1,70 @@
+"""The Makefile passes values to the program exactly as they were typed."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ODD = [
+    "a b",
+    "folder/",
+    "it's",
+    'say "x"',
+    "$(touch stolen)",
+    "`touch stolen`",
+    "a;touch stolen",
+    "$HOME",
+    "a&b|c>d",
+    "*",
+    "\\n",
+    "#x",
+    "50%",
+]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A function that runs make in a copy of the Makefile whose `mdlm` writes down what it was given."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    script = tmp_path / ".venv" / "bin" / "mdlm"
+    script.parent.mkdir(parents=True)
+    script.write_text(
+        "#!/usr/bin/env python3\nimport json, os, sys\n"
+        "json.dump([sys.argv[1:], os.environ.get('MDLM_DATA')], open('given.json', 'w'))\n"
+    )
+    script.chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt", ".venv/installed"):
+        (tmp_path / name).touch()
+
+    def make(*values):
+        done = subprocess.run(["make", *values], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "stolen").exists()
+        return json.loads((tmp_path / "given.json").read_text())
+
+    return make
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_values_arrive_as_they_were_typed(made, value):
+    names = {"TEXT": "--text", "ARMS": "--arms", "HOSTFILE": "--hostfile", "TIER": "--tier", "SEEDS": "--seeds", "JOBS": "--jobs"}
+    arguments, data = made("exp-wikitext-bins", f"DATA={value}", *(f"{name}={value}" for name in names))
+    assert arguments[:2] == ["run", "wikitext_bins"]
+    assert {option: arguments[arguments.index(option) + 1] for option in names.values()} == dict.fromkeys(names.values(), value)
+    assert data == value
+
+
+def test_what_is_not_given_is_left_to_the_program(made):
+    arguments, data = made("exp-parity")
+    assert arguments == ["run", "parity", "--tier", "cpu", "--seeds", "0", "--arms", "", "--processes", "0", "--hostfile", ""]
+    assert data is None
+
+
+def test_every_experiment_has_a_target():
+    targets = (ROOT / "Makefile").read_text()
+    for folder in sorted((ROOT / "experiments").glob("*/experiment.toml")):
+        name = folder.parent.name.partition("_")[2]
+        assert f"$(RUN) {name} $(OPTIONS)" in targets
