@@ -2,8 +2,7 @@
 gradients.
 
 A window is a range of mask rates, here and in all of the suite. The readings of the counts are those of data/ngrams.py, the
-forms of
-Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py.
+forms of Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py.
 Neither prediction is a law: the report says on which corpora each was right (claims W5).
 """
 

@@ -41,8 +41,7 @@ class StreamConfig:
     """What is read, and how it is cut.
 
     `shuffle` samples at a time are put into random order (1: the order of the text). `held_out` records (JSON lines, hub) are
-    kept
-    from training, for validation; a corpus of plain text has a split for that. `mask_token` and `end_token` are a released
+    kept from training, for validation; a corpus of plain text has a split for that. `mask_token` and `end_token` are a released
     tokenizer's own; -1 for new ones behind the vocabulary. `vocab_size` is the model's, 0 for no more than is needed.
     """
 

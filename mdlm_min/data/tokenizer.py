@@ -2,10 +2,8 @@
 
 gpt2 is GPT-2's byte-level BPE through tiktoken, from the two files encoder.json and vocab.bpe, whose checksums are
 verified, or from where tiktoken downloads them; bpe:SIZE is a byte-level BPE of SIZE tokens trained on the corpus's training
-split with `tokenizers`; a
-path names a tokenizer.json of `tokenizers`, or a folder (a released model's) that holds one; words are lower-cased runs of
-letters and
-digits, for counting n-grams only.
+split with `tokenizers`; a path names a tokenizer.json of `tokenizers`, or a folder (a released model's) that holds one; words
+are lower-cased runs of letters and digits, for counting n-grams only.
 """
 
 import hashlib

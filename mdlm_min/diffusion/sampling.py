@@ -99,8 +99,7 @@ def _choose(
     """A token for every asked position and its probability under the model, where they stand: int64 and float64 [batch, length].
 
     Adding Gumbel noise times the temperature and taking the largest is a draw from softmax(logits / temperature). In float64: at
-    lower
-    precision the noise's tail is cut, which acts like a lower temperature (arXiv:2409.02908).
+    lower precision the noise's tail is cut, which acts like a lower temperature (arXiv:2409.02908).
     """
     logits = logits.to(torch.float64, copy=True)
     forbidden = sorted(token for token in {mask_token, *suppress} if token < logits.shape[1])

@@ -39,8 +39,7 @@ _RECORD = {
 @dataclass(frozen=True)
 class Table:
     """The runs of one experiment at one tier. `runs` maps a run's name to its record, `curves` to its metrics, `items` to the
-    text
-    of its items.csv, where it has one."""
+    text of its items.csv, where it has one."""
 
     experiment: str
     tier: str

@@ -1,8 +1,7 @@
 """The short table of claims: a row for each thing that the paper says, with its verdicts at the paper's size and scaled down.
 
 experiments/headlines.toml says which claims make a row: [[headline]] with its `text`, the claim ids `paper_size` and
-`scaled_down`, and
-`missing`, what a column without claims says.
+`scaled_down`, and `missing`, what a column without claims says.
 """
 
 import math

@@ -24,8 +24,7 @@ class Work:
 
 def training_operations(config: ModelConfig, batch: int, selected: float) -> float:
     """Floating-point operations of one step, forward and backward (three times forward), when the share `selected` of all
-    positions is
-    scored: every block at every position, the last block's queries and MLP and the head at the selected ones.
+    positions is scored: every block at every position, the last block's queries and MLP and the head at the selected ones.
 
     Counts matrix products only, 2 operations a multiply-add, attention scores included.
     """

@@ -119,16 +119,14 @@ class Block(nn.Module):
         tokens, False at padding; None for no padding.
         `rotary`: cosines and sines of `rotary_angles`, None for learned positions.
         """
-        y = None
-        if index is not None and selection is not None and self.config.attention == "learned" and not self.config.causal:
-            y = self._attend_distinct(x, index, selection)
-        if y is not None and index is not None and selection is not None:
-            x = F.embedding(selection.pick(index), x)
-        elif index is not None:
-            q, k, v = (part[index] for part in self.qkv(self.norm_1(x)))
-            x = x[index]
-            y = self._attend(q if selection is None else selection.pick(q), k, v, selection, padding_mask)
-            x = x if selection is None else selection.pick(x)
+        if index is not None:
+            y = None
+            if selection is not None and self.config.attention == "learned" and not self.config.causal:
+                y = self._attend_distinct(x, index, selection)
+            if y is None:
+                q, k, v = (F.embedding(index, part) for part in self.qkv(self.norm_1(x)))
+                y = self._attend(q if selection is None else selection.pick(q), k, v, selection, padding_mask)
+            x = F.embedding(index if selection is None else selection.pick(index), x)
         elif selection is not None:
             q, k, v = self.qkv(self.norm_1(x), selection)
             y = self._attend(self._rotate(q, rotary, selection.column), self._rotate(k, rotary), v, selection, padding_mask)

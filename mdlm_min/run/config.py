@@ -1,8 +1,7 @@
 """From TOML tables to frozen dataclasses, with errors that name the field, the value and what is allowed.
 
 A field says what it allows beside its type: `steps: Annotated[int, Range(1)]`. The dataclass's __post_init__ calls
-`check_fields`,
-so a value is checked however the instance is made. Rules about several fields stay in __post_init__.
+`check_fields`, so a value is checked however the instance is made. Rules about several fields stay in __post_init__.
 """
 
 import dataclasses

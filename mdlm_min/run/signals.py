@@ -18,8 +18,8 @@ CODE = 130  # exit code of a command that was stopped
 
 def end_at_stop_signals() -> None:
     """From here a stop signal ends the process at once, with one line and exit code 130. Files are written whole or not at all,
-    so
-    nothing is lost; an exception in the middle of an import, or of another library, could be swallowed or end in a traceback."""
+    so nothing is lost; an exception in the middle of an import, or of another library, could be swallowed or end in a
+    traceback."""
     _set(lambda *_: os._exit(say_stopped()))
 
 

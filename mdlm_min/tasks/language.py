@@ -137,8 +137,7 @@ class LanguageTask(Task):
 
 def loss_over_rates(score: Score, blocks: Tensor, prior: Tensor, passes: int, split: str) -> Row:
     """Test loss of `score` on `blocks` as columns named after the split: the loss over t in [0, 1], its standard error, and both
-    in
-    each tenth of t (likelihood.estimate).
+    in each tenth of t (likelihood.estimate).
 
     The passes' blocks and masks are the same for every arm and seed, so that a comparison is not of their luck.
     """

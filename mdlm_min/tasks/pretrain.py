@@ -52,8 +52,8 @@ class LladaShape:
 @dataclass(frozen=True)
 class PretrainConfig:
     """One pre-training run. `dtype` is what is computed in; `weights` what weights and optimiser states are kept in on plain
-    torch
-    (DeepSpeed keeps float32 ones). `items` of each zero-shot task are judged at the end, by `item_passes` passes an answer."""
+    torch (DeepSpeed keeps float32 ones). `items` of each zero-shot task are judged at the end, by `item_passes` passes an
+    answer."""
 
     data: StreamConfig = StreamConfig()
     model: LladaShape = LladaShape()

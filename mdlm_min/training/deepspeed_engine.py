@@ -38,8 +38,8 @@ def deepspeed_config(engine: EngineConfig, train: TrainConfig, batch: int, world
 
 class DeepSpeedEngine:
     """DeepSpeed's ZeRO over all processes. A step that must not be taken is given a gradient that is not finite, which
-    DeepSpeed's
-    own overflow handling throws away at every stage; without ZeRO, where it has none, the gradients are dropped here."""
+    DeepSpeed's own overflow handling throws away at every stage; without ZeRO, where it has none, the gradients are dropped
+    here."""
 
     def __init__(self, task: Task, config: TrainConfig, engine: EngineConfig, settings: dict[str, Any]) -> None:
         """`settings` is `deepspeed_config`'s; the task's `network`, which it calls, becomes DeepSpeed's."""

@@ -2,8 +2,8 @@
 
 The launching process waits, passes progress on, and asks the run to stop by leaving a file `stop` in its folder, which works on
 every node and gives a large model the time to write its checkpoint. Each worker runs `python -m mdlm_min.tasks.worker TASK
-FOLDER`,
-which is known here by its name alone: tasks import this file. The run folder must be seen under the same path on all nodes.
+FOLDER`, which is known here by its name alone: tasks import this file. The run folder must be seen under the same path on all
+nodes.
 """
 
 import os

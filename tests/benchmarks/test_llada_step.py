@@ -1,6 +1,6 @@
 """A training step of LLaDA's block with LLaDA's vocabulary of 126,464: scores at masked positions against scores at all, in time
-and in
-memory; and what the planner's hours are worth, by the share of the matmul rate that steps of several sizes reach.
+and in memory, beside what the operation counts predict; and what the planner's hours are worth, by the share of the matmul rate
+that steps of several sizes reach.
 """
 
 import statistics
@@ -51,32 +51,25 @@ class Step:
 
 
 @pytest.mark.benchmark(group="LLaDA step")
-def test_masked_only_against_full_logits_with_llada_s_vocabulary(benchmark, allocation_peak):
+def test_masked_only_against_full_logits_with_llada_s_vocabulary(compare, benchmark, allocation_peak):
     assert SHAPE.vocab_size == LLADA_8B.vocab_size == 126464
     ours, full = (Step(SHAPE, BATCH, kind) for kind in (False, True))
-    times = []
-
-    def other():
-        started = time.perf_counter()
-        full()
-        times.append(time.perf_counter() - started)
-
-    benchmark.pedantic(ours, setup=other, rounds=4, warmup_rounds=1)
-    ratio = statistics.median(times[1:]) / benchmark.stats.stats.median
+    times = compare({"ours": ours, "full": full})
+    ratio = times["full"] / times["ours"]
+    predicted = training_operations(SHAPE, BATCH, 1.0) / training_operations(SHAPE, BATCH, RATE)
     for step in (ours, full):
         step.optimizer.zero_grad(set_to_none=True)
     activations = [allocation_peak(step.forward) for step in (ours, full)]
     steps = [allocation_peak(step) for step in (ours, full)]
     saved = 1 - activations[0] / activations[1]
-    benchmark.extra_info.update({"full / ours": ratio, "activation memory saved": saved})
+    benchmark.extra_info["activation memory saved"] = saved
     print(
-        f"\nLLaDA's vocabulary, t = {RATE}: full / ours {ratio:.2f}; activations {activations[0] / 1e6:,.0f} MB against "
-        f"{activations[1] / 1e6:,.0f} MB: "
+        f"\nLLaDA's vocabulary, t = {RATE}: full / ours {ratio:.2f} (operation counts: {predicted:.2f}); activations "
+        f"{activations[0] / 1e6:,.0f} MB against {activations[1] / 1e6:,.0f} MB: "
         f"{saved:.0%} less; beyond weights and optimiser a whole step takes {steps[0] / 1e6:,.0f} MB against "
         f"{steps[1] / 1e6:,.0f} MB"
     )
-    assert ratio > 1.3
-    assert saved > 0.35
+    assert saved > 0.35  # bytes by the allocator's own account: the same on every machine
 
 
 @pytest.mark.benchmark(group="LLaDA step")
@@ -94,4 +87,3 @@ def test_the_share_of_the_matmul_rate_by_size(benchmark):
         shares[width] = training_operations(config, 16, RATE) / statistics.median(times[1:]) / ceiling
     benchmark.pedantic(step, rounds=2)
     print("\nshare of the matmul rate: " + ", ".join(f"width {width} {share:.0%}" for width, share in shares.items()))
-    assert shares[192] > shares[64]
