@@ -10,7 +10,7 @@ from baselines.unigram import unigram_loss
 from mdlm_min.data.ngrams import ORDERS, count_ngrams, load_countable
 from mdlm_min.data.parity_corpus import PREFIX
 from mdlm_min.data.text import TextConfig, TextData, find_sources
-from mdlm_min.run.config import build
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks import language
@@ -23,12 +23,12 @@ COUNTED = ("unigram", "bigram", "ngrams")
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
-    kind, rest = settings["kind"], {name: value for name, value in settings.items() if name != "kind"}
+    kind, rest = settings.get("kind"), {name: value for name, value in settings.items() if name != "kind"}
+    if kind not in (*TRAINED, *COUNTED):
+        raise InputError(f"kind: {shown(kind)} is unknown; allowed: {', '.join((*TRAINED, *COUNTED))}")
     if kind in TRAINED:
         language.check(rest)
-    elif kind not in COUNTED:
-        raise InputError(f"kind: {kind!r} is unknown; allowed: {', '.join((*TRAINED, *COUNTED))}")
-    elif not (data := build(TextConfig, rest["data"], "data.")).corpus.startswith(PREFIX):
+    elif not (data := build(TextConfig, rest.get("data", {}), "data.")).corpus.startswith(PREFIX):
         find_sources(data.corpus)
 
 
@@ -39,7 +39,7 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         language.run(rest, seed, folder, progress, TRAINED[kind])
         return
     started = time.monotonic()
-    config = build(TextConfig, rest["data"], "data.")
+    config = build(TextConfig, rest.get("data", {}), "data.")
     if kind == "ngrams":
         tokens, digest = load_countable(config)
         row = _ngrams(tokens)

@@ -2,12 +2,16 @@
 
 import copy
 import json
+import shutil
+import tomllib
 
 import pytest
 
+from mdlm_min.data import text as text_data
 from mdlm_min.evidence import experiment as module
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.plan_file import read_plan
+from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
 
 GOOD = {
@@ -54,8 +58,8 @@ def places(value, path=()):
     return found
 
 
-def changed(path, new):
-    plan = copy.deepcopy(GOOD)
+def changed(path, new, good=GOOD):
+    plan = copy.deepcopy(good)
     inside = plan
     for key in path[:-1]:
         inside = inside[key]
@@ -246,3 +250,27 @@ def test_check_is_optional_in_run_py(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
     experiment = Experiment("probe")
     experiment.check(experiment.runs("smoke"))
+
+
+@pytest.mark.parametrize("name", ["01_parity", "03_wikitext_bins", "04_8b_pt"])
+def test_damaged_settings_of_a_real_experiment_are_named_by_its_check(tmp_path, monkeypatch, name):
+    """Every setting of the defaults and the arms, dropped or replaced: run.py's check finds it or the runs could start."""
+    shutil.copytree(ROOT / "experiments" / name, tmp_path / name)
+    good = tomllib.loads((tmp_path / name / "experiment.toml").read_text())
+    good["tiers"] = {"smoke": good["tiers"]["smoke"]}
+    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(text_data, "HUB", {})  # no attempt to download
+    arm = next(iter(good["arms"]))
+    paths = [("defaults",), ("arms", arm), *places(good["defaults"], ("defaults",))]
+    paths += places(good["tiers"]["smoke"]["config"], ("tiers", "smoke", "config"))
+    refused = 0
+    for path in paths:
+        for new in (None, -1, True, "x", [1], {}, {"x": 1}, 1e300):
+            (tmp_path / name / "experiment.toml").write_text(changed(path, new, good))
+            try:
+                experiment = Experiment(name)
+                experiment.check(experiment.runs("smoke", arm, seeds=1))
+            except InputError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused > 4 * len(paths)

@@ -173,4 +173,4 @@ def test_a_tolerance_for_a_column_that_is_not_there_is_named(results, tmp_path, 
     folder = fresh(results, tmp_path)
     monkeypatch.setattr(verify, "Experiment", Typo)
     assert main(["verify", "--runs", folder]) == 2
-    assert "tolerance.final_valdation: the tables have no such column" in capsys.readouterr().err
+    assert "tolerance.final_valdation: the table has no such column" in capsys.readouterr().err
