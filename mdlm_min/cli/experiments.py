@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _place(config: dict[str, Any], processes: int, hostfile: str) -> None:
-    """Put the processes and nodes that were asked for into a run's configuration, in place."""
+    """Put the chosen processes and nodes into a run's configuration, in place."""
     asked = {name: value for name, value in (("processes", processes), ("hostfile", hostfile)) if value}
     if asked and config.get("engine", {}).get("kind") != "deepspeed":
         raise InputError(f"{next(iter(asked))}: this tier runs on plain torch; allowed: a tier whose engine.kind is deepspeed")

@@ -35,7 +35,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Print the texts that were asked for; returns the exit code."""
+    """Print the chosen number of texts; returns the exit code."""
     import torch
 
     from mdlm_min.diffusion.sampling import SamplingConfig

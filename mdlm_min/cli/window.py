@@ -48,7 +48,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    """Print and draw the prediction that was asked for."""
+    """Print and draw the chosen prediction."""
     from mdlm_min.data.text import TextConfig
 
     say = partial(print, flush=True)

@@ -34,9 +34,7 @@ class ParityConfig:
             raise InputError(f"data.k: {self.k} is not allowed; at most data.n = {self.n}")
         if self.train_samples + self.validation_samples > 2**self.n:
             total = self.train_samples + self.validation_samples
-            raise InputError(
-                f"data.train_samples: {total} distinct inputs in all are asked for, but n = {self.n} has {2**self.n}"
-            )
+            raise InputError(f"data.train_samples: {total} distinct inputs are needed, but n = {self.n} has {2**self.n}")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ CHUNK = 1 << 20  # bytes of text that are tokenized at a time; a chunk ends wher
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What is read, and how: corpus name or path, tokenizer (bytes, gpt2, bpe:SIZE), tokens a block."""
+    """What is read, and how: corpus name or path, tokenizer (bytes, gpt2, bpe:SIZE), tokens per block."""
 
     corpus: str = "wikitext-2"
     tokenizer: str = "bytes"

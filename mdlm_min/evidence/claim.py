@@ -113,7 +113,7 @@ def in_cell(judge: Judge, cell: str) -> Judge:
 
 
 def above_zero(differences: np.ndarray, note: str, unit: str = "nats") -> Verdict:
-    """Verdict on differences that are claimed positive, one a seed (or an item), both arms judged on the same data."""
+    """Verdict on differences that are claimed positive, one per seed (or item), both arms judged on the same data."""
     mean, low, high = mean_interval(differences)
     if low > 0:
         return Verdict("reproduced", note, mean, low, high)
@@ -140,7 +140,7 @@ def every_seed(found: Iterable[bool], note: str) -> Verdict:
 
 
 def above_one(ratios: Iterable[float], note: str) -> Verdict:
-    """Verdict on a ratio, one value a seed, that is claimed to exceed 1: its geometric mean and 95% interval over seeds."""
+    """Verdict on a ratio, one value per seed, that is claimed to exceed 1: its geometric mean and 95% interval over seeds."""
     logs = np.log(list(ratios))
     mean, low, high = (float(np.exp(value)) for value in mean_interval(logs))
     if low > 1:

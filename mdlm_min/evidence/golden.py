@@ -1,7 +1,7 @@
 """Tables of results and the evidence that each can be rebuilt from.
 
 A table folder (results/EXPERIMENT/TIER, and the same below runs/ for fresh runs) holds
-    table.csv       one row a run (theory: one row a quantity)
+    table.csv       one row per run (theory: one row per quantity)
     curves.csv.gz   the metrics over steps of every run
     runs.json       configuration, environment, data, duration and log hash of every run
     items.csv.gz    where runs were judged on test items: every item of every run
@@ -48,7 +48,7 @@ class Table:
     items: dict[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One table row a run (or a quantity): what it is, what it measured, where it comes from."""
+        """One table row per run (or quantity): what it is, what it measured, where it comes from."""
         summarise = Experiment(self.experiment).summariser()
         rows = []
         for name, record in self.runs.items():

@@ -53,7 +53,7 @@ def interval(verdict: Verdict) -> str:
 
 
 def print_verdicts(judged: Judged, notes: bool) -> None:
-    """One line a claim, with `notes` its note below it."""
+    """One line per claim, with `notes` its note below it."""
     for claim, verdict in judged:
         print(
             f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "

@@ -26,7 +26,7 @@ def training_operations(config: ModelConfig, batch: int, selected: float) -> flo
     """Floating-point operations of one step, forward and backward (three times forward), when the share `selected` of all
     positions is scored: every block at every position, the last block's queries and MLP and the head at the selected ones.
 
-    Counts matrix products only, 2 operations a multiply-add, attention scores included.
+    Counts matrix products only, 2 operations per multiply-add, attention scores included.
     """
     tokens, width = batch * config.length, config.width
     mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)

@@ -95,7 +95,7 @@ def check_model(config: ModelConfig) -> None:
 
 
 def load_weights(folder: Path, model: Transformer) -> None:
-    """Fill `model` from a released folder, tensor by tensor; a tensor is the most that is held besides the model.
+    """Fill `model` from a released folder, tensor by tensor: at most one tensor is in memory besides the model.
 
     Values are converted to the model's dtype. Raises InputError listing tensors that are missing, surplus or misshapen, and
     for files that are missing or damaged; the check comes before the first value is copied.
@@ -147,7 +147,7 @@ def _open(path: Path) -> Any:
 def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTES) -> None:
     """Write `model` as a released folder: config.json, index and shards of at most `shard_bytes` (or one tensor).
 
-    A shard is the most that is held besides the model. Raises InputError where the folder cannot be written.
+    At most one shard is in memory besides the model. Raises InputError where the folder cannot be written.
     """
     check_model(model.config)
     shards: list[dict[str, Tensor]] = [{}]

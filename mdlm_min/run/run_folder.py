@@ -1,11 +1,11 @@
 """A run folder: everything that one run read and wrote.
 
-config.json       what was asked for; its hash says whether a finished run may be skipped
+config.json       the configuration; its hash says whether a finished run may be skipped
 environment.json  what it ran on
-metrics.csv       one row an evaluation, the same bytes however often the run was interrupted
+metrics.csv       one row per evaluation, the same bytes however often the run was interrupted
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
-items.csv         where there are test items: one row an item (task, item, then numbers), written with the last evaluation
+items.csv         where there are test items: one row per item (task, item, then numbers), written with the last evaluation
 finished.json     written last: steps, seconds, hashes of metrics, items and log
 """
 
@@ -211,14 +211,14 @@ def format_number(value: float) -> str:
 
 
 def _what(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without its engine: on how many processes a run is computed may change on the way, what it is may not."""
+    """A configuration without its engine: the number of processes may change while a run is resumed, the run itself may not."""
     plain: dict[str, Any] = json.loads(json.dumps(config))
     return {name: value for name, value in plain.items() if name != "engine"}
 
 
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
-    """Lock `path` and prepare it for `config`: an unfinished run goes on, another configuration is refused.
+    """Lock `path` and prepare it for `config`: an unfinished run is resumed, another configuration is refused.
 
     Raises InputError where another process holds the folder or where it belongs to another configuration.
     """

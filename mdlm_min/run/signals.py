@@ -51,8 +51,8 @@ def _set(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -
 
 @contextmanager
 def on_stop_signals(wish: Callable[[], None]) -> Iterator[None]:
-    """Call `wish` at a stop signal instead of its handler, which is called all the same from a second later on: who asks
-    again does not want to wait. Outside the main thread signals are left alone."""
+    """Call `wish` at a stop signal instead of its handler, which takes over again one second later: a second Ctrl-C ends the
+    command without waiting. Outside the main thread signals are left alone."""
     before = _handled()
     asked: list[float] = []
 

@@ -298,7 +298,8 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
 def export(path: Path, output: Path, dtype: str) -> None:
     """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form.
 
-    The model is the most that is held, in `dtype`. Raises InputError for a folder without a checkpoint, and for a damaged one.
+    At most one copy of the model is in memory, in `dtype`. Raises InputError for a folder without a checkpoint, and for a
+    damaged one.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")

@@ -25,7 +25,7 @@ STATE = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and SGD, beside
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Plain torch in one process, or DeepSpeed in `processes` a node (launch.py)."""
+    """Plain torch in one process, or DeepSpeed in `processes` per node (launch.py)."""
 
     kind: Annotated[str, OneOf(KINDS)] = "torch"
     processes: Annotated[int, Range(1, 1e5)] = 1  # on each node

@@ -178,7 +178,7 @@ class Trainer:
             yield name, tensor
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Take up the state of a checkpoint; the weights are in place already."""
+        """Restore the state of a checkpoint; the weights are in place already."""
         try:
             record = {
                 name: saved.record[name] for name in ("step", "seconds", "loss_sum", "loss_count", "guard", "task", "metrics")

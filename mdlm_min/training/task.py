@@ -30,7 +30,7 @@ class Task(Protocol):
         return False
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights and step, as JSON: the position in a stream of data."""
+        """What a checkpoint must hold besides weights and step, as JSON: the position in the training data."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:

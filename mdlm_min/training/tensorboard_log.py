@@ -1,4 +1,4 @@
-"""TensorBoard event files beside metrics.csv, where they are asked for: MDLM_TENSORBOARD=1, or `mdlm run --tensorboard`."""
+"""TensorBoard event files beside metrics.csv, written on request: MDLM_TENSORBOARD=1, or `mdlm run --tensorboard`."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from mdlm_min.training import distributed
 def open_tensorboard_log(folder: Path, first: int) -> Callable[[Row], None]:
     """A function that writes a row of metrics into `folder`/tensorboard; what was written for later steps than `first` is void.
 
-    Does nothing where event files were not asked for, and on all processes but the first. Raises InputError where
+    Does nothing unless event files were requested, and nothing on any process but the first. Raises InputError where
     tensorboard is not installed.
     """
     if os.environ.get("MDLM_TENSORBOARD", "0") == "0" or distributed.rank() > 0:
