@@ -20,7 +20,7 @@ from mdlm_min.run.files import locked, write_whole
 from mdlm_min.run.run_folder import Follower, RunFolder, settings_of
 from mdlm_min.tasks import pretrain
 from mdlm_min.training import distributed
-from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
+from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, join_processes
 from mdlm_min.training.launch import MARK
 from mdlm_min.training.loop import train
 from mdlm_min.training.task import Task
@@ -34,8 +34,6 @@ TASKS: dict[str, tuple[type[Any], Callable[[dict[str, Any], int, RunFolder], Tas
 
 def work(name: str, path: Path) -> int:
     """One worker's life; returns its exit code."""
-    import deepspeed
-
     kind, prepare = TASKS[name]
     config_json = RunFolder(path).read_json("config.json")
     settings = settings_of(config_json)
@@ -44,7 +42,7 @@ def work(name: str, path: Path) -> int:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         torch.set_num_threads(1)
-    deepspeed.init_distributed("nccl" if config.device == "cuda" else "gloo")
+    join_processes(config.device)
     first = distributed.rank() == 0
     folder = RunFolder(path) if first else Follower(path)
     _die_with_parent(first)

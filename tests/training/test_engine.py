@@ -27,6 +27,14 @@ from mdlm_min.training.task import Task
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_shared_memory_stays():
+    """DeepSpeed's shared memory ends with the processes that use it."""
+    before = set(Path("/dev/shm").glob("deepspeed_*"))
+    yield
+    assert set(Path("/dev/shm").glob("deepspeed_*")) <= before
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     text = tmp_path_factory.mktemp("text") / "corpus.txt"
@@ -288,10 +296,10 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = "
         f"importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config\n"
+        "from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, join_processes\n"
         "from mdlm_min.training.engine import EngineConfig\n"
         "from mdlm_min.training.optimizer import SpikeGuard, TrainConfig\n"
-        "deepspeed.init_distributed('gloo')\n"
+        "join_processes('cpu')\n"
         "found = []\n"
         "for zero in (0, 1, 2, 3):\n"
         "    task, config, engine = module.Bumpy((30,), (35,)), TrainConfig(learning_rate=0.01, clip=1.0), "
