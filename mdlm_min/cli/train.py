@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HEAD_WIDTH = 24
 HIDDEN = 0.4  # share of a held-out passage that is hidden and filled in
+MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
 PASSAGES = 16
 
 
@@ -94,8 +95,8 @@ def train(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks import language
     from mdlm_min.tasks.text_model import TextModel
 
-    if arguments.threads < 1:
-        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1")
+    if not 1 <= arguments.threads <= MOST_THREADS:
+        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1, at most {MOST_THREADS}")
     torch.set_num_threads(arguments.threads)
     settings = settings_from(arguments)
     language.check(settings)

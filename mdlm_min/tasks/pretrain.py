@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.items import TASKS, items_file, load_items
-from mdlm_min.data.stream import Batch, StreamConfig, open_data
+from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
@@ -55,7 +55,7 @@ class PretrainConfig:
     torch (DeepSpeed keeps float32 ones). `items` of each zero-shot task are judged at the end, by `item_passes` passes an
     answer."""
 
-    data: StreamConfig = StreamConfig()
+    data: SamplesConfig = SamplesConfig()
     model: LladaShape = LladaShape()
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
@@ -115,7 +115,7 @@ class PretrainTask(Task):
         self.network: Any = self.model  # what is called; an engine may wrap the model
         self.process = config.process()
         self.parts = config.engine.parts(config.batch, distributed.world())
-        self.stream = self.data.stream(seed)
+        self.samples = self.data.samples(seed)
         self._reader = ThreadPoolExecutor(1)  # the next batch is read while this one is computed
         self._coming: Future[tuple[Batch, dict[str, Any]]] | None = None
         self._state: dict[str, Any] = {}
@@ -127,7 +127,7 @@ class PretrainTask(Task):
         )
 
     def _read(self) -> tuple[Batch, dict[str, Any]]:
-        return self.stream.take(self.config.batch), self.stream.state()
+        return self.samples.take(self.config.batch), self.samples.state()
 
     def batch(self, step: int) -> Batch:
         """The whole batch of a step, the same on every process; the first one reads it. Steps come in order."""
@@ -265,7 +265,7 @@ class PretrainTask(Task):
         if self._coming:
             self._coming.result()
         self._coming, self._state, self._step = None, state, -1
-        self.stream.restore(state)
+        self.samples.restore(state)
 
 
 def check(settings: dict[str, Any]) -> None:

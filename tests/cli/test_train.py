@@ -163,6 +163,7 @@ def test_a_text_that_has_changed_is_refused(tmp_path, capsys):
         (["--width", "25"], "width: 25 is not allowed; a multiple of 24"),
         (["--steps", "0"], "steps: 0 is not allowed"),
         (["--threads", "0"], "threads: 0 is not allowed"),
+        (["--threads", "2147483648"], "threads: 2147483648 is not allowed; at least 1, at most 4096"),
         (["--mask-rate", "often"], "mask_rate: 'often' is not a mask rate"),
         (["--tokenizer", "letters"], "data.tokenizer: 'letters' is unknown"),
         (["--text", "nowhere.txt"], "data.corpus: 'nowhere.txt' is neither a path nor a known name"),

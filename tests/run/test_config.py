@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_min.data.parity import ParityConfig
-from mdlm_min.data.stream import StreamConfig
+from mdlm_min.data.samples import SamplesConfig
 from mdlm_min.data.text import TextConfig
 from mdlm_min.model.mlp import MLPConfig
 from mdlm_min.model.transformer import ModelConfig
@@ -26,7 +26,7 @@ KINDS = (
     ParityRunConfig,
     LanguageRunConfig,
     PretrainConfig,
-    StreamConfig,
+    SamplesConfig,
     TextConfig,
     ParityConfig,
     MLPConfig,

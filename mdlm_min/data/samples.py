@@ -1,4 +1,4 @@
-"""Pre-training data as one endless stream of samples, whose position is a small JSON value.
+"""Pre-training data as samples without end, whose position is a small JSON value.
 
 Documents come one after the other, each closed by the end token, and are cut into samples of `length` tokens; a sample may
 hold the end of one document and the start of the next. A small share of samples is shorter, of a random length, as in
@@ -37,7 +37,7 @@ Place = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class StreamConfig:
+class SamplesConfig:
     """What is read, and how it is cut.
 
     `shuffle` samples at a time are put into random order (1: the order of the text). `held_out` records (JSON lines, hub) are
@@ -153,10 +153,10 @@ class Batch:
     lengths: Tensor
 
 
-class Stream:
+class Samples:
     """Samples without end. `read` and `corrupt` count records so far, `epoch` whole passes over them."""
 
-    def __init__(self, config: StreamConfig, documents: Documents, end_token: int, seed: int) -> None:
+    def __init__(self, config: SamplesConfig, documents: Documents, end_token: int, seed: int) -> None:
         self.config, self.documents, self.end_token, self.seed = config, documents, end_token, seed
         self.restore({})
 
@@ -269,7 +269,7 @@ class PretrainData:
     `prior` is -log p of every token id by its count, float32 [vocab_size].
     """
 
-    config: StreamConfig
+    config: SamplesConfig
     documents: Documents
     valid: Tensor
     test: Tensor
@@ -279,9 +279,9 @@ class PretrainData:
     vocab_size: int
     sha256: str
 
-    def stream(self, seed: int) -> Stream:
+    def samples(self, seed: int) -> Samples:
         """Samples from the start, in the order of this seed."""
-        return Stream(self.config, self.documents, self.end_token, seed)
+        return Samples(self.config, self.documents, self.end_token, seed)
 
     @property
     def prior(self) -> Tensor:
@@ -290,7 +290,7 @@ class PretrainData:
         return -(counts / counts.sum()).log()
 
 
-def open_data(config: StreamConfig) -> PretrainData:
+def open_data(config: SamplesConfig) -> PretrainData:
     """Everything that a configuration reads. Raises InputError for what is not there, and for a vocabulary that is too small."""
     files = json_files(config.source)
     if files is None and not _is_hub_name(config.source):
@@ -315,7 +315,7 @@ def open_data(config: StreamConfig) -> PretrainData:
     return PretrainData(config, documents, held[:middle], held[middle:], tokenizer, mask_token, end_token, vocab_size, digest)
 
 
-def _vocabulary(config: StreamConfig, tokenizer: Tokenizer) -> tuple[int, int, int]:
+def _vocabulary(config: SamplesConfig, tokenizer: Tokenizer) -> tuple[int, int, int]:
     """Mask token, end token, vocabulary size."""
     mask = config.mask_token if config.mask_token >= 0 else tokenizer.vocab_size
     end = config.end_token if config.end_token >= 0 else tokenizer.vocab_size + (config.mask_token < 0)
@@ -327,7 +327,7 @@ def _vocabulary(config: StreamConfig, tokenizer: Tokenizer) -> tuple[int, int, i
     return mask, end, config.vocab_size or needed
 
 
-def _held_out(config: StreamConfig, documents: Documents) -> Tensor:
+def _held_out(config: SamplesConfig, documents: Documents) -> Tensor:
     """The held-out records as blocks. Raises InputError where they fill fewer than two."""
     records = itertools.islice(documents.read(None), config.held_out)
     tokens = np.concatenate([np.zeros(0, np.int64), *(part for part, _ in records if part is not None)])

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_min.data import stream as module
-from mdlm_min.data.stream import HubRecords, JsonLines, Stream, StreamConfig, TokenArray, open_data
+from mdlm_min.data import samples as module
+from mdlm_min.data.samples import HubRecords, JsonLines, Samples, SamplesConfig, TokenArray, open_data
 from mdlm_min.data.tokenizer import Bytes
 from mdlm_min.run.errors import InputError, RunError
 
@@ -29,21 +29,21 @@ class Numbers:
             start += max(size, 0)
 
 
-def samples(stream, count):
-    batch = stream.take(count)
+def taken(samples, count):
+    batch = samples.take(count)
     return [tuple(row[:length].tolist()) for row, length in zip(batch.tokens, batch.lengths, strict=True)]
 
 
 def config(**changes):
-    return StreamConfig(**{"length": 7, "random_lengths": 0.0, **changes})
+    return SamplesConfig(**{"length": 7, "random_lengths": 0.0, **changes})
 
 
 def test_samples_are_the_text_in_order_and_begin_again_at_its_end():
-    stream = Stream(config(length=5), Numbers([3, 0, 4, 6]), END, 0)
-    tokens = [token for sample in samples(stream, 6) for token in sample]
+    samples = Samples(config(length=5), Numbers([3, 0, 4, 6]), END, 0)
+    tokens = [token for sample in taken(samples, 6) for token in sample]
     assert tokens == [index % 13 for index in range(30)]
-    assert stream.epoch == 2
-    assert stream.read == 11  # two whole passes of four records, and three of the third
+    assert samples.epoch == 2
+    assert samples.read == 11  # two whole passes of four records, and three of the third
 
 
 @settings(max_examples=60)
@@ -53,34 +53,34 @@ def test_samples_are_the_text_in_order_and_begin_again_at_its_end():
 )  # fmt: skip
 def test_no_sample_is_lost_or_seen_twice_after_a_resume(sizes, shuffle, random_lengths, before, after):
     settings = config(shuffle=shuffle, random_lengths=random_lengths)
-    whole = samples(Stream(settings, Numbers(sizes), END, 3), before + after)
-    first = Stream(settings, Numbers(sizes), END, 3)
-    assert samples(first, before) == whole[:before] if before else True
+    whole = taken(Samples(settings, Numbers(sizes), END, 3), before + after)
+    first = Samples(settings, Numbers(sizes), END, 3)
+    assert taken(first, before) == whole[:before] if before else True
     state = json.loads(json.dumps(first.state()))
-    second = Stream(settings, Numbers(sizes), END, 3)
-    samples(second, 2)  # where it stands before makes no difference
+    second = Samples(settings, Numbers(sizes), END, 3)
+    taken(second, 2)  # where it stands before makes no difference
     second.restore(state)
-    assert samples(second, after) == whole[before:]
+    assert taken(second, after) == whole[before:]
     assert (second.read, second.corrupt, second.epoch) == resumed_counts(settings, sizes, before + after)
 
 
 def resumed_counts(settings, sizes, count):
-    stream = Stream(settings, Numbers(sizes), END, 3)
-    samples(stream, count)
-    return stream.read, stream.corrupt, stream.epoch
+    samples = Samples(settings, Numbers(sizes), END, 3)
+    taken(samples, count)
+    return samples.read, samples.corrupt, samples.epoch
 
 
 def test_a_shuffled_window_holds_each_of_its_samples_once():
-    plain = samples(Stream(config(), Numbers([500]), END, 0), 12)
-    mixed = samples(Stream(config(shuffle=6), Numbers([500]), END, 0), 12)
+    plain = taken(Samples(config(), Numbers([500]), END, 0), 12)
+    mixed = taken(Samples(config(shuffle=6), Numbers([500]), END, 0), 12)
     assert mixed != plain
     assert sorted(mixed[:6]) == plain[:6]
     assert sorted(mixed[6:]) == plain[6:]
 
 
 def test_a_hundredth_of_the_samples_is_short_and_no_token_is_lost_to_it():
-    stream = Stream(config(length=100, random_lengths=0.01), Numbers([400_000]), END, 1)
-    found = samples(stream, 3000)
+    samples = Samples(config(length=100, random_lengths=0.01), Numbers([400_000]), END, 1)
+    found = taken(samples, 3000)
     short = [sample for sample in found if len(sample) < 100]
     assert 10 <= len(short) <= 55  # Binomial(3000, .0099), far tails
     assert 25 < sum(map(len, short)) / len(short) < 75
@@ -88,7 +88,7 @@ def test_a_hundredth_of_the_samples_is_short_and_no_token_is_lost_to_it():
 
 
 def test_beyond_a_short_sample_stand_end_tokens():
-    batch = Stream(config(random_lengths=0.9), Numbers([100]), END, 0).take(8)
+    batch = Samples(config(random_lengths=0.9), Numbers([100]), END, 0).take(8)
     for row, length in zip(batch.tokens, batch.lengths, strict=True):
         assert (row[length:] == END).all()
         assert (row[:length] != END).all()
@@ -114,16 +114,16 @@ def test_records_are_read_file_by_file_each_closed_by_the_end_token(tmp_path):
 
 def test_corrupt_records_are_counted_and_skipped(tmp_path):
     write_records(tmp_path / "a.jsonl", [{"text": "abc"}, b"{no json", {"other": 1}, {"text": 5}, b"\xff\xfe", {"text": "de"}])
-    stream = Stream(config(length=2), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
-    stream.take(3)
-    assert (stream.read, stream.corrupt) == (6, 4)
+    samples = Samples(config(length=2), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
+    samples.take(3)
+    assert (samples.read, samples.corrupt) == (6, 4)
 
 
 def test_too_many_corrupt_records_stop_the_run(tmp_path):
     write_records(tmp_path / "a.jsonl", [{"text": "abc"}] * 500 + [b"x"] * 400)
-    stream = Stream(config(length=4, corrupt=0.01), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
+    samples = Samples(config(length=4, corrupt=0.01), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
     with pytest.raises(RunError, match=r"11 of the first 511 records have no text in 'text'; data.corrupt = 0.01"):
-        stream.take(2000)
+        samples.take(2000)
 
 
 def test_records_held_out_are_never_trained_on(tmp_path):
@@ -131,7 +131,7 @@ def test_records_held_out_are_never_trained_on(tmp_path):
     data = open_data(config(source=str(tmp_path), held_out=2, length=12))
     assert data.vocab_size == 258
     assert set(torch.cat((data.valid, data.test)).flatten().tolist()) == {ord("a"), ord("b"), data.end_token}
-    assert set(data.stream(0).take(40).tokens.flatten().tolist()) == {ord("c"), ord("d"), data.end_token}
+    assert set(data.samples(0).take(40).tokens.flatten().tolist()) == {ord("c"), ord("d"), data.end_token}
 
 
 def test_plain_text_has_its_own_splits_and_no_end_tokens_inside(tmp_path):
@@ -139,7 +139,7 @@ def test_plain_text_has_its_own_splits_and_no_end_tokens_inside(tmp_path):
     (tmp_path / "valid.txt").write_text("valid " * 50)
     (tmp_path / "test.txt").write_text("tests " * 50)
     data = open_data(config(source=str(tmp_path), length=10))
-    assert bytes(data.stream(0).take(2).tokens.flatten().tolist()) == b"train train train tr"
+    assert bytes(data.samples(0).take(2).tokens.flatten().tolist()) == b"train train train tr"
     assert bytes(data.valid[0].tolist()) == b"valid vali"
     assert (data.mask_token, data.end_token, data.vocab_size) == (256, 257, 258)
     assert isinstance(data.documents, TokenArray)
@@ -167,7 +167,7 @@ def test_a_released_tokenizer_by_its_path_with_its_own_mask_and_end(tmp_path):
     )
     data = open_data(settings)
     assert (data.mask_token, data.end_token, data.vocab_size) == (3, 4, 8)
-    tokens = data.stream(0).take(11).tokens.flatten().tolist()
+    tokens = data.samples(0).take(11).tokens.flatten().tolist()
     assert tokens[:7] == [1, 2, 1, 2, 1, 2, 4]
     assert 3 not in tokens  # a text that spells out the mask holds none
 
@@ -183,12 +183,12 @@ def test_a_hub_data_set_is_streamed_and_resumed_by_datasets_own_state(tmp_path, 
 
     monkeypatch.setattr(datasets, "load_dataset", opened)
     documents = HubRecords("someone/somewhere", "text", Bytes(), END)
-    whole = samples(Stream(config(length=5), documents, END, 0), 9)
-    first = Stream(config(length=5), documents, END, 0)
-    samples(first, 3)
-    second = Stream(config(length=5), documents, END, 0)
+    whole = taken(Samples(config(length=5), documents, END, 0), 9)
+    first = Samples(config(length=5), documents, END, 0)
+    taken(first, 3)
+    second = Samples(config(length=5), documents, END, 0)
     second.restore(json.loads(json.dumps(first.state())))
-    assert samples(second, 6) == whole[3:]
+    assert taken(second, 6) == whole[3:]
 
 
 def test_without_a_hub_the_message_says_what_to_give(monkeypatch):
@@ -228,14 +228,14 @@ def test_bad_sources_are_named(tmp_path):
         open_data(config(source=str(tmp_path), vocab_size=200))
     with pytest.raises(InputError, match=r"data.mask_token: 5 is the end token too"):
         open_data(config(source=str(tmp_path), mask_token=5, end_token=5))
-    stream = Stream(config(), Numbers([0, 0]), END, 0)
+    samples = Samples(config(), Numbers([0, 0]), END, 0)
     with pytest.raises(InputError, match="holds no text"):
-        stream.take(1)
+        samples.take(1)
     assert module.json_files(str(tmp_path / "none")) is None
 
 
 def test_the_real_sample_of_web_documents_streams(data_folder):
-    data = open_data(StreamConfig("dclm-sample", length=128, held_out=20))
-    batch = data.stream(0).take(64)
+    data = open_data(SamplesConfig("dclm-sample", length=128, held_out=20))
+    batch = data.samples(0).take(64)
     assert int((batch.tokens == data.end_token).sum()) > 1
     assert len(data.valid) > 5
