@@ -227,8 +227,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise InputError(
-                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another "
-                f"--runs folder"
+                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another folder"
             )
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
