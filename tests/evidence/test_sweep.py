@@ -24,9 +24,9 @@ if threads:
 generator = torch.Generator().manual_seed(0)
 a, b = torch.randn(700, 900, generator=generator), torch.randn(900, 800, generator=generator)
 large = torch.randn(3_000_000, generator=generator)
-values = large.sum(), (a @ b).sum(), (a @ b).softmax(1).square().mean(), large.cumsum(0)[-1], large.exp().sum()
-bits = [float(x).hex() for x in values]
-print(json.dumps([torch.get_num_threads(), bits]))
+product = a @ b
+found = large.sum(), product.sum(), product.softmax(1).square().mean(), large.cumsum(0)[-1], large.exp().sum()
+print(json.dumps([torch.get_num_threads(), [float(value).hex() for value in found]]))
 """
 
 
@@ -55,9 +55,9 @@ def fake_experiment(folder, run):
     (made / "run.py").write_text(
         "import os, time, signal\nfrom mdlm_min.run.errors import InputError, RunError\n"
         "def check(settings): pass\n"
-        "def summarise(rows): return [{}]\n"
         f"def run(settings, seed, folder, progress):\n    arm = folder.read_json('config.json')['arm']\n{run}"
         "    folder.finish({'steps': 1, 'seconds': 0.0})\n"
+        "def summarise(rows): return []\n"
     )
 
 
