@@ -11,6 +11,7 @@ and table.csv is a function of the others.
 import csv
 import functools
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -85,8 +86,13 @@ class Table:
         return self._frame.copy()
 
     def forged(self) -> list[str]:
-        """Runs whose curves do not have the hash that was recorded when the run finished."""
-        return [name for name, record in self.runs.items() if not _is_genuine(self.curves[name], record)]
+        """Runs whose curves or items do not have the hash that was recorded when the run finished."""
+        return [
+            name
+            for name, record in self.runs.items()
+            if not _is_genuine(self.curves[name], record)
+            or record["finished"].get("items_sha256") != _text_sha256(self.items.get(name))
+        ]
 
     def cell(self, cell: str) -> "Table":
         """The part of the table in one cell of the grid."""
@@ -189,6 +195,10 @@ def _is_genuine(rows: list[Row], record: dict[str, Any]) -> bool:
     # Records without their columns do not say in which order a short run wrote them: it is one of all orders.
     orders = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
     return any(metrics_sha256([{column: row[column] for column in order} for row in rows]) == wanted for order in orders)
+
+
+def _text_sha256(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_items(path: Path) -> dict[str, str]:

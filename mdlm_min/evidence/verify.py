@@ -132,7 +132,7 @@ def _moved_tables() -> list[str]:
             same = False
         if not same:
             moved.append(f"{where}/table.csv: not what its curves and runs give")
-        moved += [f"{where}: the curves of {name} are not those that its run recorded" for name in table.forged()]
+        moved += [f"{where}: the curves or items of {name} are not those that its run recorded" for name in table.forged()]
     return moved
 
 
@@ -203,7 +203,8 @@ def verify(runs: Path | None, accept: bool) -> int:
         raise InputError(f"runs: {runs} is not a folder; allowed: a folder of fresh tables, as `mdlm run` writes them")
     judged = judge_all()
     print_verdicts(judged, notes=False)
-    if accept:
+    forged = [name for table in golden.golden_tables() for name in table.forged()]
+    if accept and not forged:  # what contradicts its own run is never accepted
         write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
     compared, fresh = _fresh_differences(runs or Path("runs"))

@@ -97,10 +97,12 @@ def test_a_forged_curve_is_found_though_everything_else_is_made_again(results, c
     writer.writerows(rows)
     (folder / "curves.csv.gz").write_bytes(gzip.compress(out.getvalue().encode(), 9, mtime=0))
     (folder / "table.csv").write_text(golden.read(folder, *SMALL[0].split("/")).csv())
+    accepted = (results / "hashes.json").read_bytes()
     for options in ([], ["--accept"], []):
         assert main(["verify", *options]) == 1
         output = capsys.readouterr().out
-        assert f"MOVED {SMALL[0]}: the curves of {forged['run']} are not those that its run recorded" in output
+        assert f"MOVED {SMALL[0]}: the curves or items of {forged['run']} are not those that its run recorded" in output
+        assert (results / "hashes.json").read_bytes() == accepted
 
 
 def test_every_golden_run_s_curves_have_their_recorded_hash():
