@@ -15,7 +15,7 @@ ifdef DATA
 export MDLM_DATA := $(value DATA)
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --tier "$$TIER" --seeds "$$SEEDS" --arms "$$ARMS" --processes "$$PROCESSES" --hostfile "$$HOSTFILE" $${JOBS:+--jobs "$$JOBS"} $${TEXT:+--text "$$TEXT"}
+OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
 .PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint

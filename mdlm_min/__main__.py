@@ -1,7 +1,9 @@
 """The start of `mdlm` and of `python -m mdlm_min`: stop signals have their handler before anything slow is imported."""
 
+import io
 import os
 import sys
+from pathlib import Path
 
 from mdlm_min.run.signals import end_at_stop_signals, ignore_stop_signals, say_stopped
 
@@ -11,6 +13,7 @@ READER_GONE = 141  # what a shell reports for a program that a broken pipe ended
 def main() -> int:
     """Run the command in sys.argv; returns its exit code."""
     end_at_stop_signals()
+    _prepare_output()
     from mdlm_min.cli.main import main as command
 
     try:
@@ -29,6 +32,14 @@ def main() -> int:
         return 3
     finally:
         ignore_stop_signals()  # the result stands, whatever comes while the interpreter ends
+
+
+def _prepare_output() -> None:
+    """A character that the output's encoding lacks, as in a path that is no text, is escaped. A closed output is none."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mdlm_min.cli import evidence, experiments, pretraining, sample, train, window
 from mdlm_min.run.errors import InputError, RunError
 
+OUR_PACKAGES = ("mdlm_min", "baselines")
 GROUPS = (experiments, evidence, train, sample, window, pretraining)
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
@@ -50,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         return int(arguments.handler(arguments))
     except InputError as error:
         print(f"mdlm: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in OUR_PACKAGES:
+            raise
+        print(f"mdlm: {error.name} is not installed, and this command needs it", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"mdlm: {error}", file=sys.stderr)

@@ -15,7 +15,8 @@ import hashlib
 import io
 import itertools
 import json
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,19 @@ from mdlm_min.run.files import sha256, write_whole
 from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number, metrics_sha256
 
 RESULTS = ROOT / "results"
-_RECORD = {
-    "config": {"arm", "seed"},
-    "environment": {"commit", "torch", "processor"},
-    "data": {"sha256", "device", "dtype"},
-    "finished": {"seconds", "log_sha256", "metrics_sha256"},
+_RECORD: dict[str, tuple[type, ...]] = {  # what a table is made of: where it stands in a run's record, and its types
+    "cell": (str,),
+    "config.arm": (str,),
+    "config.seed": (int,),
+    "environment.commit": (str,),
+    "environment.torch": (str,),
+    "environment.processor": (str,),
+    "data.sha256": (str,),
+    "data.device": (str,),
+    "data.dtype": (str,),
+    "finished.seconds": (int, float),
+    "finished.log_sha256": (str,),
+    "finished.metrics_sha256": (str,),
 }
 
 
@@ -155,11 +164,24 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise InputError naming the file where reading it fails: whatever a parser raises, the file is damaged."""
+    try:
+        yield
+    except (InputError, ImportError):
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: cannot be read ({said[:200]})") from error
+
+
 def read(folder: Path, experiment: str, tier: str) -> Table:
     """Read a table folder. Raises InputError naming the file that is missing or damaged."""
-    try:
+    with reading(folder / "runs.json"):
         runs = json.loads((folder / "runs.json").read_text())
         _check_records(runs)
+    with reading(folder / "curves.csv.gz"):
         text = gzip.decompress((folder / "curves.csv.gz").read_bytes()).decode()
         curves: dict[str, list[Row]] = {name: [] for name in runs}
         for row in csv.DictReader(io.StringIO(text)):
@@ -169,23 +191,29 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
         for name, record in runs.items():
             if "columns" in record:  # in the order in which the run wrote them
                 curves[name] = [{column: row[column] for column in record["columns"]} for row in curves[name]]
+    with reading(folder / "items.csv.gz"):
         items = _read_items(folder / "items.csv.gz")
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{folder}: the table's evidence cannot be read ({type(error).__name__}: {error})") from error
-    return Table(experiment, tier, runs, curves, items)
+        if unknown := sorted(items.keys() - runs.keys()):
+            raise ValueError(f"{unknown[0]} is no run of runs.json")
+    table = Table(experiment, tier, runs, curves, items)
+    with reading(folder / "curves.csv.gz"):  # has it every column that the table is made of?
+        table.frame()
+    return table
 
 
 def _check_records(runs: Any) -> None:
-    """Raise ValueError naming the run and the key that a record lacks."""
+    """Raise ValueError naming the run and the value that is not what a table is made of."""
     if not isinstance(runs, dict) or not runs:
-        raise ValueError("runs.json holds no runs")
+        raise ValueError("no runs")
     for name, record in runs.items():
-        for part, keys in _RECORD.items():
-            inside = record.get(part) if isinstance(record, dict) else None
-            if not isinstance(inside, dict) or not keys <= inside.keys():
-                raise ValueError(f"runs.json: {name}: {part} needs {', '.join(sorted(keys))}")
-        if not isinstance(record.get("cell"), str):
-            raise ValueError(f"runs.json: {name}: cell is not text")
+        for path, kinds in _RECORD.items():
+            value: Any = record
+            for key in path.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if type(value) not in kinds:
+                raise ValueError(f"{path} of {name} is {value!r:.40}; allowed: a {kinds[-1].__name__}")
+        if not 0 <= record["config"]["seed"] < 2**63:
+            raise ValueError(f"config.seed of {name} is out of range")
 
 
 def _is_genuine(rows: list[Row], record: dict[str, Any]) -> bool:
@@ -229,7 +257,5 @@ def golden_by_tier(experiment: str) -> dict[str, Table]:
 def published(name: str) -> pd.DataFrame:
     """A table of the paper's numbers, results/published/NAME.csv. Raises InputError where it is missing or damaged."""
     path = RESULTS / "published" / f"{name}.csv"
-    try:
+    with reading(path):
         return pd.read_csv(path, comment="#")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: cannot be read ({error})") from error

@@ -29,7 +29,7 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
             judged.append((claim, claim.judge(table)))
         except MissingArmError as missing:
             judged.append((claim, Verdict("not run", f"needs the arm {missing}: ARMS=all")))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (LookupError, ArithmeticError, TypeError, ValueError) as error:
             raise InputError(
                 f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table "
                 f"({type(error).__name__}: {error})"
@@ -87,6 +87,7 @@ def _hashes() -> dict[str, str]:
         path
         for pattern in ("*/*.csv", "*/*.json", "*/*/table.csv", "*/*/runs.json", "*/*/curves.csv.gz", "*/*/items.csv.gz")
         for path in golden.RESULTS.glob(pattern)
+        if path.is_file()
     ]
     return {path.relative_to(golden.RESULTS).as_posix(): sha256(path) for path in sorted(paths)}
 
@@ -94,7 +95,7 @@ def _hashes() -> dict[str, str]:
 def _moved_verdicts(judged: Judged) -> list[str]:
     path = golden.RESULTS / "verdicts.json"
     records = _read_json(path, list)
-    if not all(isinstance(record, dict) and "id" in record for record in records):
+    if not all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records):
         raise InputError(f"{path}: cannot be read (a record without an id); `mdlm verify --accept` writes it again")
     accepted: dict[str, dict[str, Any]] = {record["id"]: record for record in records}
     present = {record["id"]: record for record in json.loads(as_json(judged))}
@@ -138,7 +139,7 @@ def _moved_tables() -> list[str]:
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(), parse_int=float)  # a whole number beyond the floats is infinite, no error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); `mdlm verify --accept` writes it again") from error
     if not isinstance(value, kind):

@@ -14,6 +14,9 @@ ODD = [
     "it's",
     'say "x"',
     "$(touch stolen)",
+    "$(shell touch stolen)",
+    "-x",
+    "two\nlines",
     "`touch stolen`",
     "a;touch stolen",
     "$HOME",
@@ -53,13 +56,14 @@ def test_values_arrive_as_they_were_typed(made, value):
     names = {"TEXT": "--text", "ARMS": "--arms", "HOSTFILE": "--hostfile", "TIER": "--tier", "SEEDS": "--seeds", "JOBS": "--jobs"}
     arguments, data = made("exp-wikitext-bins", f"DATA={value}", *(f"{name}={value}" for name in names))
     assert arguments[:2] == ["run", "wikitext_bins"]
-    assert {option: arguments[arguments.index(option) + 1] for option in names.values()} == dict.fromkeys(names.values(), value)
+    given = dict(argument.split("=", 1) for argument in arguments[2:])
+    assert {option: given[option] for option in names.values()} == dict.fromkeys(names.values(), value)
     assert data == value
 
 
 def test_what_is_not_given_is_left_to_the_program(made):
     arguments, data = made("exp-parity")
-    assert arguments == ["run", "parity", "--tier", "cpu", "--seeds", "0", "--arms", "", "--processes", "0", "--hostfile", ""]
+    assert arguments == ["run", "parity", "--tier=cpu", "--seeds=0", "--arms=", "--processes=0", "--hostfile="]
     assert data is None
 
 

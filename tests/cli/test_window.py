@@ -1,6 +1,9 @@
+import sys
+
 import numpy as np
 import pytest
 
+import mdlm_min.evidence
 from mdlm_min.cli.main import main
 from mdlm_min.cli.window import window
 
@@ -26,6 +29,16 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
     assert "w2 0.2" in text
     assert "predicted window: mask_rate = U[0." in text
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_figure_needs_matplotlib(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it raises ModuleNotFoundError
+    monkeypatch.delitem(sys.modules, "mdlm_min.evidence.figure", raising=False)
+    monkeypatch.delattr(mdlm_min.evidence, "figure", raising=False)
+    assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 2
+    output = capsys.readouterr()
+    assert "predicted window: mask_rate = U[0." in output.out
+    assert output.err == "mdlm: matplotlib is not installed, and this command needs it\n"
 
 
 @pytest.mark.slow

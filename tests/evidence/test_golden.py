@@ -66,7 +66,7 @@ def test_a_verdict_that_moved_is_found(results, tmp_path, capsys):
 def test_a_damaged_table_is_named(results, tmp_path, capsys):
     (results / "00_theory" / "cpu" / "curves.csv.gz").write_bytes(b"not gzip")
     assert main(["verify"]) == 2
-    assert "00_theory/cpu: the table's evidence cannot be read" in capsys.readouterr().err
+    assert "00_theory/cpu/curves.csv.gz: cannot be read" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

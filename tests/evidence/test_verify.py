@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import shutil
 
 import pytest
@@ -63,12 +64,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [*DAMAGE, "a folder"])
 def test_a_damaged_file_is_one_line(results, name, damage, capsys):
     path = results / name
-    data = DAMAGE[damage](path.read_bytes())
+    data = DAMAGE[damage](path.read_bytes()) if damage in DAMAGE else None
     path.unlink()
-    if data is not None:
+    if damage == "a folder":
+        path.mkdir()
+    elif data is not None:
         path.write_bytes(data)
     before = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
     code = main(["verify"])
@@ -80,6 +83,61 @@ def test_a_damaged_file_is_one_line(results, name, damage, capsys):
     else:
         assert any(line.startswith("MOVED") for line in output.out.splitlines())
     assert {file: file.read_bytes() for file in results.rglob("*") if file.is_file()} == before
+
+
+def value_set(record, path, value):
+    *parts, last = path
+    for part in parts:
+        record = record[part]
+    record[last] = value
+
+
+@pytest.mark.parametrize("name", [["x"], 3, None], ids=str)
+def test_accepted_verdicts_need_an_id(results, name, capsys):
+    records = json.loads((results / "verdicts.json").read_text())
+    (results / "verdicts.json").write_text(json.dumps([{**records[0], "id": name}, *records[1:]]))
+    assert main(["verify"]) == 2
+    error = capsys.readouterr().err
+    assert "verdicts.json: cannot be read (a record without an id)" in error
+    assert error.count("\n") == 1
+
+
+def test_an_accepted_number_beyond_the_floats_has_moved(results, capsys):
+    records = json.loads((results / "verdicts.json").read_text())
+    index = next(index for index, record in enumerate(records) if record["ours"] is not None)
+    records[index]["ours"] = 10**400
+    (results / "verdicts.json").write_text(json.dumps(records))
+    assert main(["verify"]) == 1
+    assert f"MOVED {records[index]['id']}: ours was inf" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [[], {}, None, 3, 10**400, -1], ids=str)
+@pytest.mark.parametrize("path", ["cell", "config.arm", "config.seed", "environment.torch", "data.sha256", "finished.log_sha256"])
+def test_a_damaged_record_of_fresh_runs_is_one_line(results, tmp_path, path, value, capsys):
+    if path == "config.seed" and value == 3:
+        value = 3.0
+    folder = fresh(results, tmp_path)
+    file = tmp_path / "fresh" / SMALL[0] / "runs.json"
+    runs = json.loads(file.read_text())
+    value_set(runs, (next(iter(runs)), *path.split(".")), value)
+    file.write_text(json.dumps(runs))
+    assert main(["verify", "--runs", folder]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mdlm: {file}: cannot be read (ValueError: ")
+    assert path in error or "digits" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("column", ["step", "train_accuracy", "validation_accuracy", "signal_share"])
+def test_a_column_that_fresh_curves_lack_is_named(results, tmp_path, column, capsys):
+    folder = fresh(results, tmp_path)
+    file = tmp_path / "fresh" / SMALL[0] / "curves.csv.gz"
+    header, _, rows = gzip.decompress(file.read_bytes()).decode().partition("\n")
+    assert f",{column}" in header
+    file.write_bytes(packed(f"{header.replace(f',{column}', ',other')}\n{rows}"))
+    assert main(["verify", "--runs", folder]) == 2
+    error = capsys.readouterr().err
+    assert error == f"mdlm: {file}: cannot be read (KeyError: '{column}')\n"
 
 
 def test_the_undamaged_results_verify(results):
