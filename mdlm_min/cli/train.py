@@ -109,7 +109,10 @@ def train(arguments: argparse.Namespace) -> int:
             with open_display(1) as display:
                 language.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
                 display.end(path.name, "is trained")
-        row, record = folder.metrics()[-1], folder.read_json("finished.json")
+        rows, record = folder.metrics(), folder.read_json("finished.json")
+        if not rows:
+            raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")
+        row = rows[-1]
     model = TextModel.load(path, arguments.device)
     data = load_text(build(TextConfig, settings["data"]))
     parameters = sum(parameter.numel() for parameter in model.model.parameters())

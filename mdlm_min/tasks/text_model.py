@@ -66,7 +66,10 @@ class TextModel:
             name = data.get("corpus", data.get("source"))
             raise InputError(f"data: {name!r} has changed since {path} was trained; bring the old text back")
         saved = Checkpoint(found[-1])
-        task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
+        try:
+            task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
+        except (KeyError, RuntimeError) as error:  # config.json was changed after the run
+            raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json") from error
         return TextModel(task)
 
     def template(self, text: str) -> list[int]:

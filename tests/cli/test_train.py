@@ -208,3 +208,11 @@ def test_bits_per_byte_count_the_text_s_bytes_whatever_its_tokens(tmp_path, caps
     tokens = len(TextModel.load(tmp_path / "run").tokenizer.encode(line * 400))
     assert tokens < 0.7 * len(line * 400)
     assert bits == pytest.approx(nats / math.log(2) * tokens / len(line * 400), rel=0.02)
+
+
+def test_a_finished_run_without_its_metrics_is_one_line(corpus, tmp_path, capsys):
+    assert train(corpus, tmp_path / "run") == 0
+    (tmp_path / "run" / "metrics.csv").write_text("")
+    capsys.readouterr()
+    assert train(corpus, tmp_path / "run") == 2
+    assert "metrics.csv: is missing or empty; delete" in capsys.readouterr().err
