@@ -7,8 +7,8 @@ The prompt is never masked. For an answer of L tokens the bound on its NLL (nega
 with l = |M| (LLaDA, arXiv:2502.09992, Eq. 6: l is uniform, and L/l weighs the sum over the masked tokens). One forward pass gives
 NLL(M) for one mask. Two estimators draw the masks, as many as the number of passes asked:
 
-  llada      levels l spread evenly over 1..L from a random start, each mask drawn alone. Levels repeat where there are more passes
-             than tokens, so that 128 passes are 128 passes;
+  llada      levels l spread evenly over 1..L from a random start, each mask drawn alone. Levels repeat where there are more
+             passes than tokens: 128 passes are 128 passes;
   balanced   where all 2^L - 1 masks cost no more than the passes asked, each of them once: the exact sum, with nothing left to
              chance. For longer answers levels as above, and masks that walk through one random order of the tokens: each takes
              the next l tokens. So every token is masked about equally often at every level. Every mask is still a uniform set

@@ -31,11 +31,11 @@ def judge_items(
 
     Raises InputError for an answer of no tokens, or of more than `length`.
     """
-    answers = []
-    for item in items:
-        prompt = torch.from_numpy(tokenizer.encode(item.prompt).astype("int64"))
-        for choice in item.choices:
-            answers.append(Answer.within(length, prompt, torch.from_numpy(tokenizer.encode(choice).astype("int64"))))
+
+    def tokens(text: str) -> Tensor:
+        return torch.from_numpy(tokenizer.encode(text).astype("int64"))
+
+    answers = [Answer.within(length, tokens(item.prompt), tokens(choice)) for item in items for choice in item.choices]
     found = answer_nll(score, answers, config, length, batch_tokens).split([len(item.choices) for item in items])
     return [_judge(item, losses) for item, losses in zip(items, found, strict=True)]
 

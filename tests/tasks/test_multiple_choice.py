@@ -41,22 +41,22 @@ def test_the_likelier_answer_is_chosen_by_sum_and_by_character_as_in_lm_eval():
     # A long answer of cheap tokens: more in sum, less per character.
     [judged] = judge_items(score, [Item("p", (" !!!!!!!!!!!!", " z"), 0)], Bytes(), 64, EXACT)
     assert (judged.acc, judged.acc_norm) == (False, True)
-    # Per byte the second would be the less likely one: e with an accent is two bytes and one character.
-    texts = (" \u00e9", " f")
-    by_character = [exact_nll(text) for text in texts]
-    assert by_character[0] > by_character[1] and by_character[0] / 2 < by_character[1]
+    # An e with an accent is two bytes and one character: per byte this answer would be the likelier one.
+    texts = (" \u00e9!!", " z")
+    costs = [exact_nll(text) for text in texts]
+    assert costs[0] / 4 < costs[1] < costs[0] / 3
     [judged] = judge_items(score, [Item("p", texts, 1)], Bytes(), 64, EXACT)
     assert judged.acc_norm
 
 
 def test_items_are_judged_in_their_order_whatever_the_batch():
-    items = [Item("p" * size, (" a" * (1 + size), " bb", " c d e"), size % 3) for size in range(7)]
+    items = [Item("p" * size, (" a" * (1 + size), " bb", " c d e"), size % 2 * 2) for size in range(7)]
     wide = judge_items(score, items, Bytes(), 64, LikelihoodConfig(3))
     narrow = [judge_items(score, [item], Bytes(), 64, LikelihoodConfig(3), batch_tokens=1)[0] for item in items]
     assert [(one.acc, one.acc_norm, round(one.nll, 9)) for one in wide] == [
         (one.acc, one.acc_norm, round(one.nll, 9)) for one in narrow
     ]
-    assert len({round(one.nll, 6) for one in wide}) == 7
+    assert len({round(one.nll, 6) for one in wide}) > 3
 
 
 def test_a_prompt_that_is_too_long_loses_its_head():
