@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdlm_min.data.items import TASKS, items_file, load_items
+from mdlm_min.data.items import items_file, load_items
 from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig, Passes
 from mdlm_min.diffusion.mask_rate import MaskRate
@@ -39,6 +39,7 @@ from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
+ITEM_TASKS = ("hellaswag", "arc_easy")
 ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
@@ -237,7 +238,7 @@ class PretrainTask(Task):
     def _judge_items(self, last: bool) -> Row:
         config = self.config
         if not last:
-            return {f"{task}_{name}": math.nan for task in TASKS for name in ITEM_COLUMNS}
+            return {f"{task}_{name}": math.nan for task in ITEM_TASKS for name in ITEM_COLUMNS}
         means: Row = {}
         rows: list[dict[str, str | float]] = []
         likelihood = LikelihoodConfig(config.item_passes)
@@ -245,7 +246,7 @@ class PretrainTask(Task):
         def score(passes: Passes) -> Tensor:
             return self._shared_nll(passes.tokens, passes.mask, passes.real)
 
-        for task in TASKS:
+        for task in ITEM_TASKS:
             items = load_items(task, config.items)
             judged = judge_items(score, items, self.data.tokenizer, config.data.length, likelihood)
             for name in ITEM_COLUMNS:
@@ -280,7 +281,7 @@ def check(settings: dict[str, Any]) -> None:
     config = build(PretrainConfig, settings)
     check_device(config.device)
     if config.items:
-        for task in TASKS:
+        for task in ITEM_TASKS:
             items_file(task)
 
 
