@@ -146,15 +146,13 @@ def _identity(model: MDLM) -> str:
 
 def _scores(found: Log) -> dict[str, dict[str, float]]:
     """Numbers of each task and group: lm-eval's "acc,none" and "acc_stderr,none" as acc and acc_stderr; other filters by name."""
-    return {
-        name: {
-            key.removesuffix(",none").replace(",", " "): float(value)
-            for key, value in values.items()
-            if isinstance(value, int | float)
-        }
-        | {"items": float(found["n-samples"][name]["effective"])} * (name in found["n-samples"])
-        for name, values in {**found["results"], **found.get("groups", {})}.items()
-    }
+    scores = {}
+    for name, values in {**found["results"], **found.get("groups", {})}.items():
+        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        scores[name] = {key.removesuffix(",none").replace(",", " "): value for key, value in numbers.items()}
+        if name in found["n-samples"]:
+            scores[name]["items"] = float(found["n-samples"][name]["effective"])
+    return scores
 
 
 def _item(task: str, sample: Log) -> Log:
