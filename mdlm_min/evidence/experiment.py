@@ -94,7 +94,7 @@ class Experiment:
     def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "", only: str = "") -> list[RunSpec]:
         """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
         `seeds`: how many at most, from the first one, or 0 for the tier's own number; `corpus`: in the place of the experiment's
-        own, whose cells that are about another corpus are then left out; `only`: comma-separated names of cells, or "" for all."""
+        own, whose cells that are about another corpus are then left out; `only`: comma-separated cells, or "" for all."""
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
