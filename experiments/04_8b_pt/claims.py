@@ -123,9 +123,9 @@ def judge_cost(table: Table) -> Verdict:
     note = (
         f"Implausible in bf16, by arithmetic; nothing was measured. 20 hours of 8 H100 for 7.86 billion tokens need {need:.0%} "
         f"of the bf16 peak with attention and all logits counted, {row['pretraining_utilisation_masked']:.0%} with logits at "
-        f"masked positions only, {row['pretraining_utilisation_6pt']:.0%} by 6 operations a parameter and token; recomputation would "
-        f"come on top. {HIGHEST:.0%} is the best bf16 figure of one framework: {20 * need / HIGHEST:.0f} hours. In FP8 another "
-        f"reports {FP8 / 1e12:.0f} TFLOP/s per H100 at this size and length, where the 20 hours would need "
+        f"masked positions only, {row['pretraining_utilisation_6pt']:.0%} by 6 operations a parameter and token; recomputation "
+        f"would come on top. {HIGHEST:.0%} is the best bf16 figure of one framework: {20 * need / HIGHEST:.0f} hours. In FP8 "
+        f"another reports {FP8 / 1e12:.0f} TFLOP/s per H100 at this size and length, where the 20 hours would need "
         f"{need * PEAK / FP8:.0%} of that; F.6 states no precision. The 6 hours of fine-tuning need "
         f"{row['fine_tuning_utilisation_full']:.0%} of the bf16 peak"
     )
