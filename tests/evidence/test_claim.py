@@ -22,7 +22,7 @@ from mdlm_min.evidence.claim import (
 )
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.golden import Table, golden_by_tier
-from mdlm_min.evidence.verify import judge
+from mdlm_min.evidence.verdicts import judge
 
 
 def test_mean_interval_covers_the_mean_95_times_of_100():
