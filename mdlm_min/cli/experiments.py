@@ -57,7 +57,7 @@ def list_experiments(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs that were selected and are not finished; print and draw what they show."""
-    from mdlm_min.evidence import golden, publishing, report, verify
+    from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.sweep import sweep
 
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.text:  # the claims are about the paper's corpora
         print("\n".join(experiment.module("claims").conclusions(table)))
     else:
-        verify.print_verdicts(verify.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
+        verdicts.print_verdicts(verdicts.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
     return 0
 
 
