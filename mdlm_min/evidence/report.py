@@ -20,7 +20,7 @@ from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines
 from mdlm_min.evidence.interval import Interval, place
-from mdlm_min.run.errors import InputError
+from mdlm_min.evidence.pages import filled
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -133,12 +133,7 @@ def readme_table(judged: verdicts.Judged) -> str:
 
 def write_readme(path: Path) -> None:
     """Put `readme_table` between the two marks of the README. Raises InputError where it lacks them."""
-    text = path.read_text()
-    if any(text.count(mark) != 1 for mark in README_MARKS):
-        raise InputError(f"{path}: the marks {README_MARKS[0].strip()} and {README_MARKS[1]} must each stand there once")
-    before, start, rest = text.partition(README_MARKS[0])
-    _, end, after = rest.partition(README_MARKS[1])
-    write_whole(path, f"{before}{start}{readme_table(verdicts.judge_all())}{end}{after}")
+    write_whole(path, filled(path, README_MARKS, readme_table(verdicts.judge_all())))
 
 
 def write(folder: Path) -> list[Path]:
