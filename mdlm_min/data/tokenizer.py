@@ -41,6 +41,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids; bytes that are no UTF-8 become replacement marks."""
 
+    def special_id(self, name: str) -> int | None:
+        """Id of a special token, such as "<|eot_id|>", which stands for no text; None where the tokenizer has none."""
+
 
 class Bytes:
     """Every UTF-8 byte is a token."""
@@ -53,6 +56,9 @@ class Bytes:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return bytes(tokens).decode(errors="replace")
+
+    def special_id(self, name: str) -> int | None:
+        return None
 
 
 class GPT2:
@@ -94,6 +100,9 @@ class GPT2:
     def decode(self, tokens: Iterable[int]) -> str:
         return self._encoding.decode(list(tokens))
 
+    def special_id(self, name: str) -> int | None:
+        return 50256 if name == "<|endoftext|>" else None
+
 
 class TrainedBPE:
     """A tokenizer read from the JSON text that `tokenizers` writes. Special tokens are never read from a text."""
@@ -111,6 +120,10 @@ class TrainedBPE:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return str(self._tokenizer.decode(list(tokens)))
+
+    def special_id(self, name: str) -> int | None:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return next((number for number, token in added.items() if token.content == name), None)
 
 
 def train_bpe(chunks: Iterable[str], size: int) -> str:
@@ -143,6 +156,9 @@ class Words:
     def decode(self, tokens: Iterable[int]) -> str:
         words = list(self._ids)
         return " ".join(words[token] for token in tokens)
+
+    def special_id(self, name: str) -> int | None:
+        return None
 
 
 def check_tokenizer(name: str) -> None:
