@@ -108,7 +108,7 @@ CLAIMS = [
         Claim(
             id=f"B4t-scales-{task}",
             statement=f"Table 3 as published: {_NAMES[task]} rises with every step of the window's lower edge (section 5.2.2)",
-            kind="ordinal",
+            kind="exact",
             quantity="smallest step",
             published="scales positively",
             tolerance="every step above 0",

@@ -28,7 +28,7 @@ from mdlm_min.data.chat import NAMES, ChatTemplate
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passes, answer_nll, guided_score
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
-from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
 from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
@@ -171,16 +171,17 @@ class MDLM(LM):  # type: ignore[misc]
         """For each (context, continuation): log-likelihood in nats, and whether filling in one token at a time, the most
         confident first, gives the continuation. That is asked only where a document has one continuation: choices are compared
         by likelihood alone, and for them it is False."""
-        alone = Counter((request.task_name, request.doc_id) for request in requests)
+        count = Counter((request.task_name, request.doc_id) for request in requests)
         found: list[tuple[float, bool]] = []
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
-            for part in _parts(requests):
+            for first in range(0, len(requests), SAVED_EVERY):
+                part = requests[first : first + SAVED_EVERY]
                 answers = [self._answer(*request.args) for request in part]
-                values = (-self._nll(answers, bar.update)).tolist()
-                for request, answer, value in zip(part, answers, values, strict=True):
-                    greedy = alone[request.task_name, request.doc_id] == 1 and self._is_greedy(answer)
-                    found.append((value, greedy))
-                    self.cache_hook.add_partial("loglikelihood", request.args, found[-1])
+                alone = [index for index, request in enumerate(part) if count[request.task_name, request.doc_id] == 1]
+                greedy = {index for index in alone if self._is_greedy(answers[index])}
+                for index, value in enumerate((-self._nll(answers, bar.update)).tolist()):
+                    found.append((value, index in greedy))
+                    self.cache_hook.add_partial("loglikelihood", part[index].args, found[-1])
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
@@ -212,10 +213,10 @@ class MDLM(LM):  # type: ignore[misc]
 
     def _is_greedy(self, answer: Answer) -> bool:
         size = len(answer.answer)
-        blank = torch.full((size,), self.text.mask_token, dtype=torch.int64)
         config = SamplingConfig("low-confidence", size, 0.0, cfg_scale=self.config.guidance)
-        made = self._generate(torch.cat((answer.prompt, blank))[None], TokenRules(self.text.mask_token), config, [0], None)
-        return made.tokens[0, len(answer.prompt) :].tolist() == answer.answer.tolist()
+        template = [*answer.prompt.tolist(), *[self.text.mask_token] * size]
+        made = self.text.generate([template], config, rules=TokenRules(self.text.mask_token))
+        return made.tokens[0, -size:].tolist() == answer.answer.tolist()
 
     # Generation
 
@@ -268,29 +269,15 @@ class MDLM(LM):  # type: ignore[misc]
         if self._chat is not None:
             stop |= {self._chat.special.end, self._chat.special.end_turn}
         rules = TokenRules(self.text.mask_token, frozenset(self.text.suppressed - stop), stop=frozenset(stop))
-        lengths = [len(one.prompt) + one.tokens for one in batch]
-        template = torch.full((len(batch), max(lengths)), self.text.mask_token, dtype=torch.int64)
-        for row, one in enumerate(batch):
-            template[row, : len(one.prompt)] = one.prompt
-        made = self._generate(template, rules, batch[0].config, [one.key for one in batch], lengths)
+        templates = [[*one.prompt.tolist(), *[self.text.mask_token] * one.tokens] for one in batch]
+        made = self.text.generate(templates, batch[0].config, self.config.seed, rules, [one.key for one in batch])
         self.speed.add(made)
         texts = []
-        for one, row, length in zip(batch, made.tokens.tolist(), lengths, strict=True):
-            answer = row[len(one.prompt) : length]
+        for one, template, row in zip(batch, templates, made.tokens.tolist(), strict=True):
+            answer = row[len(one.prompt) : len(template)]
             end = next((place for place, token in enumerate(answer) if token in stop), len(answer))
             texts.append(until_first(self.text.tokenizer.decode(answer[:end]), one.until))
         return texts
-
-    def _generate(
-        self, template: Tensor, rules: TokenRules, config: SamplingConfig, items: list[int], lengths: list[int] | None
-    ) -> Generation:
-        with self.text.autocast():
-            return generate(self.text.model, template.to(self.text.device), rules, config, self.config.seed, items, lengths)
-
-
-def _parts(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for first in range(0, len(requests), SAVED_EVERY):
-        yield requests[first : first + SAVED_EVERY]
 
 
 def rolling_windows(tokens: Tensor, length: int) -> list[Answer]:
