@@ -268,9 +268,8 @@ class MDLM(LM):  # type: ignore[misc]
         stop = {self.text.end_token} if self.text.end_token is not None else set()
         if self._chat is not None:
             stop |= {self._chat.special.end, self._chat.special.end_turn}
-        rules = TokenRules(self.text.mask_token, frozenset(self.text.suppressed - stop), stop=frozenset(stop))
         templates = [[*one.prompt.tolist(), *[self.text.mask_token] * one.tokens] for one in batch]
-        made = self.text.generate(templates, batch[0].config, self.config.seed, rules, [one.key for one in batch])
+        made = self.text.generate(templates, batch[0].config, self.config.seed, self.text.rules(stop), [one.key for one in batch])
         self.speed.add(made)
         texts = []
         for one, template, row in zip(batch, templates, made.tokens.tolist(), strict=True):
