@@ -1,7 +1,8 @@
 """Items per second of the likelihood: ours against one item at a time, with the same masks, and against LLaDA's plain loop.
 
 The items are HellaSwag's where MDLM_DATA has it, else made-up ones of like lengths. The model is small and random, with LLaDA's
-block: what is measured is how well the passes fill batches, and what is not scored. MDLM_BENCH_ITEMS sets their number (default: 1,000).
+block: what is measured is how well the passes fill batches, and what is not scored. MDLM_BENCH_ITEMS sets their number
+(default: 1,000).
 """
 
 import os

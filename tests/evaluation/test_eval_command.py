@@ -65,7 +65,8 @@ def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
     tasks.mkdir()
     (tasks / "gpqa_tiny.yaml").write_text(GPQA)
     (tasks / "tiny.py").write_text(
-        "from datasets import Dataset\n\n\ndef load(**_):\n    record = {'query': 'SECRET question', 'choices': ['SECRET a', 'b']}\n"
+        "from datasets import Dataset\n\n\ndef load(**_):\n"
+        "    record = {'query': 'SECRET question', 'choices': ['SECRET a', 'b']}\n"
         "    return {'test': Dataset.from_list([record | {'gold': 0}])}\n"
     )
     command = ["eval", str(released), "--tasks", "gpqa_tiny", "--include-path", str(tasks), "--passes", "1", "--log-samples"]
