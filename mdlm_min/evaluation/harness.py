@@ -227,9 +227,9 @@ class MDLM(LM):  # type: ignore[misc]
         wanted = []
         for request in requests:
             context, options = request.args
-            identity = repr((context, sorted(options.items(), key=str)))
-            wanted.append(self._wanted(context, options, f"{identity} {seen[identity]}"))
-            seen[identity] += 1
+            request_text = repr((context, sorted(options.items())))
+            wanted.append(self._wanted(context, options, seen[request_text]))
+            seen[request_text] += 1
         found = [""] * len(requests)
         with tqdm(desc="generation", unit=" texts", total=len(requests), disable=None) as bar:
             for batch in self._batches(wanted):
@@ -239,13 +239,13 @@ class MDLM(LM):  # type: ignore[misc]
                 bar.update(len(batch))
         return found
 
-    def _wanted(self, context: str, options: Mapping[str, Any], identity: str) -> _Wanted:
+    def _wanted(self, context: str, options: Mapping[str, Any], repeat: int) -> _Wanted:
         until, tokens, config = parse_gen_kwargs(options, self.config.guidance)
         if not 1 <= tokens <= self.text.length:
             raise InputError(f"gen_kwargs: {tokens} tokens are not allowed; 1 to {self.text.length}, which this model can read")
         prompt = self._tokens(context)
         self.cut += len(prompt) + tokens > self.text.length
-        key = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=7).digest(), "little")
+        key = int.from_bytes(hashlib.blake2b(f"{repeat} {context}".encode(), digest_size=7).digest(), "little")
         return _Wanted(prompt[max(0, len(prompt) + tokens - self.text.length) :], until, tokens, config, key)
 
     def _batches(self, wanted: list[_Wanted]) -> Iterator[list[int]]:

@@ -23,6 +23,7 @@ def make_model(length=LENGTH):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # so that answers differ
+        model.head.weight[:32] = model.head.weight[127:] = 0  # what it writes is plain text
     return model
 
 
