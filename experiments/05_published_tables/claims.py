@@ -30,6 +30,8 @@ def _judge_gain(arm: str) -> Judge:
             f"these items show a gain of {row['detectable']:.3f} in 80% of cases"
         )
         task = arm.removesuffix("_middle")
+        if row["gain"] < 0:
+            note += "; the numbers point the other way than the text"
         if row["floor"]:
             note += f"; noise floor {row['floor']:.3f}: {FLOORS[task]}"
         if task == "math":
