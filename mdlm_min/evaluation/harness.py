@@ -42,7 +42,7 @@ _SPECIAL = re.compile(f"({'|'.join(map(re.escape, NAMES))}|(?<={re.escape(NAMES[
 @dataclass(frozen=True)
 class HarnessConfig:
     """`--model_args` of the model. `folder`: a run or a released LLaDA. A batch has at most `batch_tokens` tokens and, unless
-    `batch_size` is "auto", at most that many sequences; neither changes a result."""
+    `batch_size` is "auto", at most those of that many sequences of the model's full length; neither changes a result."""
 
     folder: str
     passes: int = 128
@@ -65,7 +65,7 @@ class HarnessConfig:
         return LikelihoodConfig(self.passes, self.estimator, self.seed)
 
     def tokens_of_batch(self, length: int) -> int:
-        """The most tokens of a batch of sequences of this length."""
+        """The most tokens of a batch, for a model of this length."""
         return self.batch_tokens if self.batch_size == "auto" else min(self.batch_tokens, int(self.batch_size) * length)
 
 
@@ -257,7 +257,7 @@ class MDLM(LM):  # type: ignore[misc]
                 if wanted[index].config != config:
                     continue
                 length = len(wanted[(batch or [index])[0]].prompt) + wanted[(batch or [index])[0]].tokens
-                if batch and (len(batch) + 1) * length > self.config.tokens_of_batch(length):
+                if batch and (len(batch) + 1) * length > self.config.tokens_of_batch(self.text.length):
                     yield batch
                     batch = []
                 batch.append(index)

@@ -60,11 +60,11 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     Raises InputError for an unknown task, and for one whose data cannot be had.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
-    manager = _task_manager(names, request.include_path)
     tasks = [_described(name) for name in names]
+    model = MDLM(**settings)
+    manager = _task_manager([task.task for task in tasks], request.include_path)
     for task in tasks:
         _check_known(task.task, manager)
-    model = MDLM(**settings)
     log: Log = {
         "model": asdict(model.config),
         "request": asdict(request),
