@@ -250,19 +250,14 @@ class MDLM(LM):  # type: ignore[misc]
 
     def _batches(self, wanted: list[_Wanted]) -> Iterator[list[int]]:
         """Numbers of requests with the same settings and similar length, as many as a batch holds; the longest first."""
-        order = sorted(range(len(wanted)), key=lambda index: -len(wanted[index].prompt) - wanted[index].tokens)
+        sizes = [len(one.prompt) + one.tokens for one in wanted]
+        order = sorted(range(len(wanted)), key=lambda index: -sizes[index])
         for config in dict.fromkeys(one.config for one in wanted):
-            batch: list[int] = []
-            for index in order:
-                if wanted[index].config != config:
-                    continue
-                length = len(wanted[(batch or [index])[0]].prompt) + wanted[(batch or [index])[0]].tokens
-                if batch and (len(batch) + 1) * length > self.config.tokens_of_batch(self.text.length):
-                    yield batch
-                    batch = []
-                batch.append(index)
-            if batch:
-                yield batch
+            left = [index for index in order if wanted[index].config == config]
+            while left:
+                rows = max(1, self.config.tokens_of_batch(self.text.length) // sizes[left[0]])
+                yield left[:rows]
+                left = left[rows:]
 
     def _write(self, batch: list[_Wanted]) -> list[str]:
         stop = {self.text.end_token} if self.text.end_token is not None else set()
