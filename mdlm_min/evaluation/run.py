@@ -63,8 +63,6 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     tasks = [_described(name) for name in names]
     model = MDLM(**settings)
     manager = _task_manager([task.task for task in tasks], request.include_path)
-    for task in tasks:
-        _check_known(task.task, manager)
     log: Log = {
         "model": asdict(model.config),
         "request": asdict(request),
@@ -87,11 +85,17 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     return log
 
 
-def _task_manager(names: Iterable[str], include_path: str) -> TaskManager:
-    """All tasks that may be asked for; lm-eval's own, whose index takes seconds, only where a name is not one of ours."""
-    ours = {path.stem for path in OFFLINE.glob("*.yaml")}
+def _task_manager(names: list[str], include_path: str) -> TaskManager:
+    """The tasks that may be asked for: ours and those of `include_path`; lm-eval's own, whose index takes seconds, only where a
+    name is not among these. Raises InputError for an unknown name."""
     places = [str(OFFLINE), *([include_path] if include_path else [])]
-    return TaskManager(include_path=places, include_defaults=not set(names) <= ours)
+    for defaults in (False, True):
+        manager = TaskManager(include_path=places, include_defaults=defaults)
+        unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
+        if not unknown:
+            return manager
+    allowed = ", ".join((*GROUPS, *PAPER_TASKS))
+    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
 
 
 def _described(name: str) -> PaperTask:
@@ -102,11 +106,6 @@ def _described(name: str) -> PaperTask:
         if name == task.offline:
             return PaperTask(task.title, name, task.shots, task.items, task.metric, name, task.gen_kwargs)
     return PaperTask(name, name, -1, 0, "")
-
-
-def _check_known(name: str, manager: TaskManager) -> None:
-    if name not in {*manager.all_tasks, *manager.all_groups, *manager.all_tags}:
-        raise InputError(f"tasks: {shown(name)} is unknown; allowed: {', '.join((*GROUPS, *PAPER_TASKS))}, or names of lm-eval's")
 
 
 def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, model: MDLM) -> Log:

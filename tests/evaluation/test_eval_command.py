@@ -159,7 +159,6 @@ def test_without_the_hub_the_message_says_what_to_do(released, tmp_path, monkeyp
         raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nmore lines")
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", fail)
-    monkeypatch.setattr(run, "_check_known", lambda name, manager: None)
     monkeypatch.setattr(run, "_task_manager", lambda names, path: None)
     assert main(["eval", str(released), "--tasks", "arc_easy", "--output", str(tmp_path)]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
