@@ -2,7 +2,7 @@
 
 A folder of results holds results.json (scores, settings, speed) and items.jsonl: for each item its task, number, hash, scores
 and, for choices, the NLL of each in nats; never a text. With `log_samples`, samples_TASK.jsonl holds lm-eval's full records,
-texts included; not of GPQA, whose text is neither stored nor printed.
+texts included; not of GPQA, whose text is neither stored nor printed (nor are generated answers to it kept in a cache).
 """
 
 import hashlib
@@ -119,7 +119,7 @@ def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, mode
             limit=request.limit or None,
             gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
             apply_chat_template=request.chat,
-            use_cache=f"{request.cache}-{_identity(model)}" if request.cache else None,
+            use_cache=f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None,
             task_manager=manager,
         )
     except Exception as error:
@@ -147,7 +147,7 @@ def _scores(found: Log) -> dict[str, dict[str, float]]:
     """Numbers of each task and group: lm-eval's "acc,none" and "acc_stderr,none" as acc and acc_stderr; other filters by name."""
     scores = {}
     for name, values in {**found["results"], **found.get("groups", {})}.items():
-        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        numbers = {key: float(value) for key, value in values.items() if "," in key and isinstance(value, int | float)}
         scores[name] = {key.removesuffix(",none").replace(",", " "): value for key, value in numbers.items()}
         if name in found["n-samples"]:
             scores[name]["items"] = float(found["n-samples"][name]["effective"])
