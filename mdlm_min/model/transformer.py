@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdlm_min.model.scoring import Head
 from mdlm_min.model.selection import Selection
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
@@ -264,7 +265,7 @@ class Transformer(nn.Module):
             self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.width, config.outputs, bias=False)
+        self.head = Head(config.width, config.outputs)
         if config.tied:
             self.head.weight = self.token_embedding.weight
         if generator is not None:
@@ -288,13 +289,22 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, selection: Tensor | Selection | None = None, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        selection: Tensor | Selection | None = None,
+        padding_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
         """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given a `selection` (bool, [batch, length]),
         only theirs, [selected, outputs], in row-major order. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding, whose own scores mean nothing; None for no padding.
 
-        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
-        without rotary positions or in a causal model.
+        Given `targets` too, the right classes at the selection (int64 [selected]), their -log p in nats, float32 [selected]; of
+        many classes the scores are then never held whole (scoring.py).
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), for padding without
+        rotary positions or in a causal model, and for targets without a selection.
         """
         batch, length = tokens.shape
         learned = self.config.position_encoding == "learned"
@@ -302,6 +312,8 @@ class Transformer(nn.Module):
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
         if padding_mask is not None and (learned or self.config.causal):
             raise ValueError("padding_mask: padding needs rotary positions and a bidirectional model")
+        if targets is not None and selection is None:
+            raise ValueError("targets: they need a selection")
         distinct = self.config.vocab_size * length
         index = None
         if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
@@ -313,7 +325,10 @@ class Transformer(nn.Module):
         selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
             x, index = self._through(block, x, index, None, padding_mask), None
-        scores: Tensor = self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
+        x = self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask))
+        if targets is not None:
+            targets = F.pad(targets, (0, len(x) - len(targets)))  # as the selection is padded
+        scores: Tensor = self.head(x, targets)
         return scores if selection is None else scores[: selection.count]
 
     def _rotary(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
