@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WHOLE = 1 << 24  # up to so many scores are computed whole: they are no burden
-SLICE = {"cpu": 1 << 20, "cuda": 1 << 24}  # scores in a slice: for the cache of a core; for large matrix products
+SLICE = {"cpu": 1 << 19, "cuda": 1 << 24}  # scores in a slice: for the cache of a core; for large matrix products
 LEAST_CLASSES = 512  # in a slice: thinner products are slow
 
 
@@ -59,16 +59,16 @@ class _SlicedNLL(torch.autograd.Function):
         x, weight, targets, total = ctx.saved_tensors
         x_gradient = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         weight_gradient = torch.empty_like(weight)
-        log_total = total.float()[:, None]
+        log_total, weighted = total.float()[:, None], (x * gradient[:, None]).to(x.dtype)
         for start in range(0, len(weight), ctx.classes):
             part = weight[start : start + ctx.classes]
-            shares = (x @ part.T).float().sub_(log_total).exp_().mul_(gradient[:, None])
+            shares = (x @ part.T).float().sub_(log_total).exp_()
             place, inside = _place(targets, start, shares)
-            shares.scatter_add_(1, place, -(gradient * inside)[:, None])
+            shares.scatter_add_(1, place, -inside.float()[:, None])
             shares = shares.to(x.dtype)
-            torch.mm(shares.T, x, out=weight_gradient[start : start + ctx.classes])
+            torch.mm(shares.T, weighted, out=weight_gradient[start : start + ctx.classes])
             x_gradient += shares @ part
-        return x_gradient.to(x.dtype), weight_gradient, None, None
+        return (x_gradient * gradient[:, None]).to(x.dtype), weight_gradient, None, None
 
 
 def _place(targets: Tensor, start: int, scores: Tensor) -> tuple[Tensor, Tensor]:
