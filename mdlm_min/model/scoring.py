@@ -27,14 +27,20 @@ class Head(nn.Linear):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Scores [..., outputs] of `x` ([..., width]); or -log p of `targets` (int64 [rows]) in nats, float32 [rows], of `x`
         ([rows, width])."""
-        if targets is None or len(x) * self.out_features <= WHOLE:
+        kind = x.device.type
+        classes = classes_at_a_time(len(x), self.out_features, self.slice or SLICE[kind])
+        if targets is None or classes == self.out_features:
             scores = super().forward(x)
             return scores if targets is None else F.cross_entropy(scores.float(), targets, reduction="none")
-        weight, kind = self.weight, x.device.type
+        weight = self.weight
         if torch.is_autocast_enabled(kind):
             x, weight = (part.to(torch.get_autocast_dtype(kind)) for part in (x, weight))
-        classes = max(LEAST_CLASSES, (self.slice or SLICE[kind]) // len(x))
         return _SlicedNLL.apply(x, weight, targets, classes)
+
+
+def classes_at_a_time(rows: int, outputs: int, most: int) -> int:
+    """How many of the `outputs` classes a slice has, for at most about `most` scores; all of them where they are few."""
+    return outputs if rows * outputs <= WHOLE else min(outputs, max(LEAST_CLASSES, most // rows))
 
 
 class _SlicedNLL(torch.autograd.Function):

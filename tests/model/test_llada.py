@@ -166,7 +166,7 @@ def test_one_file_without_an_index_is_read_too(tmp_path):
         load_weights(tmp_path, other)
 
 
-@pytest.mark.parametrize("place", ["../x.safetensors", "/tmp/x.safetensors", "sub/x.safetensors", "..", "", 3, None])
+@pytest.mark.parametrize("place", ["../x.safetensors", "/tmp/x.safetensors", "sub/x.safetensors", "..", "", "a.bin", 3, None])
 def test_an_index_names_files_of_its_own_folder_only(tmp_path, place):
     folder = tmp_path / "model"
     save_weights(folder, tiny())
@@ -175,7 +175,7 @@ def test_an_index_names_files_of_its_own_folder_only(tmp_path, place):
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["model.transformer.ln_f.weight"] = place
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(InputError, match="allowed: the name of a file in the same folder"):
+    with pytest.raises(InputError, match="allowed: the name of a .safetensors file in the same folder"):
         load_weights(folder, tiny())
 
 
@@ -213,11 +213,8 @@ def test_only_floating_point_weights_are_read(tmp_path, dtype, named):
 
 def test_weights_of_another_configuration_are_refused_though_their_shapes_fit(tmp_path):
     save_weights(tmp_path, tiny())
-    for changes, field in (
-        ({"rotary_base": 1e4}, "rope_theta"),
-        ({"norm_epsilon": 1e-6}, "rms_norm_eps"),
-        ({"heads": 4}, "n_heads"),
-    ):
+    other = {"rope_theta": {"rotary_base": 1e4}, "rms_norm_eps": {"norm_epsilon": 1e-6}, "n_heads": {"heads": 4}}
+    for field, changes in other.items():
         with pytest.raises(InputError, match=f"{field} is .*, but the model has"):
             load_weights(tmp_path, tiny(**changes))
     load_weights(tmp_path, tiny(length=5))  # shorter texts are the same model's
