@@ -117,7 +117,7 @@ def test_a_head_whose_weights_are_shared_out_scores_in_slices(settings, tmp_path
     pytest.importorskip("deepspeed")
     changes = {"data": {"vocab_size": 200_000, "random_lengths": 0.0}, "train": {"steps": 2}, "batch": 16, "mask_rate": "0.5"}
     settings = merge(settings, changes, {"validation_passes": 0, "test_passes": 0})
-    assert 0.4 * 8 * 32 * 200_000 > scoring.WHOLE  # masked tokens of a process times classes
+    assert scoring.WHOLE < 0.4 * 8 * 32 * 200_000  # masked tokens of a process times classes
     expected = execute(tmp_path / "plain", settings)
     rows = execute(tmp_path / "run", settings, kind="deepspeed", processes=2, zero=3)
     assert rows[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=2e-5)
