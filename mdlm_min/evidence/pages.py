@@ -76,19 +76,19 @@ def findings(judged: Judged) -> str:
 
 def write() -> list[Path]:
     """Write every generated part from the golden tables; returns the pages."""
-    judged = {folder.name: judge(Experiment(folder.name), golden.golden_by_tier(folder.name)) for folder in experiment_folders()}
-    pages = generated(judged)
+    pages = generated()
     for path, text in pages.items():
         write_whole(path, text)
     return list(pages)
 
 
-def generated(judged_by_experiment: Mapping[str, Judged]) -> dict[Path, str]:
-    """Every page with a generated part, as it should stand."""
-    pages = {}
-    for name, judged in judged_by_experiment.items():
-        path = EXPERIMENTS / name / "README.md"
+def generated() -> dict[Path, str]:
+    """Every page with a generated part, as it should stand by the golden tables."""
+    pages, everything = {}, []
+    for folder in experiment_folders():
+        judged = judge(Experiment(folder.name), golden.golden_by_tier(folder.name))
         if judged:
+            path = EXPERIMENTS / folder.name / "README.md"
             pages[path] = filled(path, VERDICT_MARKS, verdict_table(judged))
-    everything = [pair for judged in judged_by_experiment.values() for pair in judged]
+        everything += judged
     return pages | {golden.RESULTS / "FINDINGS.md": findings(everything)}
