@@ -71,7 +71,7 @@ def test_values_arrive_as_they_were_typed(made, value):
 
 def test_what_is_not_given_is_left_to_the_program(made):
     arguments, data = made("exp-parity")
-    assert arguments == ["run", "parity", "--tier=cpu", "--seeds=0", "--arms=", "--processes=0", "--hostfile="]
+    assert arguments == ["run", "parity", "--tier=cpu", "--seeds=0", "--arms=", "--cells=", "--processes=0", "--hostfile="]
     assert data is None
 
 
