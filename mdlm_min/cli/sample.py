@@ -39,11 +39,11 @@ def sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from mdlm_min.diffusion.sampling import SamplingConfig
-    from mdlm_min.tasks.text_model import GAP, TextModel
+    from mdlm_min.tasks.text_model import TextModel, check_gaps
 
     filling = arguments.infill is not None
-    if filling and not GAP.search(arguments.infill):
-        raise InputError(f"infill: {arguments.infill!r} has no gap; write [MASK] or __ where text is wanted")
+    if filling:
+        check_gaps(arguments.infill)
     for name in ("count", "length"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

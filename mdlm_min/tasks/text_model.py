@@ -17,7 +17,7 @@ from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.llada import is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import load_weights, stored_dtype
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, settings_of
 from mdlm_min.tasks.language import DTYPES, LanguageRunConfig, load_data
@@ -81,7 +81,7 @@ class TextModel:
         tokens: list[int] = []
         end = 0
         for gap in GAP.finditer(text):
-            tokens += self._before_gap(text[end : gap.start()])
+            tokens += self.before_gap(text[end : gap.start()])
             tokens += [self.mask_token] * (1 if gap[0] == "[MASK]" else len(gap[0]))
             end = gap.end()
         tokens += self.tokenizer.encode(text[end:]).tolist()
@@ -97,12 +97,19 @@ class TextModel:
         length = length or self.length
         if not 1 <= length <= self.length:
             raise InputError(f"length: {length} is not allowed; 1 to {self.length}, which this model can read")
-        tokens = self._before_gap(prompt)
+        tokens = self.before_gap(prompt)
         if len(tokens) >= length:
             raise InputError(f"prompt: it has {len(tokens)} tokens; allowed: fewer than the text's length, {length}")
         return tokens + [self.mask_token] * (length - len(tokens))
 
-    def _before_gap(self, text: str) -> list[int]:
+    def with_answer(self, prompt: Sequence[int], length: int) -> list[int]:
+        """A prompt's tokens and then `length` masked ones. Raises InputError for more than the model can read."""
+        if len(prompt) + length > self.length:
+            allowed = f"at most {self.length} together, which this model can read"
+            raise InputError(f"length: {length} is not allowed behind a prompt of {len(prompt)} tokens; {allowed}")
+        return [*prompt, *[self.mask_token] * length]
+
+    def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
         return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
 
@@ -113,8 +120,8 @@ class TextModel:
         begin_suppress: Collection[int] = (),
         defer: Collection[int] = (),
     ) -> TokenRules:
-        """Roles of tokens in generation. The model's `suppressed` ones are produced only where they are meant, as `stop` or `defer`
-        tokens."""
+        """Roles of tokens in generation. Those that the model suppresses are produced only where they are meant, to stop or as
+        deferred ones."""
         never = (self.suppressed - {*stop, *defer}) | {*suppress}
         return TokenRules(
             self.mask_token, frozenset(never), frozenset(begin_suppress), frozenset(defer), frozenset(stop) - frozenset(suppress)
@@ -163,6 +170,12 @@ class TextModel:
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; control characters other than line ends and tabs become replacement marks."""
         return _CONTROL.sub("\ufffd", self.tokenizer.decode(tokens))
+
+
+def check_gaps(text: str) -> None:
+    """Raise InputError for a text without a gap to fill in."""
+    if not GAP.search(text):
+        raise InputError(f"infill: {shown(text)} has no gap; write [MASK] or __ where text is wanted")
 
 
 def _released(path: Path, device: str, dtype: str) -> TextModel:
