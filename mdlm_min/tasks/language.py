@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.parity_corpus import PREFIX, layout, make_parities
@@ -105,8 +104,7 @@ class LanguageTask(Task):
     def nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """-log p in nats of the masked tokens given the others: float32 [masked], in row-major order of `mask`."""
         with self.autocast():
-            scores = self.model(tokens.masked_fill(mask, self.mask_token), mask)
-        return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
+            return self.model(tokens.masked_fill(mask, self.mask_token), mask, targets=tokens[mask])
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's blocks (and masks), in nats per token."""
