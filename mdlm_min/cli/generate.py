@@ -116,7 +116,7 @@ def _sampling(arguments: argparse.Namespace, steps: int) -> "SamplingConfig":
 def _read(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL file. Raises InputError for one that is missing, and for lines that are none of ours."""
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        lines = [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(f"prompts: {path} cannot be read as JSON lines ({error})") from error
     if not lines:

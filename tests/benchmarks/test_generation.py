@@ -13,7 +13,7 @@ from mdlm_min.model.llada import LLADA_8B, MASK_TOKEN, scaled
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.random_streams import stream
 
-PROMPT, ANSWER, BLOCK = 96, 64, 16
+PROMPT, ANSWER, BLOCK = 64, 32, 8
 SHAPE = scaled(4, 4, 256, length=PROMPT + ANSWER)
 EXACT = SamplingConfig(steps=ANSWER, temperature=0.0, block_length=BLOCK)
 FAST = SamplingConfig(steps=ANSWER, temperature=0.0, block_length=BLOCK, threshold=0.9, cache="dual")
