@@ -41,7 +41,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the weights and say where."""
-    from mdlm_min.tasks.pretrain import export
+    from mdlm_min.tasks.text_model import export
 
     export(arguments.run, arguments.output, arguments.dtype)
     print(arguments.output)

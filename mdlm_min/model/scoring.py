@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WHOLE = 1 << 24  # up to so many scores are computed whole: they are no burden
-SLICE = {"cpu": 1 << 20, "cuda": 1 << 24}  # scores in a slice: for the cache of a core; for large matrix products
+SLICE = {"cpu": 1 << 19, "cuda": 1 << 24}  # scores in a slice: for the cache of a core; for large matrix products
 LEAST_CLASSES = 512  # in a slice: thinner products are slow
 
 
@@ -27,14 +27,20 @@ class Head(nn.Linear):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Scores [..., outputs] of `x` ([..., width]); or -log p of `targets` (int64 [rows]) in nats, float32 [rows], of `x`
         ([rows, width])."""
-        if targets is None or len(x) * self.out_features <= WHOLE:
+        kind = x.device.type
+        classes = classes_at_a_time(len(x), self.out_features, self.slice or SLICE[kind])
+        if targets is None or classes == self.out_features:
             scores = super().forward(x)
             return scores if targets is None else F.cross_entropy(scores.float(), targets, reduction="none")
-        weight, kind = self.weight, x.device.type
+        weight = self.weight
         if torch.is_autocast_enabled(kind):
             x, weight = (part.to(torch.get_autocast_dtype(kind)) for part in (x, weight))
-        classes = max(LEAST_CLASSES, (self.slice or SLICE[kind]) // len(x))
         return _SlicedNLL.apply(x, weight, targets, classes)
+
+
+def classes_at_a_time(rows: int, outputs: int, most: int) -> int:
+    """How many of the `outputs` classes a slice has, for at most about `most` scores; all of them where they are few."""
+    return outputs if rows * outputs <= WHOLE else min(outputs, max(LEAST_CLASSES, most // rows))
 
 
 class _SlicedNLL(torch.autograd.Function):
@@ -59,16 +65,16 @@ class _SlicedNLL(torch.autograd.Function):
         x, weight, targets, total = ctx.saved_tensors
         x_gradient = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         weight_gradient = torch.empty_like(weight)
-        log_total = total.float()[:, None]
+        log_total, weighted = total.float()[:, None], (x * gradient[:, None]).to(x.dtype)
         for start in range(0, len(weight), ctx.classes):
             part = weight[start : start + ctx.classes]
-            shares = (x @ part.T).float().sub_(log_total).exp_().mul_(gradient[:, None])
+            shares = (x @ part.T).float().sub_(log_total).exp_()
             place, inside = _place(targets, start, shares)
-            shares.scatter_add_(1, place, -(gradient * inside)[:, None])
+            shares.scatter_add_(1, place, -inside.float()[:, None])
             shares = shares.to(x.dtype)
-            torch.mm(shares.T, x, out=weight_gradient[start : start + ctx.classes])
+            torch.mm(shares.T, weighted, out=weight_gradient[start : start + ctx.classes])
             x_gradient += shares @ part
-        return x_gradient.to(x.dtype), weight_gradient, None, None
+        return (x_gradient * gradient[:, None]).to(x.dtype), weight_gradient, None, None
 
 
 def _place(targets: Tensor, start: int, scores: Tensor) -> tuple[Tensor, Tensor]:

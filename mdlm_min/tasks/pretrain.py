@@ -8,7 +8,6 @@ import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -20,16 +19,14 @@ from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.llada_weights import save_weights
-from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
+from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
-from mdlm_min.run.run_folder import Row, RunFolder, settings_of
+from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, LEVELS, STRATA, loss_over_rates
 from mdlm_min.tasks.multiple_choice import judge_items
 from mdlm_min.training import distributed
-from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.launch import launch
 from mdlm_min.training.loop import Progress, check_device, train
@@ -292,23 +289,3 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
         launch("pretrain", config.engine, folder, progress)
     else:
         train(prepare(settings, seed, folder), config.train, folder, progress)
-
-
-def export(path: Path, output: Path, dtype: str) -> None:
-    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form.
-
-    At most one copy of the model is in memory, in `dtype`. Raises InputError for a folder without a checkpoint, and for a
-    damaged one.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-    folder = RunFolder(path)
-    found = checkpoints(folder.checkpoints)
-    if not found:
-        raise InputError(f"{path}: no checkpoint here; allowed: the folder of a pre-training run")
-    config = build(PretrainConfig, settings_of(folder.read_json("config.json")))
-    saved = Checkpoint(found[-1])
-    model = empty_transformer(config.model_config(len(saved["model.head.weight"])), DTYPES[dtype])
-    for name, parameter in model.named_parameters():
-        parameter.detach().copy_(saved[f"model.{name}"])
-    save_weights(output, model)
