@@ -42,6 +42,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids; bytes that are no UTF-8 become replacement marks."""
 
+    def special_id(self, name: str) -> int | None:
+        """Id of a special token, such as "<|eot_id|>", which stands for no text; None where the tokenizer has none."""
+
     def to_json(self) -> str:
         """A tokenizer.json of `tokenizers` with the same tokens. Raises InputError where there can be none."""
 
@@ -57,6 +60,9 @@ class Bytes:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return bytes(tokens).decode(errors="replace")
+
+    def special_id(self, name: str) -> int | None:
+        return None
 
     def to_json(self) -> str:
         return byte_level_json({bytes([byte]): byte for byte in range(256)})
@@ -101,6 +107,9 @@ class GPT2:
     def decode(self, tokens: Iterable[int]) -> str:
         return self._encoding.decode(list(tokens))
 
+    def special_id(self, name: str) -> int | None:
+        return 50256 if name == "<|endoftext|>" else None
+
     def to_json(self) -> str:
         return byte_level_json(self._encoding._mergeable_ranks, "<|endoftext|>")
 
@@ -122,6 +131,10 @@ class TrainedBPE:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return str(self._tokenizer.decode(list(tokens)))
+
+    def special_id(self, name: str) -> int | None:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return next((number for number, token in added.items() if token.content == name), None)
 
     def to_json(self) -> str:
         return self._text
@@ -190,6 +203,9 @@ class Words:
     def decode(self, tokens: Iterable[int]) -> str:
         words = list(self._ids)
         return " ".join(words[token] for token in tokens)
+
+    def special_id(self, name: str) -> int | None:
+        return None
 
     def to_json(self) -> str:
         raise InputError("data.tokenizer: 'words' grows as it reads; allowed: bytes, gpt2, bpe:SIZE or a tokenizer.json")

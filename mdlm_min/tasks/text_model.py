@@ -1,19 +1,23 @@
 """A trained model that speaks text: a run's newest checkpoint or a released LLaDA, its tokenizer, and text with gaps to fill."""
 
 import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.samples import open_data
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
-from mdlm_min.diffusion.sampling import SamplingConfig, unmask
+from mdlm_min.diffusion.generation_record import Generation
+from mdlm_min.diffusion.remasking import TokenRules
+from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import load_weights, save_weights, stored_dtype
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import RunFolder, settings_of
@@ -76,7 +80,7 @@ class TextModel:
         tokens: list[int] = []
         end = 0
         for gap in GAP.finditer(text):
-            tokens += self._before_gap(text[end : gap.start()])
+            tokens += self.before_gap(text[end : gap.start()])
             tokens += [self.mask_token] * (1 if gap[0] == "[MASK]" else len(gap[0]))
             end = gap.end()
         tokens += self.tokenizer.encode(text[end:]).tolist()
@@ -92,23 +96,67 @@ class TextModel:
         length = length or self.length
         if not 1 <= length <= self.length:
             raise InputError(f"length: {length} is not allowed; 1 to {self.length}, which this model can read")
-        tokens = self._before_gap(prompt)
+        tokens = self.before_gap(prompt)
         if len(tokens) >= length:
             raise InputError(f"prompt: it has {len(tokens)} tokens; allowed: fewer than the text's length, {length}")
         return tokens + [self.mask_token] * (length - len(tokens))
 
-    def _before_gap(self, text: str) -> list[int]:
+    def with_answer(self, prompt: Sequence[int], length: int) -> list[int]:
+        """A prompt's tokens and then `length` masked ones. Raises InputError for more than the model can read."""
+        if len(prompt) + length > self.length:
+            allowed = f"at most {self.length} together, which this model can read"
+            raise InputError(f"length: {length} is not allowed behind a prompt of {len(prompt)} tokens; {allowed}")
+        return [*prompt, *[self.mask_token] * length]
+
+    def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
         return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
 
+    def rules(
+        self,
+        stop: Collection[int] = (),
+        suppress: Collection[int] = (),
+        begin_suppress: Collection[int] = (),
+        defer: Collection[int] = (),
+    ) -> TokenRules:
+        """Roles of tokens in generation. Those that the model suppresses are produced only where they are meant, to stop or as
+        deferred ones."""
+        never = (self.suppressed - {*stop, *defer}) | {*suppress}
+        return TokenRules(
+            self.mask_token, frozenset(never), frozenset(begin_suppress), frozenset(defer), frozenset(stop) - frozenset(suppress)
+        )
+
+    def generate(
+        self,
+        templates: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        rules: TokenRules | None = None,
+        items: Sequence[int] | None = None,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Generation:
+        """Templates of any lengths in one batch, filled in: `tokens` [batch, longest], each row's own to the left. See
+        diffusion.sampling.generate; by default the tokens that stand in no text are suppressed."""
+        lengths = [len(template) for template in templates]
+        learned = self.model.config.position_encoding == "learned"
+        tokens = torch.full((len(templates), self.length if learned else max(lengths)), self.mask_token)
+        for row, template in zip(tokens, templates, strict=True):
+            row[: len(template)] = torch.tensor(template)
+        with self.autocast():
+            found = generate(
+                self._score_blocks if learned else self.model, tokens.to(self.device), rules or self.rules(), config, seed, items,
+                lengths, watch,
+            )  # fmt: skip
+        return replace(found, tokens=found.tokens[:, : max(lengths)].cpu())
+
+    def _score_blocks(self, tokens: Tensor, asked: Tensor, padding_mask: Tensor | None = None, **cached: Any) -> Tensor:
+        """A model with learned positions reads blocks of its full length only: what is behind a text stays masked."""
+        scores: Tensor = self.model(tokens, asked, **cached)
+        return scores
+
     def fill(self, template: Tensor, config: SamplingConfig, seed: int = 0) -> Tensor:
         """`template` (int64 [batch, length]) with its masked tokens filled in; row i's noise depends on `seed` and i alone."""
-        length = template.shape[1]
-        if self.model.config.position_encoding == "learned":  # such a model reads blocks of its full length only
-            template = F.pad(template, (0, self.length - length), value=self.mask_token)
-        with self.autocast():
-            filled = unmask(self.model, template.to(self.device), self.mask_token, config, seed, suppress=self.suppressed)
-        return filled[:, :length].cpu()
+        return self.generate(template.tolist(), config, seed).tokens
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
         """A text of `length` tokens that begins with the prompt; by default one token per step. Raises InputError as
@@ -121,6 +169,12 @@ class TextModel:
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; control characters other than line ends and tabs become replacement marks."""
         return _CONTROL.sub("\ufffd", self.tokenizer.decode(tokens))
+
+
+def check_gaps(text: str) -> None:
+    """Raise InputError for a text without a gap to fill in."""
+    if not GAP.search(text):
+        raise InputError(f"infill: {shown(text)} has no gap; write [MASK] or __ where text is wanted")
 
 
 def _released(path: Path, device: str, dtype: str) -> TextModel:
