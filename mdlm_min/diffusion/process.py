@@ -52,9 +52,16 @@ class MaskedDiffusion:
         rate = self.rate.sample(batch, generator)
         return bernoulli(rate, length, generator), rate
 
-    def loss(self, nll: Tensor, mask: Tensor, rate: Tensor | None, whole: tuple[int, int] | None = None) -> Tensor:
+    def loss(
+        self,
+        nll: Tensor,
+        mask: Tensor,
+        rate: Tensor | None,
+        whole: tuple[int, int] | None = None,
+        divisor: Tensor | None = None,
+    ) -> Tensor:
         """Training loss, a scalar: see objective.masked_loss. `nll` holds the loss of each masked token, [masked]."""
-        return masked_loss(nll, mask, rate, self.weight, self._density(rate), whole)
+        return masked_loss(nll, mask, rate, self.weight, self._density(rate), whole, divisor)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from mdlm_min.data.items import TASKS, items_file, load_items
+from mdlm_min.data.items import items_file, load_items
 from mdlm_min.data.samples import Batch, SamplesConfig, open_data
+from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig, Passes
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
@@ -34,6 +35,7 @@ from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
+ITEM_TASKS = ("hellaswag", "arc_easy")
 ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
@@ -183,18 +185,18 @@ class PretrainTask(Task):
         return self.process.loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), whole)
 
     @torch.no_grad()
-    def _shared_nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _shared_nll(self, tokens: Tensor, mask: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """`nll` with the rows shared among the processes: every one gets all values, on the CPU."""
         world = distributed.world()
         if world == 1:
-            return self.nll(tokens, mask).cpu()
+            return self.nll(tokens, mask, padding_mask).cpu()
         shares = torch.arange(len(tokens)).tensor_split(world)
         counts = [int(mask[rows].sum()) for rows in shares]
         mine = shares[distributed.rank()]
         rows = (
             mine if len(mine) else torch.zeros(1, dtype=torch.int64)
         )  # every process must call a network whose weights are shared out
-        found = self.nll(tokens[rows], mask[rows])
+        found = self.nll(tokens[rows], mask[rows], None if padding_mask is None else padding_mask[rows])
         return distributed.joined(found[: counts[distributed.rank()]], counts).cpu()
 
     def evaluate(self, step: int) -> Row:
@@ -231,12 +233,17 @@ class PretrainTask(Task):
     def _judge_items(self, last: bool) -> Row:
         config = self.config
         if not last:
-            return {f"{task}_{name}": math.nan for task in TASKS for name in ITEM_COLUMNS}
+            return {f"{task}_{name}": math.nan for task in ITEM_TASKS for name in ITEM_COLUMNS}
         means: Row = {}
         rows: list[dict[str, str | float]] = []
-        for task in TASKS:
+        likelihood = LikelihoodConfig(config.item_passes)
+
+        def score(passes: Passes) -> Tensor:
+            return self._shared_nll(passes.tokens, passes.mask, passes.real)
+
+        for task in ITEM_TASKS:
             items = load_items(task, config.items)
-            judged = judge_items(self._shared_nll, items, self.data.tokenizer, config.data.length, config.item_passes, task)
+            judged = judge_items(score, items, self.data.tokenizer, config.data.length, likelihood)
             for name in ITEM_COLUMNS:
                 means[f"{task}_{name}"] = sum(float(getattr(one, name)) for one in judged) / len(judged)
             for index, one in enumerate(judged):
@@ -269,7 +276,7 @@ def check(settings: dict[str, Any]) -> None:
     config = build(PretrainConfig, settings)
     check_device(config.device)
     if config.items:
-        for task in TASKS:
+        for task in ITEM_TASKS:
             items_file(task)
 
 
