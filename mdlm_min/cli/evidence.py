@@ -29,13 +29,13 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the two pages, and the README's table where the pages are the committed ones."""
-    from mdlm_min.evidence import golden, report
-    from mdlm_min.run.environment import ROOT
+    from mdlm_min.evidence import golden, history, report, verdicts
 
-    for path in report.write(arguments.output or golden.RESULTS):
+    proof = history.prove(golden.golden_tables())
+    for path in report.write(arguments.output or golden.RESULTS, proof.set_after):
         print(path)
     if arguments.output in (None, golden.RESULTS):
-        report.write_readme(ROOT / "README.md")
+        report.write_readme(golden.RESULTS.parent / "README.md", verdicts.judge_all(), proof.set_after)
     return 0
 
 
