@@ -42,7 +42,7 @@ def test_the_steps_to_add_an_experiment_work_as_they_stand(checkout):
     someone = {f"GIT_{role}_{what}": "someone@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {**os.environ, **someone, "PATH": path, "PYTHONPATH": str(checkout)}
     steps = commands("Add an experiment")
-    assert len(steps) == 8
+    assert len(steps) == 9
     for step in steps:
         done = subprocess.run(["bash", "-c", step], cwd=checkout, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"

@@ -165,9 +165,9 @@ def judge_weights(table: Table) -> Verdict:
                 parts.append(f"{name}: {' '.join(f'{weight:.4f}' for weight in weights)}")
     best = min(differences, key=lambda name: differences[name])
     note = (
-        f"Nearest: {best}, largest difference {differences[best]:.4f}. Words are lower-cased runs of letters and digits; of "
-        f"both corpora the first part of the "
-        f"training split only. All readings: {'; '.join(parts)}"
+        f"Nearest: {best}, largest difference {differences[best]:.4f}. Words are lower-cased runs of letters and digits. Of "
+        f"WikiText-2 we have 88% of the training split; of WikiText-103 half a percent, articles of WikiText-2 too. "
+        f"All readings: {'; '.join(parts)}"
     )
     return Verdict("reproduced" if differences[best] <= 0.005 else "not reproduced", note, differences[best])
 

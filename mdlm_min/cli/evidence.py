@@ -28,14 +28,17 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the two pages, and the README's table where the pages are the committed ones."""
+    """Write the two pages; where they are the committed ones, also every generated part of the others."""
     from mdlm_min.evidence import golden, history, report, verdicts
+    from mdlm_min.run.files import write_whole
 
-    proof = history.prove(golden.golden_tables())
-    for path in report.write(arguments.output or golden.RESULTS, proof.set_after):
+    tables = golden.golden_tables()
+    judged, set_after = verdicts.judge_each(tables), history.prove(tables).set_after
+    for path in report.write(arguments.output or golden.RESULTS, judged, tables, set_after):
         print(path)
     if arguments.output in (None, golden.RESULTS):
-        report.write_readme(golden.RESULTS.parent / "README.md", verdicts.judge_all(), proof.set_after)
+        for path, text in report.other_pages(judged, set_after).items():
+            write_whole(path, text)
     return 0
 
 

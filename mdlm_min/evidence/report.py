@@ -15,12 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from mdlm_min.evidence import figure_record, golden, verdicts
+from mdlm_min.evidence import figure_record, golden, pages, verdicts
 from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, arms_of
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines
 from mdlm_min.evidence.interval import Interval, place
-from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -127,23 +126,12 @@ def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
     return _render("readme.md", headlines=headlines(judged, set_after), counts=counts, set_after=set_after)
 
 
-def write_readme(path: Path, judged: verdicts.Judged, set_after: Mapping[str, str]) -> None:
-    """Put `readme_table` between the two marks of the README. Raises InputError where it lacks them."""
-    before, _, after = _parted(path)
-    write_whole(path, f"{before}{README_MARKS[0]}{readme_table(judged, set_after)}{README_MARKS[1]}{after}")
-
-
-def _parted(path: Path) -> tuple[str, str, str]:
-    """The README's text before its marks, between them and after them."""
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    if any(text.count(mark) != 1 for mark in README_MARKS):
-        raise InputError(f"{path}: the marks {README_MARKS[0].strip()} and {README_MARKS[1]} must each stand there once")
-    before, _, rest = text.partition(README_MARKS[0])
-    between, _, after = rest.partition(README_MARKS[1])
-    return before, between, after
+def other_pages(judged: Mapping[str, verdicts.Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
+    """Every other page with a generated part, the README first, as it should stand. Raises InputError where one lacks its
+    marks."""
+    readme = golden.RESULTS.parent / "README.md"
+    flat = [pair for pairs in judged.values() for pair in pairs]
+    return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | pages.generated(judged, set_after)
 
 
 def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[Path]], tables: Iterable[golden.Table],
@@ -161,41 +149,37 @@ def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[P
     }
 
 
-def write(folder: Path, set_after: Mapping[str, str]) -> list[Path]:
-    """Write the figures, report.md and report.html (which holds its figures) to `folder`; returns the two pages. `set_after` has
-    the claims that were set after their runs."""
-    tables = golden.golden_tables()
+def write(
+    folder: Path, judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set_after: Mapping[str, str]
+) -> list[Path]:
+    """Write the figures of the golden tables, report.md and report.html (which holds its figures) to `folder`; returns the two
+    pages. `set_after` has the claims that were set after their runs."""
     figures = {}
     for name in dict.fromkeys(table.experiment for table in tables):
         drawn = {table.tier: table for table in tables if table.experiment == name}
         figures[name] = draw(Experiment(name), drawn, folder / "figures")
     figure_record.write(folder / "figures", figures)
-    context = _context(verdicts.judge_each(tables), figures, tables, set_after)
-    pages = [folder / "report.md", folder / "report.html"]
-    for page in pages:
+    context = _context(judged, figures, tables, set_after)
+    written = [folder / "report.md", folder / "report.html"]
+    for page in written:
         write_whole(page, _render(page.name, **context))
-    return pages
+    return written
 
 
 def stale(judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set_after: Mapping[str, str]) -> list[str]:
     """What of the committed figures and pages is not what the golden tables give, a line each. Nothing is drawn."""
     folder = golden.RESULTS
-    lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
     figures = {
         name: [folder / "figures" / one for one in found] for name, found in figure_record.read(folder / "figures").items()
     }
-    pages = {
-        folder / "report.md": lambda: _render("report.md", **_context(judged, figures, tables, set_after)),
-        folder.parent / "README.md": lambda: readme_table([pair for pairs in judged.values() for pair in pairs], set_after),
-    }
-    for path, wanted in pages.items():
-        try:
-            found = _parted(path)[1] if path.name == "README.md" else path.read_text()
-        except (InputError, OSError, ValueError):
-            found = ""
-        if found != wanted():
-            lines.append(f"{path.name}: not what the tables give; `mdlm report` writes it again")
-    return lines
+    wanted = {folder / "report.md": _render("report.md", **_context(judged, figures, tables, set_after))}
+    wanted |= other_pages(judged, set_after)
+    lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
+    return lines + [
+        f"{path.relative_to(path.parents[2]).as_posix()}: not what the tables give; `mdlm report` writes it again"
+        for path, text in wanted.items()
+        if pages.text_of(path) != text
+    ]
 
 
 def print_gpu_queue() -> int:
