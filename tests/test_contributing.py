@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+SOMEONE = ["git", "-c", "user.name=someone", "-c", "user.email=someone@example.org"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,6 +34,8 @@ def checkout(tmp_path):
             shutil.copy(ROOT / name, folder / name)
         else:
             (folder / name).unlink()
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)  # runs that count are made from committed sources
+    subprocess.run([*SOMEONE, "commit", "-q", "--allow-empty", "-m", "the working tree"], cwd=folder, check=True)
     return folder
 
 

@@ -1,21 +1,20 @@
 """`mdlm verify`, `mdlm report` and `mdlm gpu-queue`: what the golden tables say."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, folder_path
 
 
 def add_parsers(commands: Any) -> None:
     """`mdlm verify`, `mdlm report`, `mdlm gpu-queue`."""
     text = "Recompute every verdict from the golden tables and compare fresh runs with them; exit 1 if anything has moved."
     parser = add_command(commands, "verify", text, verify)
-    parser.add_argument("--runs", type=Path, help="folder of fresh runs (default: runs, if it is there)")
+    parser.add_argument("--runs", type=folder_path, help="folder of fresh runs (default: runs, if it is there)")
     parser.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
     text = "Write the page with every figure, table and verdict: report.md and report.html."
     parser = add_command(commands, "report", text, report)
-    parser.add_argument("--output", type=Path, help="folder to write to (default: results)")
+    parser.add_argument("--output", type=folder_path, help="folder to write to (default: results)")
     text = "List what has not been run, with its cost on a GPU, most wanted first."
     add_command(commands, "gpu-queue", text, gpu_queue)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.data.text import data_folder
 from mdlm_min.run.errors import InputError
 
 
@@ -47,6 +46,8 @@ TASKS: dict[str, tuple[str, Callable[[dict[str, Any]], Item]]] = {
 
 def items_file(task: str) -> Path:
     """Where a task's items lie. Raises InputError where they are missing, or no folder was named."""
+    from mdlm_min.data.text import data_folder  # loads torch
+
     folder, name = data_folder(), TASKS[task][0]
     found = [] if folder is None else [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
     if not found:

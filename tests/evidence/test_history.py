@@ -131,8 +131,7 @@ def test_a_rule_that_stays_is_no_mark_and_comments_docstrings_notes_and_names_do
 @pytest.mark.parametrize(
     ("old", "new", "marks"),
     [
-        ('"above 0", "cpu", judge_fewer, scale="difference", smallest=0.1, family="f"),\n    Claim("F2"',
-         '"above 0.2", "cpu", judge_fewer, scale="difference", smallest=0.1, family="f"),\n    Claim("F2"', {"F1": "other tolerance"}),
+        ('"fewer", "statistical", "share", "", "above 0"', '"fewer", "statistical", "share", "", "1"', {"F1": "other tolerance"}),
         ("LEAST = 0.25", "LEAST = 0.2", {"F2": "other tolerance and judge"}),
         ("share > LEAST", "share >= LEAST", {"F2": "other judge"}),
         ('by_seed(table, "full", "masked_share") -', '2 * by_seed(table, "full", "masked_share") -',
