@@ -176,7 +176,7 @@ def stale(judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set
     wanted |= other_pages(judged, set_after)
     lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
     return lines + [
-        f"{path.relative_to(path.parents[2]).as_posix()}: not what the tables give; `mdlm report` writes it again"
+        f"{str(path).removeprefix(f'{folder.parent}/')}: not what the tables give; `mdlm report` writes it again"
         for path, text in wanted.items()
         if pages.text_of(path) != text
     ]

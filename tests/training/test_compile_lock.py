@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,10 @@ from mdlm_min.training import launch
 from mdlm_min.training.compile_lock import left_behind
 from mdlm_min.training.engine import EngineConfig
 
-HOLD = "import sys; from torch.utils.file_baton import FileBaton; FileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); sys.stdin.read()"
+HOLD = (
+    "import sys; from torch.utils.file_baton import FileBaton; FileBaton(sys.argv[1]).try_acquire(); "
+    "print('held', flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture
@@ -42,5 +44,5 @@ def test_a_run_that_would_wait_for_it_ends_with_one_line(lock, tmp_path, monkeyp
     assert str(lock) in str(error.value)
     assert str(other) not in str(error.value)
     assert "\n" not in str(error.value)
-    os.remove(lock)
+    lock.unlink()
     assert left_behind() == []
