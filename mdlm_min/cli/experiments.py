@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.sweep import sweep
+    from mdlm_min.run.environment import code_version
 
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text, arguments.cells)
@@ -81,6 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     runs = arguments.runs or Path("runs", text_name(arguments.text) if arguments.text else "")
     folder = runs / experiment.name / arguments.tier
     print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {folder}")
+    if (commit := code_version()).endswith("+changed"):
+        print(
+            f"sources that are not committed ({commit}): `mdlm verify` will find no commit for these runs if they are published"
+        )
     sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
     table = golden.collect(specs, runs)
     table.write(folder)
