@@ -19,11 +19,11 @@ from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.summaries import LEVELS
 from mdlm_min.training.loop import Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
-LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ...: the columns of a loss over t
 STRATA = len(LEVELS)
 LEAST_PASSES = 24 * STRATA  # of an estimate in all strata
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -25,8 +25,9 @@ from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, STRATA, loss_over_rates
 from mdlm_min.tasks.multiple_choice import judge_items
+from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS, LEVELS
 from mdlm_min.training import distributed
 from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.launch import launch
@@ -35,8 +36,6 @@ from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
-ITEM_TASKS = ("hellaswag", "arc_easy")
-ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
 @dataclass(frozen=True)
