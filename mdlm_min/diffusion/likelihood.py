@@ -14,10 +14,10 @@ within each block. `estimate` differs in three things:
                weight w that makes up for it;
   blocks       are visited in turn, and each visit has its own cell of the distribution of l, so that a block's passes cover
                it evenly (a Latin hypercube sample of blocks and levels);
-  regression   what is known of a pass's tokens is regressed out of its NLL: their unigram NLL, and how hard they were in the
-               other passes of their block. The expectation of both over masks is exact, and a pass's mask does not depend on
-               the other passes. So only what they do not explain is left to chance, and the mean stays unbiased but for the
-               noise of 17 coefficients that all passes share.
+  regression   what is known of a pass's tokens is regressed out of its NLL: their NLL in unigrams and in bigrams, the latter
+               where the neighbour is visible, and how hard they were in the other passes of their block. The expectation of
+               these over masks is exact, and a pass's mask does not depend on the other passes. So only what they do not
+               explain is left to chance, and the mean is unbiased but for the noise of 23 coefficients, shared by all passes.
 The stated error counts no difference between blocks where all are visited: see `_variance`.
 """
 
@@ -100,7 +100,8 @@ def estimate(
 ) -> Estimate:
     """Test loss of `score` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
 
-    prior: [count, length], a property of every token that is known beforehand, such as its unigram NLL; its mean is exact.
+    prior: [count, length, 1 or 3], what is known of every token beforehand: its NLL given nothing (unigrams), and, if known,
+    given the token before it and given the token after it (bigrams; equal to the first where the block has no such neighbour).
     Raises ValueError for fewer than 24 passes per stratum.
     """
     count, length = blocks.shape
@@ -148,31 +149,53 @@ def plan(count: int, length: int, passes: int, generator: torch.Generator) -> tu
 
 
 def _features(nll: Tensor, mask: Tensor, chosen: Tensor, prior: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
-    """Properties of the passes whose expectation over blocks and masks is zero: [passes, 6], each also times the mask rate.
+    """Properties of passes whose expectation over blocks and masks is zero, each also times the mask rate: [passes, features].
 
-    The prior: of the masked tokens less that of the block; of the block less that of all blocks. Hardness: by how much a
-    token's NLL exceeded the one expected of its prior and mask rate, in the other passes of the same block that masked it, as
-    a mean that is drawn to zero as if one more pass had found nothing; of the masked tokens less that of the block.
+    The known properties (`_known`): of the masked tokens less what is expected of a mask of that size; of the block less that of
+    all blocks. Hardness: by how much a token's NLL exceeded the one that the known properties let expect, in the other passes
+    of the same block that masked it, as a mean that is drawn to zero as if one more pass had found nothing; of the masked
+    tokens less that of the block.
     """
-    levels = mask.sum(dim=1)
-    rate = (levels / mask.shape[1] - 0.5).double()[:, None]
-
-    def contrast(values: Tensor) -> Tensor:
-        return ((values * mask).sum(dim=1) / levels - values.mean(dim=1))[:, None]
-
-    of_block = prior.mean(dim=1)
-    known = torch.cat((contrast(prior[chosen]), (of_block - of_block.mean())[chosen, None]), dim=1)
-    known = torch.cat((known, known * rate), dim=1)
-    means = nll.sum(dim=1) / levels
-    fit = _regress(means, torch.cat((columns, known), dim=1), weight)
-    slope = fit.solution[-4] + fit.solution[-2] * rate
-    of_masked = ((prior[chosen] * mask).sum(dim=1) / levels)[:, None]
-    excess = (nll - (means - fit.fitted_error)[:, None] - slope * (prior[chosen] - of_masked)) * mask
+    levels = mask.sum(dim=1, keepdim=True).double()
+    rate = levels / mask.shape[1] - 0.5
+    known, expected, of_block = _known(prior, chosen, mask)
+    of_masked = torch.einsum("plk,pl->pk", known, mask.double()) / levels
+    found = torch.cat((of_masked - expected, of_block), dim=1)
+    found = torch.cat((found, found * rate), dim=1)
+    means = nll.sum(dim=1) / levels[:, 0]
+    fit = _regress(means, torch.cat((columns, found), dim=1), weight)
+    constant, changing = fit.solution[columns.shape[1] :].view(2, -1)[:, : known.shape[2]]
+    of_token = torch.einsum("plk,pk->pl", known - of_masked[:, None], constant + rate * changing)
+    excess = (nll - (means - fit.error)[:, None] - of_token) * mask
     blocks, row = chosen.unique(return_inverse=True)
     total = torch.zeros(len(blocks), mask.shape[1], dtype=torch.float64).index_add(0, row, excess)
     seen = torch.zeros_like(total).index_add(0, row, mask.double())
-    hardness = contrast((total[row] - excess) / (seen[row] - mask.double() + 1))
-    return torch.cat((known, hardness, hardness * rate), dim=1)
+    hardness = (total[row] - excess) / (seen[row] - mask.double() + 1)
+    contrast = (hardness * mask).sum(dim=1, keepdim=True) / levels - hardness.mean(dim=1, keepdim=True)
+    return torch.cat((found, contrast, contrast * rate), dim=1)
+
+
+def _known(prior: Tensor, chosen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is known of tokens: their properties [passes, length, k]; the expected mean of each over the masked tokens, for a mask
+    of that size [passes, k]; and means over the block less those over all blocks [passes, j].
+
+    The properties are the unigram NLL; what the neighbours would take from it; what those neighbours that are visible take
+    from it (k = 3, j = 2). Without the latter columns of the prior only the first (k = j = 1).
+    """
+    length, own = mask.shape[1], prior[chosen]
+    if prior.shape[2] == 1:
+        whole = prior.mean(dim=1)
+        return own, whole[chosen], (whole - whole.mean(dim=0))[chosen]
+    visible = torch.zeros(*mask.shape, 2, dtype=torch.float64)
+    visible[:, 1:, 0], visible[:, :-1, 1] = ~mask[:, :-1], ~mask[:, 1:]
+    taken = own[..., 1:] - own[..., :1]
+    known = torch.stack((own[..., 0], taken.sum(dim=-1), (taken * visible).sum(dim=-1)), dim=-1)
+    whole = torch.stack((prior[..., 0].mean(dim=1), (prior[..., 1:] - prior[..., :1]).sum(dim=-1).mean(dim=1)), dim=-1)
+    share = (length - mask.sum(dim=1)).double() / max(
+        1, length - 1
+    )  # of the masks with this token that leave its neighbour visible
+    expected = torch.cat((whole[chosen], whole[chosen, 1:] * share[:, None]), dim=1)
+    return known, expected, (whole - whole.mean(dim=0))[chosen]
 
 
 @dataclass(frozen=True)
@@ -180,7 +203,7 @@ class _Fit:
     """Weighted least squares: coefficients; what is left of each row; the same, enlarged by the variance that the fit took."""
 
     solution: Tensor
-    fitted_error: Tensor
+    error: Tensor
     residual: Tensor
 
 

@@ -10,6 +10,7 @@ import statistics
 import pytest
 import torch
 
+from mdlm_min.data.bigrams import token_priors
 from mdlm_min.diffusion.likelihood import estimate, llada_estimate
 from mdlm_min.run.config import build
 from mdlm_min.run.random_streams import stream
@@ -42,7 +43,7 @@ def task():
 def test_variance_per_pass_against_llada(benchmark, task, count, draws, repeats):
     blocks = task.data.blocks("valid", 64)
     blocks = blocks[torch.randperm(len(blocks), generator=stream(0, "subset"))[:count]]
-    prior = task.prior[blocks]
+    prior = token_priors(task.data, blocks)
     with torch.no_grad():
         theirs = [llada_estimate(task.nll, blocks, draws, stream(seed, "llada")) for seed in range(repeats)]
         ours = [estimate(task.nll, blocks, prior, draws * count, stream(seed, "ours")) for seed in range(repeats)]
