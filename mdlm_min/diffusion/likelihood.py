@@ -191,9 +191,7 @@ def _known(prior: Tensor, chosen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor,
     taken = own[..., 1:] - own[..., :1]
     known = torch.stack((own[..., 0], taken.sum(dim=-1), (taken * visible).sum(dim=-1)), dim=-1)
     whole = torch.stack((prior[..., 0].mean(dim=1), (prior[..., 1:] - prior[..., :1]).sum(dim=-1).mean(dim=1)), dim=-1)
-    share = (length - mask.sum(dim=1)).double() / max(
-        1, length - 1
-    )  # of the masks with this token that leave its neighbour visible
+    share = (length - mask.sum(dim=1)).double() / max(1, length - 1)  # of the masks with a token that show a neighbour of it
     expected = torch.cat((whole[chosen], whole[chosen, 1:] * share[:, None]), dim=1)
     return known, expected, (whole - whole.mean(dim=0))[chosen]
 

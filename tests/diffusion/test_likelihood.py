@@ -156,7 +156,8 @@ def test_the_levels_are_the_curve_over_t():
 
 def test_strata_of_unequal_width_count_by_their_width():
     text = MadeUpText(60, length=7)
-    found = estimate(text, text.tokens, text.prior, 2400, torch.Generator().manual_seed(0), strata=2)
+    unigrams = text.prior[..., :1]
+    found = estimate(text, text.tokens, unigrams, 2400, torch.Generator().manual_seed(0), strata=2)
     assert found.centres == pytest.approx([2 / 7, 5.5 / 7])
     assert found.loss == pytest.approx((3 * found.levels[0] + 4 * found.levels[1]) / 7)
     assert abs(found.loss - text.loss()) < 4 * found.error
@@ -202,6 +203,8 @@ def test_blocks_come_in_turn_and_each_covers_the_levels():
         assert (edges[own] >= torch.arange(8) / 8 - 1e-6).all()
         assert (edges[own - 1] <= torch.arange(1, 9) / 8 + 1e-6).all()
     assert len({tuple(chosen[visit * 5 : visit * 5 + 5].tolist()) for visit in range(8)}) > 1
+    alone = torch.stack([plan(1, 1000, 4, torch.Generator().manual_seed(seed))[1] for seed in range(40)])
+    assert (alone.max(dim=0).values > 1.5 * alone.min(dim=0).values).all()  # places are drawn within their cells
     _, many, weight = plan(10**6, 64, 40_000, torch.Generator().manual_seed(0))
     assert (many.bincount(minlength=65)[1:] - 40_000 * density).abs().max() <= 2  # evenly: chance adds or takes one at each edge
     assert float(weight.mean()) == pytest.approx(1, abs=1e-3)
@@ -224,6 +227,22 @@ def test_the_deviations_of_blocks_are_error_only_where_blocks_are_a_sample(count
     assert statistics.fmean(variances) == pytest.approx(0.25 / 240 + blocks, rel=0.08)
 
 
+def test_the_variance_does_not_hang_on_the_order_of_the_passes():
+    generator = torch.Generator().manual_seed(0)
+    arguments = (
+        torch.randn(160, generator=generator).double(), torch.full((160,), 1 / 160).double(),
+        torch.arange(40).repeat(4), torch.rand(160, generator=generator).double(),
+    )  # fmt: skip
+    shuffled = torch.randperm(160, generator=generator)
+    found = _variance(*(values[shuffled] for values in arguments), 40)
+    assert found == pytest.approx(_variance(*arguments, 40))  # of a block's passes, neighbours in t are compared
+
+
+def test_the_fit_is_weighted():
+    values, weight = torch.tensor([1.0, 2.0, 6.0]).double(), torch.tensor([3.0, 2.0, 1.0]).double()
+    assert float(_regress(values, torch.ones(3, 1).double(), weight).solution) == pytest.approx(13 / 6)
+
+
 def test_the_degrees_of_freedom_are_those_of_independent_blocks():
     generator = torch.Generator().manual_seed(0)
     residual = torch.randn(4000, generator=generator, dtype=torch.float64)
@@ -234,8 +253,9 @@ def test_the_degrees_of_freedom_are_those_of_independent_blocks():
 
 def test_too_few_pairs_of_passes_say_nothing_of_blocks():
     residual, part = torch.ones(38).double(), torch.full((38,), 1 / 38).double()
+    residual[:19] = 0.5
     chosen, rate = torch.arange(19).repeat(2), torch.full((38,), 0.5).double()
-    assert _variance(residual, part, chosen, rate, 19)[0] == pytest.approx(1 / 38)
+    assert _variance(residual, part, chosen, rate, 19)[0] == pytest.approx((0.25 + 1) / 2 / 38)
     residual, part = torch.ones(40).double(), torch.full((40,), 1 / 40).double()
     residual[:20] = 0.5
     chosen, rate = torch.arange(20).repeat(2), torch.full((40,), 0.5).double()
@@ -265,6 +285,11 @@ def test_features_have_no_mean_and_know_nothing_of_their_own_pass():
     found = _features(nll, mask, chosen, text.prior, columns, weight)
     assert found.shape == (320, 12)
     assert (found.mean(dim=0).abs() < 4 * found.std(dim=0) / math.sqrt(320)).all()
+    contrasts = [0, 1, 2, 5, 6, 7, 10, 11]
+    assert (found[levels == 16][:, contrasts].abs() < 1e-9).all()  # where all tokens are masked, no choice of them is left
+    rate = (levels / 16).double()[:, None]
+    explained = (0.3 + rate) * text.unigram[chosen] * mask
+    assert (_features(explained, mask, chosen, text.prior, columns, weight)[:, 10:].abs() < 1e-9).all()
     # another NLL in one pass changes the hardness of the others of its block; its own only through the shared coefficients
     pass_ = int((levels == 1).nonzero()[0])
     other = nll.clone()
