@@ -163,6 +163,14 @@ def test_strata_of_unequal_width_count_by_their_width():
     assert abs(found.loss - text.loss()) < 4 * found.error
 
 
+def test_the_error_is_that_of_the_strata_together():
+    text = MadeUpText(300, length=7)
+    found = estimate(text, text.tokens, text.prior, 240, torch.Generator().manual_seed(0), strata=2)  # no block has two passes
+    assert found.error == pytest.approx(math.hypot(3 * found.level_errors[0], 4 * found.level_errors[1]) / 7)
+    half = student_t(found.freedom) * found.error
+    assert found.interval == pytest.approx((found.loss - half, found.loss + half))
+
+
 def test_as_many_passes_are_spent_as_allowed():
     text, spent = MadeUpText(8, length=16), []
 
@@ -249,6 +257,10 @@ def test_the_degrees_of_freedom_are_those_of_independent_blocks():
     variance, freedom = _variance(residual, torch.full((4000,), 1 / 4000).double(), torch.arange(4000), torch.rand(4000), 10**6)
     assert variance == pytest.approx(1 / 4000, rel=0.1)
     assert freedom == pytest.approx(4000, rel=0.15)
+    residual = torch.zeros(50).double()
+    residual[7] = 1  # the whole variance hangs on one block
+    _, freedom = _variance(residual, torch.full((50,), 1 / 50).double(), torch.arange(50), torch.rand(50).double(), 10**6)
+    assert freedom == pytest.approx(2 / (1 - 1 / 50))
 
 
 def test_too_few_pairs_of_passes_say_nothing_of_blocks():
