@@ -28,14 +28,15 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the two pages, and the README's table where the pages are the committed ones."""
-    from mdlm_min.evidence import golden, report
+    """Write the two pages; where they are the committed ones, also every generated part of the others."""
+    from mdlm_min.evidence import golden, pages, report
     from mdlm_min.run.environment import ROOT
 
     for path in report.write(arguments.output or golden.RESULTS):
         print(path)
     if arguments.output in (None, golden.RESULTS):
         report.write_readme(ROOT / "README.md")
+        pages.write()
     return 0
 
 

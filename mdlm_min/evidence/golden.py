@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,21 +59,24 @@ class Table:
 
     def rows(self) -> list[dict[str, Any]]:
         """One table row per run (or quantity): what it is, what it measured, where it comes from."""
+        return [row for rows in self._rows_by_run().values() for row in rows]
+
+    def _rows_by_run(self) -> dict[str, list[dict[str, Any]]]:
         summarise = Experiment(self.experiment).summariser()
-        rows = []
+        rows = {}
         for name, record in self.runs.items():
-            config, environment = record["config"], record["environment"]
+            config = record["config"]
             what = {"cell": record["cell"], "arm": config["arm"], "seed": config["seed"]}
             whence = {
                 "seconds": record["finished"]["seconds"],
                 "device": record["data"]["device"],
                 "dtype": record["data"]["dtype"],
-                "commit": environment["commit"],
+                "commit": " ".join(commits_of(record)),
                 "config_sha256": config_sha256(config)[:16],
                 "data_sha256": record["data"]["sha256"][:16],
                 "log_sha256": record["finished"]["log_sha256"][:16],
             }
-            rows += [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
+            rows[name] = [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
         return rows
 
     def csv(self) -> str:
@@ -88,26 +91,34 @@ class Table:
 
     @functools.cached_property
     def _frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows())
+        rows = self._rows_by_run()
+        return pd.DataFrame([row for found in rows.values() for row in found], [name for name in rows for _ in rows[name]])
 
     def frame(self) -> pd.DataFrame:
         """table.csv as a frame; the caller's own."""
-        return self._frame.copy()
+        return self._frame.reset_index(drop=True)
 
     def forged(self) -> list[str]:
         """Runs whose curves or items do not have the hash that was recorded when the run finished."""
         return [
             name
             for name, record in self.runs.items()
-            if not _is_genuine(self.curves[name], record)
+            if written_order(self.curves[name], record) is None
             or record["finished"].get("items_sha256") != _text_sha256(self.items.get(name))
         ]
 
     def cell(self, cell: str) -> "Table":
         """The part of the table in one cell of the grid."""
-        runs = {name: record for name, record in self.runs.items() if record["cell"] == cell}
+        return self.part(lambda record: bool(record["cell"] == cell))
+
+    def part(self, belongs: Callable[[dict[str, Any]], bool]) -> "Table":
+        """The table of the runs whose records belong to it."""
+        runs = {name: record for name, record in self.runs.items() if belongs(record)}
         items = {name: text for name, text in self.items.items() if name in runs}
-        return Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs}, items)
+        part = Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs}, items)
+        if "_frame" in self.__dict__:  # its rows are known already
+            part.__dict__["_frame"] = self._frame[self._frame.index.isin(list(runs))]
+        return part
 
     def item_frame(self) -> pd.DataFrame:
         """Every item of every run: columns run, arm, seed, task, item and what was measured."""
@@ -130,11 +141,18 @@ class Table:
                 writer.writerow({"run": name, **{key: format_number(value) for key, value in row.items()}})
         write_whole(folder / "curves.csv.gz", gzip.compress(out.getvalue().encode(), 9, mtime=0))
         write_whole(folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
+        (folder / "items.csv.gz").unlink(missing_ok=True)
         if self.items:
             lines = [f"run,{text.splitlines()[0]}" for text in list(self.items.values())[:1]]
             lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
         write_whole(folder / "table.csv", self.csv())
+
+
+def commits_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The commits of a run's starts, in their order, each with the hash of its sources."""
+    starts = record["environment"].get("starts") or [record["environment"]]  # older records have one start
+    return {start["commit"]: start.get("source_sha256", "") for start in starts}
 
 
 def collect(specs: list[RunSpec], runs: Path) -> Table:
@@ -164,6 +182,12 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
 
 
+def accepted(experiment: str, tier: str) -> Table:
+    """The golden table of a tier; one without runs where nothing was published yet."""
+    folder = RESULTS / experiment / tier
+    return read(folder, experiment, tier) if (folder / "runs.json").exists() else Table(experiment, tier, {}, {})
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise InputError naming the file where reading it fails: whatever a parser raises, the file is damaged."""
@@ -190,7 +214,7 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
             raise ValueError(f"{without[0]} has no curves")
         for name, record in runs.items():
             if "columns" in record:  # in the order in which the run wrote them
-                curves[name] = [{column: row[column] for column in record["columns"]} for row in curves[name]]
+                curves[name] = ordered(curves[name], record["columns"])
     with reading(folder / "items.csv.gz"):
         items = _read_items(folder / "items.csv.gz")
         if unknown := sorted(items.keys() - runs.keys()):
@@ -216,13 +240,19 @@ def _check_records(runs: Any) -> None:
             raise ValueError(f"config.seed of {name} is out of range")
 
 
-def _is_genuine(rows: list[Row], record: dict[str, Any]) -> bool:
-    wanted = record["finished"]["metrics_sha256"]
-    if metrics_sha256(rows) == wanted:
-        return True
+def written_order(rows: list[Row], record: dict[str, Any]) -> list[str] | None:
+    """The columns in the order in which the run wrote them; None where the rows are not those that it recorded."""
     # Records without their columns do not say in which order a short run wrote them: it is one of all orders.
-    orders = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
-    return any(metrics_sha256([{column: row[column] for column in order} for row in rows]) == wanted for order in orders)
+    shuffled = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
+    for order in itertools.chain([tuple(rows[0])], shuffled):
+        if metrics_sha256(ordered(rows, order)) == record["finished"]["metrics_sha256"]:
+            return list(order)
+    return None
+
+
+def ordered(rows: list[Row], columns: Iterable[str]) -> list[Row]:
+    names = list(columns)
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def _text_sha256(text: str | None) -> str | None:

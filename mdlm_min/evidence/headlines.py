@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mdlm_min.evidence.claim import VERDICTS, Verdict
 from mdlm_min.evidence.experiment import EXPERIMENTS
-from mdlm_min.evidence.verify import Judged
+from mdlm_min.evidence.verdicts import Judged
 from mdlm_min.run.errors import InputError
 
 PATH = EXPERIMENTS / "headlines.toml"

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from mdlm_min.evidence import golden, verify
+from mdlm_min.evidence import golden, verdicts
 from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines
 from mdlm_min.evidence.interval import Interval, place
-from mdlm_min.run.errors import InputError
+from mdlm_min.evidence.pages import filled
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -88,7 +88,7 @@ def _section(experiment: Experiment, folder: Path) -> Section:
         draw(experiment, tables, folder / "figures") if tables else [],
         [
             Card(claim, verdict, _command(experiment, claim, tables), place(claim, verdict))
-            for claim, verdict in verify.judge(experiment, tables)
+            for claim, verdict in verdicts.judge(experiment, tables)
         ],
         {f"results/{experiment.name}/{tier}/table.csv": _cells(table.frame()) for tier, table in tables.items()},
     )
@@ -116,15 +116,16 @@ def _render(name: str, **context: Any) -> str:
         "anchor": str.lower,
         "cell": lambda text: str(text).replace("|", "\\|"),
         "css": lambda text: text.replace(" ", "-"),
-        "number": verify.number,
-        "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verify.interval(verdict),
+        "number": verdicts.number,
+        "strength": verdicts.strength,
+        "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verdicts.interval(verdict),
         "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
         "short": lambda text: re.sub(r"(?<=\s)\S*$", "", text[:140]).rstrip(" ,;.") + " ...",
     }
     return environment.get_template(name).render(verdicts=VERDICTS, **context)
 
 
-def readme_table(judged: verify.Judged) -> str:
+def readme_table(judged: verdicts.Judged) -> str:
     """The README's short table: what the paper says, the verdicts at its size and scaled down, and their counts."""
     counts = _counts(verdict for _, verdict in judged)
     return _render("readme.md", headlines=headlines(judged), counts=counts)
@@ -132,12 +133,7 @@ def readme_table(judged: verify.Judged) -> str:
 
 def write_readme(path: Path) -> None:
     """Put `readme_table` between the two marks of the README. Raises InputError where it lacks them."""
-    text = path.read_text()
-    if any(text.count(mark) != 1 for mark in README_MARKS):
-        raise InputError(f"{path}: the marks {README_MARKS[0].strip()} and {README_MARKS[1]} must each stand there once")
-    before, start, rest = text.partition(README_MARKS[0])
-    _, end, after = rest.partition(README_MARKS[1])
-    write_whole(path, f"{before}{start}{readme_table(verify.judge_all())}{end}{after}")
+    write_whole(path, filled(path, README_MARKS, readme_table(verdicts.judge_all())))
 
 
 def write(folder: Path) -> list[Path]:

@@ -2,83 +2,14 @@
 
 import json
 import math
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from mdlm_min.evidence import golden
-from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
-from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.verdicts import Judged, as_json, judge_all, print_verdicts
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
-
-Judged = list[tuple[Claim, Verdict]]
-
-
-def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "") -> Judged:
-    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given."""
-    judged = []
-    for claim in experiment.module("claims").CLAIMS:
-        if only and claim.tier != only:
-            continue
-        table = tables.get(claim.tier)
-        if table is None:
-            judged.append((claim, Verdict("not run", f"tier {claim.tier}: {claim.cost}")))
-            continue
-        try:
-            judged.append((claim, claim.judge(table)))
-        except MissingArmError as missing:
-            judged.append((claim, Verdict("not run", f"needs the arm {missing}: ARMS=all")))
-        except (LookupError, ArithmeticError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table "
-                f"({type(error).__name__}: {error})"
-            ) from error
-    return judged
-
-
-def judge_all() -> Judged:
-    """Every claim of every experiment on the golden tables."""
-    return [
-        pair for folder in experiment_folders() for pair in judge(Experiment(folder.name), golden.golden_by_tier(folder.name))
-    ]
-
-
-def number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.5g}"
-
-
-def interval(verdict: Verdict) -> str:
-    return "" if math.isnan(verdict.low) else f" [{number(verdict.low)}, {number(verdict.high)}]"
-
-
-def print_verdicts(judged: Judged, notes: bool) -> None:
-    """One line per claim, with `notes` its note below it."""
-    for claim, verdict in judged:
-        print(
-            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
-            f"({claim.quantity}); "
-            f"tolerance: {claim.tolerance}"
-        )
-        if notes:
-            print(textwrap.fill(verdict.note, 120, initial_indent=" " * 10, subsequent_indent=" " * 10))
-
-
-def as_json(judged: Judged) -> str:
-    """The verdicts as they stand in results/verdicts.json; numbers that are not finite become null."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    records = [
-        {
-            "id": claim.id, "statement": claim.statement, "kind": claim.kind, "quantity": claim.quantity,
-            "published": claim.published, "tolerance": claim.tolerance, "tier": claim.tier, "verdict": verdict.verdict,
-            "ours": finite(verdict.ours), "low": finite(verdict.low), "high": finite(verdict.high), "note": verdict.note,
-        }
-        for claim, verdict in judged
-    ]  # fmt: skip
-    return json.dumps(records, indent=1) + "\n"
 
 
 def _hashes() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A run folder: everything that one run read and wrote.
 
 config.json       the configuration; its hash says whether a finished run may be skipped
-environment.json  what it ran on
+environment.json  what it ran on: the last start, and in "starts" every start
 metrics.csv       one row per evaluation, the same bytes however often the run was interrupted
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
@@ -71,9 +71,16 @@ class RunFolder:
             )
         self.write_json("data.json", data)
 
+    def record_start(self) -> None:
+        """Add this start to environment.json. What was written before starts were listed is the first one."""
+        before = self.read_json("environment.json") if (self.path / "environment.json").exists() else {}
+        now = environment.describe()
+        starts = [*before.get("starts", [before] if before else []), now]
+        self.write_json("environment.json", {**now, "starts": starts})
+
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether this very configuration has run to its end here."""
-        return (self.path / "finished.json").exists() and _what(self.read_json("config.json")) == _what(config)
+        return (self.path / "finished.json").exists() and is_same_run(self.read_json("config.json"), config)
 
     def metrics(self) -> list[Row]:
         """The rows of metrics.csv; an incomplete last line, left by a kill, is dropped."""
@@ -210,6 +217,11 @@ def format_number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
 
 
+def is_same_run(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are of the same run: all but their engines are equal."""
+    return _what(config) == _what(other)
+
+
 def _what(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without its engine: the number of processes may change while a run is resumed, the run itself may not."""
     plain: dict[str, Any] = json.loads(json.dumps(config))
@@ -231,5 +243,5 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
             )
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
-        folder.write_json("environment.json", environment.describe())
+            folder.record_start()
         yield folder

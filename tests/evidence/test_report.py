@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from mdlm_min.evidence import headlines, report, verify
+from mdlm_min.evidence import headlines, report, verdicts
 from mdlm_min.evidence.claim import VERDICTS, Claim, Verdict
 from mdlm_min.evidence.experiment import experiment_folders
 from mdlm_min.evidence.interval import MARGIN, WIDTH, place
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def judged():
-    return verify.judge_all()
+    return verdicts.judge_all()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_card_says_its_verdict_in_words_and_class_with_numbers_tolerance_and_c
         assert claim.tolerance in text
         assert verdict.note in text
         assert re.search(rf"mdlm run \w+ --tier {claim.tier}", text)
-        assert math.isnan(verdict.ours) or verify.number(verdict.ours) in text
+        assert math.isnan(verdict.ours) or verdicts.number(verdict.ours) in text
 
 
 def test_the_command_asks_for_all_arms_only_where_the_judge_needs_them(page):
@@ -174,7 +174,7 @@ def test_the_readme_has_the_present_verdicts(judged):
 
 
 def test_the_readme_is_written_between_its_marks_alone(judged, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "judge_all", lambda: judged)
+    monkeypatch.setattr(verdicts, "judge_all", lambda: judged)
     path = tmp_path / "README.md"
     path.write_text(f"before\n{report.README_MARKS[0]}old\n{report.README_MARKS[1]}\nafter\n")
     report.write_readme(path)
