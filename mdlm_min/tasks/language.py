@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from mdlm_min.data.bigrams import token_priors
 from mdlm_min.data.parity_corpus import PREFIX, layout, make_parities
 from mdlm_min.data.text import TextConfig, TextData, find_sources, load_text
 from mdlm_min.data.tokenizer import check_tokenizer
@@ -87,7 +88,7 @@ class LanguageTask(Task):
     def __init__(self, config: LanguageRunConfig, seed: int, data: TextData | None = None) -> None:
         self.config, self.seed = config, seed
         self.data = data or load_data(config.data)
-        self.prior = self.data.unigram_nll()
+        self.priors: dict[str, Tensor] = {}  # by split, for the estimate of its loss
         self.device = torch.device(config.device)
         self.dtype = DTYPES[config.dtype]
         shape = config.model_config(self.data.vocab_size)
@@ -117,8 +118,10 @@ class LanguageTask(Task):
     def test_loss(self, split: str, passes: int) -> Row:
         """Loss over t in [0, 1] on the blocks of a split, its standard error, and both in each tenth of t."""
         blocks = self.data.blocks(split, self.config.data.length)
+        if split not in self.priors:
+            self.priors[split] = token_priors(self.data, blocks)
         return loss_over_rates(
-            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)), blocks, self.prior[blocks], passes, split
+            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)), blocks, self.priors[split], passes, split
         )
 
     def evaluate(self, step: int) -> Row:

@@ -208,7 +208,7 @@ class PretrainTask(Task):
         ):
             names = (f"{split}_loss", f"{split}_error", *(f"{split}_{name}" for name in BLOCK))
             if passes and (last or split == "valid"):
-                row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks], passes, split)
+                row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks][..., None], passes, split)
             else:
                 row |= dict.fromkeys(names, math.nan)
         if config.items:
