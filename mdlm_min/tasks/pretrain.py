@@ -8,11 +8,9 @@ import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.items import items_file, load_items
@@ -22,16 +20,15 @@ from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.llada_weights import save_weights
-from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
+from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
-from mdlm_min.run.run_folder import Row, RunFolder, settings_of
-from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, STRATA, loss_over_rates
 from mdlm_min.tasks.multiple_choice import judge_items
+from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS, LEVELS
 from mdlm_min.training import distributed
-from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.launch import launch
 from mdlm_min.training.loop import Progress, check_device, train
@@ -39,8 +36,6 @@ from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
-ITEM_TASKS = ("hellaswag", "arc_easy")
-ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
 @dataclass(frozen=True)
@@ -169,8 +164,7 @@ class PretrainTask(Task):
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         padding_mask = None if padding_mask is None or bool(padding_mask.all()) else padding_mask.to(self.device)
         with self.autocast():
-            scores = self.network(tokens.masked_fill(mask, self.data.mask_token), mask, padding_mask)
-        return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
+            return self.network(tokens.masked_fill(mask, self.data.mask_token), mask, padding_mask, tokens[mask])
 
     def loss(self, step: int) -> Tensor:
         """Training loss of the whole batch in this one process, in nats per token."""
@@ -214,7 +208,7 @@ class PretrainTask(Task):
         ):
             names = (f"{split}_loss", f"{split}_error", *(f"{split}_{name}" for name in BLOCK))
             if passes and (last or split == "valid"):
-                row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks], passes, split)
+                row |= loss_over_rates(self._shared_nll, blocks, self.prior[blocks][..., None], passes, split)
             else:
                 row |= dict.fromkeys(names, math.nan)
         if config.items:
@@ -301,23 +295,3 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
         launch("pretrain", config.engine, folder, progress)
     else:
         train(prepare(settings, seed, folder), config.train, folder, progress)
-
-
-def export(path: Path, output: Path, dtype: str) -> None:
-    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form.
-
-    At most one copy of the model is in memory, in `dtype`. Raises InputError for a folder without a checkpoint, and for a
-    damaged one.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-    folder = RunFolder(path)
-    found = checkpoints(folder.checkpoints)
-    if not found:
-        raise InputError(f"{path}: no checkpoint here; allowed: the folder of a pre-training run")
-    config = build(PretrainConfig, settings_of(folder.read_json("config.json")))
-    saved = Checkpoint(found[-1])
-    model = empty_transformer(config.model_config(len(saved["model.head.weight"])), DTYPES[dtype])
-    for name, parameter in model.named_parameters():
-        parameter.detach().copy_(saved[f"model.{name}"])
-    save_weights(output, model)
