@@ -185,11 +185,11 @@ def test_what_was_set_after_its_runs_is_marked_in_every_table(pages, page, judge
 def test_the_readme_is_written_between_its_marks_alone(judged, tmp_path, monkeypatch):
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{report.README_MARKS[0]}old\n{report.README_MARKS[1]}\nafter\n")
+    path.write_text(f"before\n{report.README_MARKS[0]}written before\n{report.README_MARKS[1]}\nafter\n")
     text = report.other_pages({"00_theory": judged}, {})[path]
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "written before" not in text
     path.write_text(text)
     assert report.other_pages({"00_theory": judged}, {})[path] == text
     path.write_text("no marks\n")
