@@ -29,10 +29,17 @@ def add_parsers(commands: Any) -> None:
         "--processes", type=int, default=0, help="processes per node of a run on DeepSpeed (default: the tier's own)"
     )
     parser.add_argument("--hostfile", default="", help="DeepSpeed's list of nodes, for a run on several (default: this node)")
+    parser.add_argument("--missing", action="store_true", help="only the runs that the golden table lacks")
     text = "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
     parser = add_command(commands, "publish", text, publish)
     add_selection(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="add the runs that are finished to the golden table, and drop those that the plan no longer names",
+    )
+    parser.add_argument("--replace", action="store_true", help="with --finished: runs that the golden table has are replaced too")
 
 
 def list_experiments(arguments: argparse.Namespace) -> int:
@@ -50,12 +57,21 @@ def list_experiments(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the runs that were selected and are not finished; print and draw what they show."""
-    from mdlm_min.evidence import golden, report, verify
+    from mdlm_min.evidence import golden, publishing, report, verify
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.sweep import sweep
 
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
+    old = golden.accepted(experiment.name, arguments.tier) if arguments.missing else None
+    if old:
+        if arguments.text:
+            raise InputError("missing: no golden table is about your own text; allowed: without --text")
+        left_out = [spec for spec in specs if publishing.holds(old, spec)]
+        specs = [spec for spec in specs if spec not in left_out]
+        print(f"{len(left_out)} runs are in the golden table and are left out")
+        if not specs:
+            return 0
     if arguments.tensorboard:
         os.environ["MDLM_TENSORBOARD"] = "1"
     for spec in specs:
@@ -68,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
     table = golden.collect(specs, runs)
     table.write(folder)
+    if old:  # claims and figures are about the whole tier
+        table = publishing.merge(old, table, publishing.planned(experiment, arguments.tier, arguments.seeds), replace=False)
     for path in report.draw(experiment, {arguments.tier: table}, folder):
         print(f"figure: {path}")
     print(f"table: {folder / 'table.csv'}")
@@ -88,13 +106,21 @@ def _place(config: dict[str, Any], processes: int, hostfile: str) -> None:
 
 
 def publish(arguments: argparse.Namespace) -> int:
-    """Write the golden table of the runs that were selected."""
-    from mdlm_min.evidence import golden
+    """Write the golden table of the runs that were selected, or add those of them that are finished to it."""
+    from mdlm_min.evidence import golden, publishing
     from mdlm_min.evidence.experiment import Experiment
 
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
     folder = golden.RESULTS / experiment.name / arguments.tier
-    golden.collect(specs, arguments.runs).write(folder)
+    if arguments.finished:
+        table = publishing.add_finished(
+            specs, arguments.runs, publishing.planned(experiment, arguments.tier, arguments.seeds), arguments.replace
+        )
+    elif arguments.replace:
+        raise InputError("replace: only with --finished; without it the whole table is replaced")
+    else:
+        table = golden.collect(specs, arguments.runs)
+    table.write(folder)
     print(f"golden: {folder}. `mdlm verify --accept` accepts the verdicts that follow from it")
     return 0

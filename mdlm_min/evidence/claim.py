@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mdlm_min.evidence.golden import Table
+from mdlm_min.evidence.statistics import Decision, Evidence
 from mdlm_min.run.run_folder import Row
 
 KINDS = ("exact", "ordinal", "statistical")
-SCALES = ("value", "difference", "ratio", "share")
+NULLS = {"value": math.nan, "difference": 0.0, "ratio": 1.0, "share": 0.5, "probability": 0.5}  # by scale
 VERDICTS = ("reproduced", "not reproduced", "underpowered", "not run")
 
 
@@ -22,29 +22,48 @@ class MissingArmError(LookupError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What our runs say of a claim: the number that it turns on, its 95% interval over seeds, and one sentence."""
+    """What our runs say of a claim: the number that it turns on, its 95% interval over seeds, and a note.
+
+    For claims about trained models also the number of seeds, and the p-value of the null value, as it is and adjusted in the
+    claim's family."""
 
     verdict: str
     note: str
     ours: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    seeds: int = 0
+    raw: float = math.nan
+    adjusted: float = math.nan
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict {self.verdict!r}; allowed: {VERDICTS}")
 
+    @staticmethod
+    def of(evidence: Evidence, decision: Decision) -> "Verdict":
+        """The verdict that the rules (statistics.py) give on this evidence."""
+        note = ". ".join(part for part in (evidence.note, decision.sentence) if part)
+        return Verdict(
+            decision.verdict, note, evidence.estimate, *evidence.interval(), evidence.seeds, decision.raw, decision.adjusted
+        )
 
-Judge = Callable[[Table], Verdict]
+
+Judge = Callable[[Table], Verdict | Evidence]
 
 
 @dataclass(frozen=True)
 class Claim:
     """One claim. `tolerance` is fixed before the runs; `judge` sees the tier's table and nothing else.
 
+    The judge of an exact claim gives its verdict. That of a claim about trained models gives evidence, on which the rules of
+    statistics.py decide: the claim says that the quantity lies above `null` (by default that of its scale: a difference above 0,
+    a ratio above 1, a share or a probability above 1/2), and `smallest` is the smallest value that would matter. Claims of one
+    tier with the same `family` are adjusted together.
+
     `quantity` names the number reported as ours, `published` is what the paper says (text, since some are pairs or
-    ranges), `cost` what it would take where the tier was not run. For drawing only: `scale` says what kind of number the quantity
-    is, `paper` is the paper's number of the very same quantity, where it has one.
+    ranges), `cost` what it would take where the tier was not run. `paper` is the paper's number of the very same quantity, where
+    it has one; it and `scale` are for drawing too.
     """
 
     id: str
@@ -58,22 +77,27 @@ class Claim:
     cost: str = ""
     scale: str = "value"
     paper: float = math.nan
+    smallest: float = math.nan
+    null: float = math.nan
+    family: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} of claim {self.id}; allowed: {KINDS}")
-        if self.scale not in SCALES:
-            raise ValueError(f"scale {self.scale!r} of claim {self.id}; allowed: {SCALES}")
+        if self.scale not in NULLS:
+            raise ValueError(f"scale {self.scale!r} of claim {self.id}; allowed: {tuple(NULLS)}")
+        if self.kind != "exact" and not self.smallest > self.least:
+            raise ValueError(f"smallest {self.smallest} of claim {self.id}; allowed: a number above its null, {self.least}")
+
+    @property
+    def least(self) -> float:
+        """The null value, which the claim says is exceeded."""
+        return NULLS[self.scale] if math.isnan(self.null) else self.null
 
 
-def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean and its two-sided 95% Student interval over seeds; the interval is infinite for one value."""
-    data = np.asarray(list(values), dtype=float)
-    mean = float(data.mean())
-    if len(data) < 2:
-        return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.975, len(data) - 1)) * float(data.std(ddof=1)) / math.sqrt(len(data))
-    return mean, mean - half, mean + half
+def quarter(published: float, null: float = 0.0) -> float:
+    """The smallest value that would matter, where no other reason is given: a quarter of the published effect."""
+    return null + (published - null) / 4
 
 
 def arms_of(table: Table) -> list[str]:
@@ -110,45 +134,6 @@ def mean_curve(table: Table, arm: str) -> pd.DataFrame:
 def in_cell(judge: Judge, cell: str) -> Judge:
     """The same judge, which sees one cell of the grid alone."""
     return lambda table: judge(table.cell(cell))
-
-
-def above_zero(differences: np.ndarray, note: str, unit: str = "nats") -> Verdict:
-    """Verdict on differences that are claimed positive, one per seed (or item), both arms judged on the same data."""
-    mean, low, high = mean_interval(differences)
-    if low > 0:
-        return Verdict("reproduced", note, mean, low, high)
-    if high < 0:
-        return Verdict("not reproduced", note, mean, low, high)
-    smallest = "none, with one seed" if len(differences) < 2 else f"{(high - low) / 2:.3f} {unit}, the half-width of the interval"
-    return Verdict(
-        "underpowered", f"{note}. The smallest difference that these seeds could have shown: {smallest}", mean, low, high
-    )
-
-
-def share_interval(successes: int, trials: int) -> tuple[float, float, float]:
-    """A share and its exact (Clopper-Pearson) 95% interval."""
-    interval = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
-    return successes / trials, float(interval.low), float(interval.high)
-
-
-def every_seed(found: Iterable[bool], note: str) -> Verdict:
-    """Verdict on a claim about every seed: reproduced if all have it, not if at most half do, else undecided."""
-    held = list(found)
-    share, low, high = share_interval(sum(held), len(held))
-    verdict = "reproduced" if share == 1 else "not reproduced" if share <= 0.5 else "underpowered"
-    return Verdict(verdict, note, share, low, high)
-
-
-def above_one(ratios: Iterable[float], note: str) -> Verdict:
-    """Verdict on a ratio, one value per seed, that is claimed to exceed 1: its geometric mean and 95% interval over seeds."""
-    logs = np.log(list(ratios))
-    mean, low, high = (float(np.exp(value)) for value in mean_interval(logs))
-    if low > 1:
-        return Verdict("reproduced", note, mean, low, high)
-    if high < 1:
-        return Verdict("not reproduced", note, mean, low, high)
-    smallest = "none, with one seed" if len(logs) < 2 else f"{math.sqrt(high / low):.2f}"
-    return Verdict("underpowered", f"{note}. The smallest ratio that these seeds could have shown: {smallest}", mean, low, high)
 
 
 def steps_text(steps: Iterable[float]) -> str:

@@ -93,8 +93,8 @@ class Experiment:
 
     def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "") -> list[RunSpec]:
         """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
-        `seeds`: how many, or 0 for the tier's own number; `corpus`: in the place of the experiment's own, whose cells that
-        are about another corpus are then left out."""
+        `seeds`: how many at most, from the first one, or 0 for the tier's own number; `corpus`: in the place of the experiment's
+        own, whose cells that are about another corpus are then left out."""
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
@@ -106,12 +106,14 @@ class Experiment:
         chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}
         specs: dict[str, RunSpec] = {}  # by name: blocks of a grid may overlap
         grid = cells(table.get("grid", []))
-        for seed in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
+        for place in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
             for cell in grid:
+                first = table.get("first_seed", 0) if cell.first_seed is None else cell.first_seed
+                seed = first + place
                 if corpus and _names_corpus(cell.settings):
                     continue
                 for arm in chosen:
-                    if (cell.arms and arm not in cell.arms) or seed >= (cell.seeds or seeds or table["seeds"]):
+                    if (cell.arms and arm not in cell.arms) or place >= (cell.seeds or seeds or table["seeds"]):
                         continue
                     own = table.get("arms_config", {}).get(arm, {})
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)

@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ class Table:
         return [
             name
             for name, record in self.runs.items()
-            if not _is_genuine(self.curves[name], record)
+            if written_order(self.curves[name], record) is None
             or record["finished"].get("items_sha256") != _text_sha256(self.items.get(name))
         ]
 
@@ -130,6 +130,7 @@ class Table:
                 writer.writerow({"run": name, **{key: format_number(value) for key, value in row.items()}})
         write_whole(folder / "curves.csv.gz", gzip.compress(out.getvalue().encode(), 9, mtime=0))
         write_whole(folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
+        (folder / "items.csv.gz").unlink(missing_ok=True)
         if self.items:
             lines = [f"run,{text.splitlines()[0]}" for text in list(self.items.values())[:1]]
             lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
@@ -164,6 +165,12 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
 
 
+def accepted(experiment: str, tier: str) -> Table:
+    """The golden table of a tier; one without runs where nothing was published yet."""
+    folder = RESULTS / experiment / tier
+    return read(folder, experiment, tier) if (folder / "runs.json").exists() else Table(experiment, tier, {}, {})
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise InputError naming the file where reading it fails: whatever a parser raises, the file is damaged."""
@@ -190,7 +197,7 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
             raise ValueError(f"{without[0]} has no curves")
         for name, record in runs.items():
             if "columns" in record:  # in the order in which the run wrote them
-                curves[name] = [{column: row[column] for column in record["columns"]} for row in curves[name]]
+                curves[name] = ordered(curves[name], record["columns"])
     with reading(folder / "items.csv.gz"):
         items = _read_items(folder / "items.csv.gz")
         if unknown := sorted(items.keys() - runs.keys()):
@@ -216,13 +223,19 @@ def _check_records(runs: Any) -> None:
             raise ValueError(f"config.seed of {name} is out of range")
 
 
-def _is_genuine(rows: list[Row], record: dict[str, Any]) -> bool:
-    wanted = record["finished"]["metrics_sha256"]
-    if metrics_sha256(rows) == wanted:
-        return True
+def written_order(rows: list[Row], record: dict[str, Any]) -> list[str] | None:
+    """The columns in the order in which the run wrote them; None where the rows are not those that it recorded."""
     # Records without their columns do not say in which order a short run wrote them: it is one of all orders.
-    orders = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
-    return any(metrics_sha256([{column: row[column] for column in order} for row in rows]) == wanted for order in orders)
+    shuffled = itertools.permutations(rows[0]) if "columns" not in record and len(rows[0]) <= 6 else ()
+    for order in itertools.chain([tuple(rows[0])], shuffled):
+        if metrics_sha256(ordered(rows, order)) == record["finished"]["metrics_sha256"]:
+            return list(order)
+    return None
+
+
+def ordered(rows: list[Row], columns: Iterable[str]) -> list[Row]:
+    names = list(columns)
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def _text_sha256(text: str | None) -> str | None:

@@ -5,15 +5,15 @@ title                 one line
 [defaults]            settings of every run
 [arms.NAME]           the settings that make this arm
 [tiers.TIER]          one of smoke, cpu, gpu, paper; fewer are allowed. Keys:
-    seeds             how many, from seed 0
+    seeds             how many: from first_seed (default 0) to first_seed + seeds - 1
     arms              run by default (default: all)
     jobs              runs at a time (default: one per core)
     gpu_minutes, worth, why    for `mdlm gpu-queue`: the cost of the tier, how much it is wanted, and what for
     config            overrides the defaults
     arms_config.NAME  overrides one arm
 [[tiers.TIER.grid]]   dotted settings with lists of values. Every combination is a cell, in which every arm runs (or those in the
-                      block's own `arms`) with the tier's seeds (or the block's own `seeds`). A cell's settings override an arm's.
-                      A cell is named after its settings, or by the block's `name` where the block has one cell
+                      block's own `arms`) with the tier's seeds (or the block's own `seeds` and `first_seed`). A cell's settings
+                      override an arm's. A cell is named after its settings, or by the block's `name` where the block has one cell
 """
 
 import itertools
@@ -37,17 +37,19 @@ _CELL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,:+*=()\[\] -]*[A-Za-z0-9_.,:+*=()
 _PATH = re.compile(rf"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*){{0,{MOST_DEPTH - 1}}}")
 _RESERVED = ("arm", "seed")  # recorded beside the settings
 _PLAIN = "text, numbers of at most 64 bits, true and false"
-_BLOCK_KEYS = ("name", "arms", "seeds")
+_BLOCK_KEYS = ("name", "arms", "seeds", "first_seed")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a grid's values; `arms` is empty where every arm runs in it, `seeds` 0 where it has the tier's."""
+    """One combination of a grid's values; `arms` is empty where every arm runs in it, `seeds` 0 and `first_seed` None where they
+    are the tier's."""
 
     name: str
     settings: dict[str, Any]
     arms: tuple[str, ...] = ()
     seeds: int = 0
+    first_seed: int | None = None
 
 
 def cells(grid: list[dict[str, Any]]) -> list[Cell]:
@@ -63,9 +65,8 @@ def cells(grid: list[dict[str, Any]]) -> list[Cell]:
                     nested = {key: nested}
                 settings = merge(settings, nested)
             parts = (f"{path.rpartition('.')[2]}={value}" for path, value in zip(swept, values, strict=True))
-            found.append(
-                Cell(block.get("name") or "_".join(parts), settings, tuple(block.get("arms", ())), block.get("seeds", 0))
-            )
+            name, own = block.get("name") or "_".join(parts), tuple(block.get("arms", ()))
+            found.append(Cell(name, settings, own, block.get("seeds", 0), block.get("first_seed")))
     return found or [Cell("", {})]
 
 
@@ -105,9 +106,9 @@ def _check(plan: dict[str, Any]) -> None:
 
 def _check_tier(where: str, tier: Any, plan: dict[str, Any]) -> None:
     arms = plan["arms"]
-    optional = ("arms", "jobs", "gpu_minutes", "worth", "why", "config", "arms_config", "grid")
+    optional = ("first_seed", "arms", "jobs", "gpu_minutes", "worth", "why", "config", "arms_config", "grid")
     _keys(_table(where, tier), f"{where}.", required=("seeds",), optional=optional)
-    _whole(f"{where}.seeds", tier["seeds"], 1, MOST_SEEDS)
+    _seeds(where, tier)
     if "arms" in tier:
         _arms(f"{where}.arms", tier["arms"], arms)
     if "jobs" in tier:
@@ -142,8 +143,7 @@ def _check_block(where: str, block: Any, arms: Mapping[str, Any]) -> None:
         _cell(f"{where}.name", block["name"])
     if "arms" in block:
         _arms(f"{where}.arms", block["arms"], arms)
-    if "seeds" in block:
-        _whole(f"{where}.seeds", block["seeds"], 1, MOST_SEEDS)
+    _seeds(where, block)
     swept = {path: values for path, values in block.items() if path not in _BLOCK_KEYS}
     if not swept and "name" not in block:
         raise _WrongKeyError(f"{where}: a block without a name and settings; allowed: dotted settings with lists of values")
@@ -199,6 +199,12 @@ def _line(where: str, value: Any) -> None:
 
 def _whole(where: str, value: Any, least: int, most: int) -> None:
     _value(where, value, lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+def _seeds(where: str, table: Mapping[str, Any]) -> None:
+    for key, least in (("seeds", 1), ("first_seed", 0)):
+        if key in table:
+            _whole(f"{where}.{key}", table[key], least, MOST_SEEDS)
 
 
 def _is_number(value: Any) -> bool:

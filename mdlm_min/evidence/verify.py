@@ -9,6 +9,7 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.statistics import Evidence, decide
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
 
@@ -17,24 +18,35 @@ Judged = list[tuple[Claim, Verdict]]
 
 def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "") -> Judged:
     """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given."""
-    judged = []
-    for claim in experiment.module("claims").CLAIMS:
-        if only and claim.tier != only:
-            continue
-        table = tables.get(claim.tier)
-        if table is None:
-            judged.append((claim, Verdict("not run", f"tier {claim.tier}: {claim.cost}")))
-            continue
-        try:
-            judged.append((claim, claim.judge(table)))
-        except MissingArmError as missing:
-            judged.append((claim, Verdict("not run", f"needs the arm {missing}: ARMS=all")))
-        except (LookupError, ArithmeticError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table "
-                f"({type(error).__name__}: {error})"
-            ) from error
-    return judged
+    found: list[tuple[Claim, Verdict | Evidence]] = [
+        (claim, _say(experiment, claim, tables.get(claim.tier)))
+        for claim in experiment.module("claims").CLAIMS
+        if claim.tier == (only or claim.tier)
+    ]
+    families: dict[tuple[str, str], list[int]] = {}
+    for index, (claim, said) in enumerate(found):
+        if isinstance(said, Evidence):
+            families.setdefault((claim.tier, claim.family or claim.id), []).append(index)
+    for members in families.values():
+        evidence = [(said, claim) for claim, said in (found[index] for index in members) if isinstance(said, Evidence)]
+        decisions = decide([(said, claim.least, claim.smallest) for said, claim in evidence])
+        for index, (said, claim), decision in zip(members, evidence, decisions, strict=True):
+            found[index] = (claim, Verdict.of(said, decision))
+    return [(claim, said) for claim, said in found if isinstance(said, Verdict)]
+
+
+def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Verdict | Evidence:
+    """What the claim's judge says of its tier's table. Raises InputError for a table that it cannot read."""
+    if table is None:
+        return Verdict("not run", f"tier {claim.tier}: {claim.cost}")
+    try:
+        return claim.judge(table)
+    except MissingArmError as missing:
+        return Verdict("not run", f"needs the arm {missing}: ARMS=all")
+    except (LookupError, ArithmeticError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table ({type(error).__name__}: {error})"
+        ) from error
 
 
 def judge_all() -> Judged:
@@ -52,12 +64,20 @@ def interval(verdict: Verdict) -> str:
     return "" if math.isnan(verdict.low) else f" [{number(verdict.low)}, {number(verdict.high)}]"
 
 
+def _p_values(verdict: Verdict) -> str:
+    """The p-value of a claim about trained models, and what Holm's method makes of it where that is another number."""
+    if math.isnan(verdict.raw):
+        return ""
+    adjusted = "" if verdict.adjusted == verdict.raw else f", in its family {verdict.adjusted:.2g}"
+    return f"; {verdict.seeds} seeds, p = {verdict.raw:.2g}{adjusted}"
+
+
 def print_verdicts(judged: Judged, notes: bool) -> None:
     """One line per claim, with `notes` its note below it."""
     for claim, verdict in judged:
         print(
             f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
-            f"({claim.quantity}); "
+            f"({claim.quantity}){_p_values(verdict)}; "
             f"tolerance: {claim.tolerance}"
         )
         if notes:
@@ -75,6 +95,8 @@ def as_json(judged: Judged) -> str:
             "id": claim.id, "statement": claim.statement, "kind": claim.kind, "quantity": claim.quantity,
             "published": claim.published, "tolerance": claim.tolerance, "tier": claim.tier, "verdict": verdict.verdict,
             "ours": finite(verdict.ours), "low": finite(verdict.low), "high": finite(verdict.high), "note": verdict.note,
+            "smallest": finite(claim.smallest), "family": claim.family, "seeds": verdict.seeds,
+            "p": finite(verdict.raw), "adjusted_p": finite(verdict.adjusted),
         }
         for claim, verdict in judged
     ]  # fmt: skip

@@ -73,7 +73,7 @@ class RunFolder:
 
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether this very configuration has run to its end here."""
-        return (self.path / "finished.json").exists() and _what(self.read_json("config.json")) == _what(config)
+        return (self.path / "finished.json").exists() and is_same_run(self.read_json("config.json"), config)
 
     def metrics(self) -> list[Row]:
         """The rows of metrics.csv; an incomplete last line, left by a kill, is dropped."""
@@ -208,6 +208,11 @@ def _csv(rows: list[Row]) -> str:
 def format_number(value: float) -> str:
     """Shortest text that reads back as the same number; whole numbers without a point."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))
+
+
+def is_same_run(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are of the same run: all but their engines are equal."""
+    return _what(config) == _what(other)
 
 
 def _what(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ GOOD = {
         "smoke": {"seeds": 1},
         "cpu": {
             "seeds": 3,
+            "first_seed": 2,
             "arms": ["output"],
             "jobs": 2,
             "gpu_minutes": 5,
@@ -30,7 +31,7 @@ GOOD = {
             "why": "because",
             "config": {"train": {"steps": 20}},
             "arms_config": {"output": {"train": {"steps": 30}}},
-            "grid": [{"name": "small", "data.n": [9]}, {"data.n": [8, 9], "arms": ["output"], "seeds": 2}],
+            "grid": [{"name": "small", "data.n": [9]}, {"data.n": [8, 9], "arms": ["output"], "seeds": 2, "first_seed": 0}],
         },
     },
 }
@@ -85,10 +86,11 @@ def write(folder, content):
 def test_the_good_file_is_read_and_gives_its_runs(tmp_path, monkeypatch):
     write(tmp_path, text(GOOD))
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
-    names = [spec.name for spec in Experiment("probe").runs("cpu")]
-    assert "small/output/seed2" in names
-    assert "n=9/output/seed1" in names
-    assert "n=9/output/seed2" not in names
+    names = {spec.name for spec in Experiment("probe").runs("cpu")}
+    small = {f"small/output/seed{seed}" for seed in (2, 3, 4)}
+    assert names == small | {f"n={n}/output/seed{seed}" for n in (8, 9) for seed in (0, 1)}
+    fewer = {spec.name for spec in Experiment("probe").runs("cpu", seeds=1)}
+    assert fewer == {"small/output/seed2", "n=8/output/seed0", "n=9/output/seed0"}
 
 
 def test_a_damaged_file_gives_one_line_or_its_runs(tmp_path, monkeypatch):
@@ -125,7 +127,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     ("path", "new", "message"),
     [
-        (("tiers", "cpu", "sedes"), 3, r"tiers.cpu.sedes: no such key; allowed: seeds, arms"),
+        (("tiers", "cpu", "sedes"), 3, r"tiers.cpu.sedes: no such key; allowed: seeds, first_seed, arms"),
         (("tiers", "cpu", "arms_config", "ouput"), {}, r"tiers.cpu.arms_config.ouput: no such arm; allowed: output, md_0.2"),
         (("tiers", "cpu", "arms"), ["ouput"], r"tiers.cpu.arms: .* allowed: a list of different arms from output, md_0.2"),
         (("tiers", "cpu", "grid", 0, "data.n"), [9, 10], r"grid.name: 'small' names 2 cells.*allowed: one cell"),
@@ -139,6 +141,8 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
         (("tiers", "huge"), {"seeds": 1}, r"tiers.huge: no such tier; allowed: smoke, cpu, gpu, paper"),
         (("tolerance", "final_validation"), "0.1", r"tolerance.final_validation: '0.1' is not allowed; allowed: a number"),
         (("tiers", "cpu", "seeds"), 0, r"tiers.cpu.seeds: 0 is not allowed; allowed: a whole number from 1"),
+        (("tiers", "cpu", "first_seed"), -1, r"tiers.cpu.first_seed: -1 is not allowed; allowed: a whole number from 0"),
+        (("tiers", "cpu", "grid", 1, "first_seed"), 0.5, r"tiers.cpu.grid.first_seed: 0.5 is not allowed"),
         (("tiers", "cpu", "gpu_minutes"), None, r"tiers.cpu.gpu_minutes: is missing"),
         (("arms",), {}, r"arms: is empty; needed: at least one arm"),
         (("tiers", "cpu", "grid", 1, "data"), [1], r"overlap"),
