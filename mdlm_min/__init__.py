@@ -25,8 +25,8 @@ _HOMES = {
     "Transformer": "mdlm_min.model.transformer",
     "LLADA_8B": "mdlm_min.model.llada",
     "read_config": "mdlm_min.model.llada",
-    "load_weights": "mdlm_min.model.llada",
-    "save_weights": "mdlm_min.model.llada",
+    "load_weights": "mdlm_min.model.llada_weights",
+    "save_weights": "mdlm_min.model.llada_weights",
     # the paper's formulas
     "sample_bound": "mdlm_min.theory.formulas",
     "corrected_sample_bound": "mdlm_min.theory.formulas",
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.sampling import SamplingConfig as SamplingConfig
     from mdlm_min.diffusion.sampling import unmask as unmask
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
-    from mdlm_min.model.llada import load_weights as load_weights
     from mdlm_min.model.llada import read_config as read_config
-    from mdlm_min.model.llada import save_weights as save_weights
+    from mdlm_min.model.llada_weights import load_weights as load_weights
+    from mdlm_min.model.llada_weights import save_weights as save_weights
     from mdlm_min.model.transformer import ModelConfig as ModelConfig
     from mdlm_min.model.transformer import Transformer as Transformer
     from mdlm_min.run.errors import InputError as InputError

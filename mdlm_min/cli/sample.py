@@ -18,9 +18,9 @@ WRITING, FILLING = ("low-confidence", 0.7), ("low-confidence", 0.0)
 
 def add_parsers(commands: Any) -> None:
     """`mdlm sample`."""
-    text = "Print text from a trained run: written, continued from --prompt, or filled in where --infill has gaps."
+    text = "Print text from a trained run or a released LLaDA: written, continued from --prompt, or filled in at --infill's gaps."
     parser: argparse.ArgumentParser = commands.add_parser("sample", help=text, description=text)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/train/corpus")
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="text to begin with")
     what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")

@@ -31,8 +31,9 @@ def training_operations(config: ModelConfig, batch: int, selected: float) -> flo
     tokens, width = batch * config.length, config.width
     mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)
     attention = 4 * config.length * width
-    full_blocks = (config.layers - 1) * (8 * width**2 + mlp + attention)
-    last_block = 4 * width**2 + selected * (4 * width**2 + mlp + attention)  # keys and values everywhere
+    keys_values = 2 * width * sum(config.projection_widths[1:])
+    full_blocks = (config.layers - 1) * (4 * width**2 + keys_values + mlp + attention)
+    last_block = keys_values + selected * (4 * width**2 + mlp + attention)  # keys and values everywhere
     head = selected * 2 * width * config.outputs
     return 3.0 * tokens * (full_blocks + last_block + head)
 

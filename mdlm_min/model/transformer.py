@@ -53,9 +53,21 @@ class ModelConfig:
     mlp_width: Annotated[int, Range(0, 1e7)] = 0  # 0 for four times the width
     bias: bool = True  # in every projection of a block
     rotary_base: Annotated[float, Range(0, 1e30, open_least=True)] = 10000.0
+    kv_heads: Annotated[int, Range(0, 1e5)] = 0  # heads of keys and values, each shared by as many queries; 0 for `heads`
+    norm_epsilon: Annotated[float, Range(0, 1, open_least=True)] = 1e-5
+
+    @property
+    def projection_widths(self) -> tuple[int, int, int]:
+        """Of queries, keys and values."""
+        shared = self.width // self.heads * (self.kv_heads or self.heads)
+        return self.width, shared, shared
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
+        if self.kv_heads and (self.heads % self.kv_heads or self.attention == "uniform"):
+            raise InputError(
+                f"model.kv_heads: {self.kv_heads} is not allowed; a divisor of model.heads = {self.heads}, with learned attention"
+            )
         if self.width % self.heads:
             raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
         if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
@@ -72,15 +84,16 @@ class ModelConfig:
 class Projections(nn.Linear):
     """Queries, keys and values from one matrix, its rows in that order."""
 
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__(width, 3 * width, bias)
+    def __init__(self, widths: tuple[int, int, int], bias: bool) -> None:
+        super().__init__(widths[0], sum(widths), bias)
+        self.widths = widths
 
     def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """q, k, v, each shaped as `x` ([..., width]); q only at the selection, [padded, width]."""
+        """q, k, v of `x` ([..., width]), each [..., its width]; q only at the selection, [padded, width]."""
         if selection is None:
-            q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
+            q, k, v = F.linear(x, self.weight, self.bias).split(self.widths, dim=-1)
             return q, k, v
-        sizes = (self.in_features, 2 * self.in_features)
+        sizes = (self.widths[0], self.widths[1] + self.widths[2])
         q_weight, kv_weight = self.weight.split(sizes)
         q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
         k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
@@ -96,7 +109,7 @@ class Block(nn.Module):
         self.config = config
         hidden = config.mlp_width or 4 * width
         self.norm_1 = make_norm(config)
-        self.qkv = Projections(width, config.bias)
+        self.qkv = Projections(config.projection_widths, config.bias)
         self.attention_out = nn.Linear(width, width, bias=config.bias)
         self.norm_2 = make_norm(config)
         self.mlp_in = nn.Linear(width, hidden, bias=config.bias)
@@ -140,7 +153,11 @@ class Block(nn.Module):
         return x + self.mlp_out(inner)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
+        """[..., rows, width] to [..., heads, rows, head width]; heads of keys and values are repeated for the queries that share
+        them."""
+        x = x.unflatten(-1, (-1, self.config.width // self.config.heads)).transpose(-3, -2)
+        shared = self.config.heads // x.shape[-3]
+        return x if shared == 1 else x.repeat_interleave(shared, dim=-3)
 
     def _rotate(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
         """Queries or keys [..., width] rotated by their position: the last but one axis, or `position` ([...])."""
@@ -149,7 +166,8 @@ class Block(nn.Module):
         cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in rotary)
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
         # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
-        first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
+        heads = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2 * cos.shape[-1]))
+        first, second = heads.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, selection: Selection | None, padding_mask: Tensor | None) -> Tensor:
@@ -197,13 +215,26 @@ class Block(nn.Module):
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm with LLaDA's epsilon."""
-    return nn.LayerNorm(config.width) if config.norm == "layernorm" else nn.RMSNorm(config.width, eps=1e-5)
+    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm as LLaDA has it."""
+    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
+    return kind(config.width, eps=config.norm_epsilon)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) times a gain; in float32 at least, and rounded to the dtype of `x` before the gain (LLaDA)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
     """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864)."""
-    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    frequency = 1 / base ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)  # rounded as in LLaDA
     return torch.arange(length, dtype=torch.float32)[:, None] * frequency
 
 

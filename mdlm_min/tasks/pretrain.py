@@ -20,7 +20,8 @@ from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
-from mdlm_min.model.llada import save_weights, scaled
+from mdlm_min.model.llada import scaled
+from mdlm_min.model.llada_weights import save_weights
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
 from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError

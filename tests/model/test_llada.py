@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from mdlm_min.model.llada import INDEX, LLADA_8B, load_weights, parameter_count, read_config, save_weights, scaled
+from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config, released_config, scaled
+from mdlm_min.model.llada_weights import INDEX, load_weights, save_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 
@@ -123,6 +124,7 @@ def test_missing_and_surplus_tensors_are_listed(tmp_path, change, message):
 def test_misshapen_tensors_are_listed_and_nothing_is_copied(tmp_path):
     save_weights(tmp_path, tiny(vocab_size=60, outputs=60))
     model = tiny(1)
+    (tmp_path / "config.json").write_text(json.dumps(released_config(model.config)))
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(
         InputError,

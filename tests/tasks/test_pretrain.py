@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mdlm_min.diffusion.objective import masked_loss
-from mdlm_min.model.llada import load_weights, read_config
+from mdlm_min.model.llada import read_config
+from mdlm_min.model.llada_weights import load_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build, merge
 from mdlm_min.run.errors import InputError
