@@ -11,7 +11,9 @@ Rotary positions allow sequences shorter than the configured length, and sequenc
 lies beyond a sequence's end is padding, which nothing attends to.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,10 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdlm_min.model.cache import KeyValueCache, Reading
 from mdlm_min.model.selection import Selection
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 
+KeepKeysValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 LARGEST_GAP = 60.0  # of attention scores in nats: exp(-60) = 1e-26, and its inverse in a gradient, are far inside float32's range
 
 
@@ -124,13 +128,16 @@ class Block(nn.Module):
         selection: Selection | None = None,
         padding_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        position: Tensor | None = None,
+        keep: KeepKeysValues | None = None,
     ) -> Tensor:
         """Output [batch, length, width], or [padded, width] given a selection.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
         [distinct, width] that `index` points into. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding; None for no padding.
-        `rotary`: cosines and sines of `rotary_angles`, None for learned positions.
+        `rotary`: cosines and sines of `rotary_angles`, None for learned positions. `position`: where each token of `x` stands,
+        int64 [batch, length]; None for 0, 1, ... `keep` receives the keys and values of `x` and gives those to attend to.
         """
         if index is not None:
             y = None
@@ -140,13 +147,15 @@ class Block(nn.Module):
                 q, k, v = (F.embedding(index, part) for part in self.qkv(self.norm_1(x)))
                 y = self._attend(q if selection is None else selection.pick(q), k, v, selection, padding_mask)
             x = F.embedding(index if selection is None else selection.pick(index), x)
-        elif selection is not None:
-            q, k, v = self.qkv(self.norm_1(x), selection)
-            y = self._attend(self._rotate(q, rotary, selection.column), self._rotate(k, rotary), v, selection, padding_mask)
-            x = selection.pick(x)
         else:
-            q, k, v = self.qkv(self.norm_1(x))
-            y = self._attend(self._rotate(q, rotary), self._rotate(k, rotary), v, None, padding_mask)
+            q, k, v = self.qkv(self.norm_1(x), selection)
+            asking = position
+            if selection is not None:
+                asking = selection.column if position is None else selection.pick(position)
+            q, k = self._rotate(q, rotary, asking), self._rotate(k, rotary, position)
+            k, v = (k, v) if keep is None else keep(k, v)
+            y = self._attend(q, k, v, selection, padding_mask)
+            x = x if selection is None else selection.pick(x)
         x = x + self.attention_out(y)
         h = self.norm_2(x)
         inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
@@ -288,13 +297,23 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, selection: Tensor | Selection | None = None, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        selection: Tensor | Selection | None = None,
+        padding_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        fresh: Tensor | None = None,
+    ) -> Tensor:
         """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given a `selection` (bool, [batch, length]),
         only theirs, [selected, outputs], in row-major order. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding, whose own scores mean nothing; None for no padding.
 
-        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
-        without rotary positions or in a causal model.
+        `cache` keeps the keys and values of this pass. Given `fresh` (bool, [batch, length], the selection a part of it) as well,
+        only those positions are read, and the keys and values of all others are the cache's. Without gradients.
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), for padding
+        without rotary positions or in a causal model, and for a cache in a model that is causal or attends uniformly.
         """
         batch, length = tokens.shape
         learned = self.config.position_encoding == "learned"
@@ -302,6 +321,8 @@ class Transformer(nn.Module):
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
         if padding_mask is not None and (learned or self.config.causal):
             raise ValueError("padding_mask: padding needs rotary positions and a bidirectional model")
+        if cache is not None:
+            return self._forward_cached(tokens, selection, padding_mask, cache, fresh)
         distinct = self.config.vocab_size * length
         index = None
         if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
@@ -315,6 +336,31 @@ class Transformer(nn.Module):
             x, index = self._through(block, x, index, None, padding_mask), None
         scores: Tensor = self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
         return scores if selection is None else scores[: selection.count]
+
+    @torch.no_grad()
+    def _forward_cached(
+        self,
+        tokens: Tensor,
+        selection: Tensor | Selection | None,
+        padding_mask: Tensor | None,
+        cache: KeyValueCache,
+        fresh: Tensor | None,
+    ) -> Tensor:
+        """See forward."""
+        if self.config.causal or self.config.attention == "uniform" or not isinstance(selection, Tensor):
+            raise ValueError("cache: needs a bidirectional model with learned attention, and a selection by position")
+        reading = None if fresh is None else Reading(fresh)
+        position = None if reading is None else reading.position
+        x = self.token_embedding(tokens if position is None else tokens.gather(1, position))
+        if self.config.position_encoding == "learned":
+            x = x + (self.position_embedding.weight if position is None else self.position_embedding(position))
+        chosen = Selection.of(selection) if reading is None else reading.within(selection)
+        places, last, rotary = None if reading is None else reading.places, len(self.blocks) - 1, self._rotary(x.device)
+        for layer, block in enumerate(self.blocks):
+            keep = functools.partial(cache.update, layer, places=places)
+            x = block(x, None, chosen if layer == last else None, padding_mask, rotary, position, keep)
+        scores: Tensor = self.head(self.norm(x))
+        return scores[: chosen.count]
 
     def _rotary(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""

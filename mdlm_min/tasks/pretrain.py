@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdlm_min.data.items import TASKS, items_file, load_items
 from mdlm_min.data.samples import Batch, SamplesConfig, open_data
+from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig, Passes
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
@@ -188,18 +189,18 @@ class PretrainTask(Task):
         return self.process.loss(losses, mask[first:last].to(self.device), rate[first:last].to(self.device), whole)
 
     @torch.no_grad()
-    def _shared_nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _shared_nll(self, tokens: Tensor, mask: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """`nll` with the rows shared among the processes: every one gets all values, on the CPU."""
         world = distributed.world()
         if world == 1:
-            return self.nll(tokens, mask).cpu()
+            return self.nll(tokens, mask, padding_mask).cpu()
         shares = torch.arange(len(tokens)).tensor_split(world)
         counts = [int(mask[rows].sum()) for rows in shares]
         mine = shares[distributed.rank()]
         rows = (
             mine if len(mine) else torch.zeros(1, dtype=torch.int64)
         )  # every process must call a network whose weights are shared out
-        found = self.nll(tokens[rows], mask[rows])
+        found = self.nll(tokens[rows], mask[rows], None if padding_mask is None else padding_mask[rows])
         return distributed.joined(found[: counts[distributed.rank()]], counts).cpu()
 
     def evaluate(self, step: int) -> Row:
@@ -239,9 +240,14 @@ class PretrainTask(Task):
             return {f"{task}_{name}": math.nan for task in TASKS for name in ITEM_COLUMNS}
         means: Row = {}
         rows: list[dict[str, str | float]] = []
+        likelihood = LikelihoodConfig(config.item_passes)
+
+        def score(passes: Passes) -> Tensor:
+            return self._shared_nll(passes.tokens, passes.mask, passes.real)
+
         for task in TASKS:
             items = load_items(task, config.items)
-            judged = judge_items(self._shared_nll, items, self.data.tokenizer, config.data.length, config.item_passes, task)
+            judged = judge_items(score, items, self.data.tokenizer, config.data.length, likelihood)
             for name in ITEM_COLUMNS:
                 means[f"{task}_{name}"] = sum(float(getattr(one, name)) for one in judged) / len(judged)
             for index, one in enumerate(judged):
