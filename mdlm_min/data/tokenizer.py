@@ -110,6 +110,7 @@ class TrainedBPE:
     def __init__(self, text: str) -> None:
         import tokenizers
 
+        self.text = text
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True  # a text that spells out <|mdm_mask|> must not hold a mask
         self.vocab_size = int(self._tokenizer.get_vocab_size())
@@ -159,6 +160,20 @@ class Words:
 
     def special_id(self, name: str) -> int | None:
         return None
+
+
+def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
+    """A name by which `kept_tokenizer` finds this tokenizer again; where it was trained, it is written to tokenizer.json in the
+    folder."""
+    if not isinstance(tokenizer, TrainedBPE):
+        return tokenizer.identity
+    write_whole(folder / "tokenizer.json", tokenizer.text)
+    return "tokenizer.json"
+
+
+def kept_tokenizer(name: str, folder: Path, data: Path | None) -> Tokenizer:
+    """The tokenizer that `keep_tokenizer` named. Raises InputError where its files are missing or altered."""
+    return find_tokenizer(str(folder / name) if name == "tokenizer.json" else name, list, "", folder, data)
 
 
 def check_tokenizer(name: str) -> None:

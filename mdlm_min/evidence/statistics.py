@@ -210,9 +210,7 @@ class Quotient(Evidence):
         pairs = np.array([self.parts, self.wholes])
         (a, b), spread = pairs.mean(axis=1), np.cov(pairs) / self.seeds
         squared = float(stats.t.ppf(0.975, self.seeds - 1)) ** 2
-        roots = np.roots(
-            [b * b - squared * spread[1, 1], -2 * (a * b - squared * spread[0, 1]), a * a - squared * spread[0, 0]]
-        )
+        roots = np.roots([b * b - squared * spread[1, 1], -2 * (a * b - squared * spread[0, 1]), a * a - squared * spread[0, 0]])
         low, high = sorted(roots.real.tolist())
         return low, high
 
@@ -366,9 +364,7 @@ class Sooner(Evidence):
         quantile = float(stats.norm.ppf(POWER))
         if needed >= 1:
             return math.inf
-        return float(
-            optimize.brentq(lambda share: share - quantile * self._deviation(share) - needed, needed, 1 - 1e-9)
-        )
+        return float(optimize.brentq(lambda share: share - quantile * self._deviation(share) - needed, needed, 1 - 1e-9))
 
     def log_rank(self) -> float:
         """Two-sided p-value of the log-rank test (Mantel 1966): whether the two curves differ. 1 where no run had its event."""

@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.samples import open_data
-from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.data.text import data_folder
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
 from mdlm_min.diffusion.sampling import SamplingConfig, unmask
 from mdlm_min.model.llada import is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import load_weights, stored_dtype
@@ -135,6 +137,8 @@ def _released(path: Path, device: str, dtype: str) -> TextModel:
 def _trained(path: Path, device: str, dtype: str) -> TextModel:
     folder = RunFolder(path)
     settings = settings_of(folder.read_json("config.json"))
+    if (path / "model.json").is_file():
+        return _described(folder, settings, device, dtype)
     kind = settings.pop("kind", "masked")
     data = settings.get("data")
     if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
@@ -156,6 +160,22 @@ def _trained(path: Path, device: str, dtype: str) -> TextModel:
     _check_data(folder, language.data.corpus, text.sha256)
     model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), torch.float32).to(device)
     return TextModel(model, text.tokenizer, text.vocab_size, None, DTYPES[dtype or language.dtype])
+
+
+def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str) -> TextModel:
+    """Of a folder that says itself what its model is: model.json, and a tokenizer.json beside it where the tokenizer was trained."""
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
+    described = folder.read_json("model.json")
+    compute = DTYPES[dtype or settings.get("dtype", "float32")]
+    weights = torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
+    try:
+        tokenizer = kept_tokenizer(described["tokenizer"], folder.path, data_folder())
+        config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
+    except KeyError as error:
+        raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
+    return TextModel(_newest(Checkpoint(found[-1]), config, weights).to(device), tokenizer, mask, end, compute)
 
 
 def _check_data(folder: RunFolder, name: str, sha256: str) -> None:
