@@ -163,7 +163,7 @@ def _trained(path: Path, device: str, dtype: str) -> TextModel:
 
 
 def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str) -> TextModel:
-    """Of a folder that says itself what its model is: model.json, and a tokenizer.json beside it where the tokenizer was trained."""
+    """Of a folder that says itself what its model is, in model.json and, where the tokenizer was trained, tokenizer.json."""
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
