@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,8 +122,7 @@ def test_a_run_is_recorded_resumed_and_read_again(settings, tmp_path):
 
 
 def test_malformed_records_are_in_the_log_and_the_record(settings, tmp_path):
-    path = settings["data"]["source"]
-    with open(path, "a") as file:
+    with Path(settings["data"]["source"]).open("a") as file:
         file.write("{broken\n")
     execute(tmp_path / "run", merge(settings, {"data": {"malformed": 0.1}, "train": {"steps": 1}}))
     assert json.loads((tmp_path / "run" / "data.json").read_text())["malformed_records"][0].startswith(
