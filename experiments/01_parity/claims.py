@@ -1,7 +1,7 @@
 """P1 to P4 at the paper's size, the same claims on two cells of two cores' size, and the control of open point 7.
 
-T_mem and T_gen are the first steps from which train and validation accuracy stay at .99 for three evaluations; a run
-that never gets there counts as its last step, so a ratio with it is a bound.
+T_mem and T_gen are the first steps from which train and validation accuracy stay at .99 for three evaluations. A run that ends
+without one of them is censored: "never" is not a number, and a run that could still grok has not been seen to grok.
 """
 
 import math
@@ -12,135 +12,104 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import (
-    Claim,
-    Judge,
-    Verdict,
-    above_one,
-    arms_of,
-    curves_of,
-    every_seed,
-    in_cell,
-    rows_of,
-    share_interval,
-    steps_text,
-)
+from mdlm_min.evidence.claim import Claim, Judge, arms_of, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table, published
+from mdlm_min.evidence.statistics import Evidence, Share, Sooner, Times
 
 FIG2 = {"output": "out_sup", "md_0.1": "md_0.1", "md_0.2": "md_0.2", "md_0.3": "md_0.3", "md_0.4": "md_0.4"}
 MIDDLE, ENDS = ("md_0.2", "md_0.246", "md_0.3"), ("md_0.1", "md_0.4")
 DELAYED, PROMPT, FELL = 5.0, 1.2, 0.05
 
 
-def _times(table: Table, arm: str) -> np.ndarray:
-    """T_gen of every seed; the last step where it was not reached."""
+def _times(table: Table, arm: str, name: str = "t_gen") -> Times:
+    """T_gen (or T_mem) of every seed, censored at the run's last step."""
     rows = rows_of(table, arm)
-    return np.where(np.isfinite(rows["t_gen"]), rows["t_gen"], rows["last_step"]).astype(float)
+    return Times.of(rows[name], rows["last_step"])
 
 
-def _before_output(table: Table, arm: str, name: str) -> Verdict:
-    """Whether `arm` generalises before output supervision."""
+def _sooner(first: str, second: str, names: tuple[str, str]) -> Judge:
+    def judge(table: Table) -> Evidence:
+        """Whether a run of the first arm generalises before a run of the second."""
+        return _compared(_times(table, first), _times(table, second), names)
+
+    return judge
+
+
+def _compared(first: Times, second: Times, names: tuple[str, str]) -> Sooner:
+    log_rank = Sooner(first, second).log_rank()
     note = (
-        f"T_gen of output supervision {steps_text(rows_of(table, 'output')['t_gen'])}; of {name} "
-        f"{steps_text(rows_of(table, arm)['t_gen'])}"
+        f"T_gen of {names[0]} {first.text()}; of {names[1]} {second.text()}. Log-rank test of the two curves: p = {log_rank:.2g}"
     )
-    return above_one(_times(table, "output") / _times(table, arm), note)
+    return Sooner(first, second, note)
 
 
-def judge_p1(table: Table) -> Verdict:
-    """Grokking: T_gen at least five times T_mem in every seed."""
+def _texts(table: Table, arm: str) -> str:
+    return f"T_mem {_times(table, arm, 't_mem').text()}; T_gen {_times(table, arm).text()}"
+
+
+def judge_p1(table: Table) -> Evidence:
+    """Grokking: T_gen at least five times T_mem, and reached. A run that ended before it generalised is unknown."""
     rows = rows_of(table, "output")
-    note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])} of at most {rows['last_step'].max():.0f} steps"
-    return every_seed(np.isfinite(rows["t_mem"]) & (rows["t_gen"] >= DELAYED * rows["t_mem"]), note)
+    held = np.isfinite(rows["t_gen"]) & (rows["t_gen"] >= DELAYED * rows["t_mem"])
+    unknown = ~np.isfinite(rows["t_gen"])
+    failed = ~held & ~unknown
+    return Share(int(held.sum()), int(failed.sum()), int(unknown.sum()), _texts(table, "output"))
 
 
-def judge_p2(table: Table) -> Verdict:
-    """No delay: T_gen at most 1.2 times T_mem in every seed of U[0,.2]."""
+def judge_delay(table: Table) -> Evidence:
+    """The delay alone: at five times T_mem the run has not generalised. Known of a run that never does, too."""
+    rows = rows_of(table, "output")
+    horizon = DELAYED * rows["t_mem"]
+    held = (rows["t_gen"] >= horizon) & (rows["last_step"] >= horizon)
+    unknown = ~np.isfinite(rows["t_gen"]) & ~held
+    failed = ~held & ~unknown
+    return Share(int(held.sum()), int(failed.sum()), int(unknown.sum()), _texts(table, "output"))
+
+
+def judge_p2(table: Table) -> Evidence:
+    """No delay: U[0,.2] generalises, with T_gen at most 1.2 times T_mem. A run that memorised and ended later than that without
+    generalising has failed; one that did neither is unknown."""
     rows = rows_of(table, "md_0.2")
-    note = f"T_mem {steps_text(rows['t_mem'])}; T_gen {steps_text(rows['t_gen'])}"
-    return every_seed(np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"]), note)
+    held = np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"])
+    unknown = ~np.isfinite(rows["t_gen"]) & ~(rows["last_step"] > PROMPT * rows["t_mem"])
+    failed = ~held & ~unknown
+    return Share(int(held.sum()), int(failed.sum()), int(unknown.sum()), _texts(table, "md_0.2"))
 
 
-def judge_earlier(table: Table) -> Verdict:
-    """Masked diffusion U[0,.2] generalises before output supervision."""
-    return _before_output(table, "md_0.2", "U[0,.2]")
+def judge_p3(table: Table) -> Evidence:
+    """A seed of the middle windows generalises before a seed of an end window. The middle's time is the median of the three
+    windows, one for each seed. Both ends have to be later, so the end that is less surely so is judged."""
+    rows = [rows_of(table, arm) for arm in MIDDLE]
+    median = Times.of(np.median([frame["t_gen"] for frame in rows], axis=0), rows[0]["last_step"])
+    ends = [_compared(median, _times(table, arm), ("the middle windows (median)", _label(arm))) for arm in ENDS]
+    return min(ends, key=lambda found: found.estimate)
 
 
-def judge_p3(table: Table) -> Verdict:
-    """The better of the two end windows against the mean of the middle ones, in log T_gen."""
-    middle = np.mean([np.log(_times(table, arm)) for arm in MIDDLE], axis=0)
-    ends = {arm: np.log(_times(table, arm)) for arm in ENDS}
-    nearest = min(ends, key=lambda arm: float(ends[arm].mean()))
-    means = "; ".join(f"{arm} {np.exp(np.log(_times(table, arm)).mean()):.0f}" for arm in (*MIDDLE, *ENDS))
-    return above_one(
-        np.exp(ends[nearest] - middle),
-        f"Geometric mean of T_gen: {means}. The ratio is that of the better end window, {nearest}, to the middle three",
-    )
+def judge_p4(table: Table) -> Evidence:
+    """A seed has it if both end windows fail, fall back by .05 or never generalise, and the middle ones do none of that."""
+    rows = {arm: rows_of(table, arm) for arm in (*ENDS, *MIDDLE)}
 
+    def unstable(arm: str) -> np.ndarray:
+        fell = rows[arm]["best_validation"] - rows[arm]["final_validation"] > FELL
+        return np.asarray(~np.isfinite(rows[arm]["t_gen"]) | fell)
 
-def judge_p4(table: Table) -> Verdict:
-    """Every seed of the end windows fails, falls back by .05 or never generalises; every seed of the middle ones holds."""
-
-    def unstable(arm: str) -> pd.Series:
-        rows = rows_of(table, arm)
-        return ~np.isfinite(rows["t_gen"]) | (rows["best_validation"] - rows["final_validation"] > FELL)
-
-    ends = pd.concat([unstable(arm) for arm in ENDS])
-    middle = pd.concat([unstable(arm) for arm in MIDDLE])
+    ends = np.all([unstable(arm) for arm in ENDS], axis=0)
+    middle = np.any([unstable(arm) for arm in MIDDLE], axis=0)
+    held = int((ends & ~middle).sum())
     finals = "; ".join(
-        f"{arm} {', '.join(f'{value:.2f}' for value in rows_of(table, arm)['final_validation'])}" for arm in (*ENDS, *MIDDLE)
+        f"{_label(arm)} {', '.join(f'{value:.2f}' for value in rows[arm]['final_validation'])}" for arm in (*ENDS, *MIDDLE)
     )
-    share, low, high = share_interval(int(ends.sum()), len(ends))
-    note = (
-        f"Unstable: {ends.sum()} of {len(ends)} runs of the end windows, {middle.sum()} of {len(middle)} of the middle "
-        f"ones. Final validation accuracy: {finals}"
-    )
-    holds = share == 1 and not middle.any()
-    return Verdict("reproduced" if holds else "not reproduced", note, share, low, high)
-
-
-def judge_control(table: Table) -> Verdict:
-    """Were the noise masks what helps, masked diffusion would generalise before the control without them."""
-    secret, masked = _times(table, "secret"), np.min([_times(table, arm) for arm in MIDDLE], axis=0)
-    note = (
-        f"T_gen of the k+1 control {steps_text(rows_of(table, 'secret')['t_gen'])}; of the best middle window of each seed "
-        f"{steps_text(masked)}. The control masks one secret "
-        "token at a time and nothing else: no noise regime, one masked token a sequence"
-    )
-    return above_one(secret / masked, note)
-
-
-def judge_targets(table: Table) -> Verdict:
-    """The k+1 targets alone, without noise masks, remove the delay of output supervision."""
-    return _before_output(table, "secret", "the k+1 control")
-
-
-def judge_weight(table: Table) -> Verdict:
-    """P_S belongs to the unweighted loss: were it the guide, weight 1/t would be slower on the same window."""
-    weighted, unweighted = _times(table, "md_0.246"), _times(table, "md_0.246_none")
-    times = "; ".join(
-        f"{name} {steps_text(rows_of(table, arm)['t_gen'])}"
-        for name, arm in (("1/t", "md_0.246"), ("none", "md_0.246_none"), ("mean", "md_0.246_mean"))
-    )
-    return above_one(weighted / unweighted, f"T_gen on U[0,.246] by weight: {times}")
-
-
-def judge_fixed(table: Table) -> Verdict:
-    """Corollary 4.8's rate against the window that the paper runs nearest to its optimum."""
-    fixed, window = _times(table, "md_t_1_7"), _times(table, "md_0.246")
-    return above_one(
-        window / fixed,
-        f"T_gen of t = 1/7 {steps_text(rows_of(table, 'md_t_1_7')['t_gen'])}; of U[0,1] "
-        f"{steps_text(rows_of(table, 'md_1')['t_gen'])}; of U[0,.246] {steps_text(rows_of(table, 'md_0.246')['t_gen'])}",
-    )
+    counts = ", ".join(f"{_label(arm)} {int(unstable(arm).sum())}" for arm in (*ENDS, *MIDDLE))
+    return Share(held, len(ends) - held, note=f"Unstable seeds of {len(ends)}: {counts}. Final validation accuracy: {finals}")
 
 
 _COST = (
-    "11 arms, 5 seeds, 20,000 steps (output supervision 400,000): about 5 hours of one GPU once the network is fixed by "
-    "the gpu tier of 01_parity_map"
+    "11 arms, 5 seeds, 20,000 steps (output supervision 400,000): about 5 hours of one GPU once 01_parity_search has fixed the "
+    "network"
 )
 _SHARE = "share of seeds"
-_EARLIER = "ratio of T_gen, geometric mean"
+_FIRST = "probability to generalise first"
+_EXPECTED = "interval above 1/2"
 
 
 @dataclass(frozen=True)
@@ -155,87 +124,100 @@ class _Question:
     scale: str
     kind: str = "statistical"
     paper: float = math.nan
+    family: str = ""
 
 
-_FASTER = "95% interval above 1"
+def _race(statement: str, quantity: str, first: str, second: str, names: tuple[str, str], value: str = "(ours)") -> _Question:
+    """A question about which of two arms generalises first."""
+    text = f"{_FIRST}: {quantity}"
+    return _Question(statement, text, value, _EXPECTED, _sooner(first, second, names), "probability", family="races")
+
+
 QUESTIONS = {
     "P1": _Question(
         "Output supervision groks",
         f"{_SHARE} that grok",
         "T_gen / T_mem = 492",
-        "T_gen >= 5 T_mem in every seed",
+        "T_gen >= 5 T_mem, reached within the run; interval above 1/2",
         judge_p1,
         "share",
+        paper=1.0,
+    ),
+    "P1b": _Question(
+        "Output supervision memorises long before it generalises, if it ever does",
+        f"{_SHARE} not generalised at 5 T_mem",
+        "T_gen / T_mem = 492",
+        "interval above 1/2",
+        judge_delay,
+        "share",
+        paper=1.0,
     ),
     "P2": _Question(
         "Masked diffusion (U[0,.2]) generalises with little or no delay",
         f"{_SHARE} without delay",
         "T_gen / T_mem = 1.003",
-        "T_gen <= 1.2 T_mem in every seed",
+        "T_gen <= 1.2 T_mem; interval above 1/2",
         judge_p2,
         "share",
+        paper=1.0,
     ),
-    "P2b": _Question(
+    "P2b": _race(
         "Masked diffusion (U[0,.2]) generalises before output supervision",
-        f"{_EARLIER}, output / masked",
-        "54",
-        _FASTER,
-        judge_earlier,
-        "ratio",
-        paper=54,
+        "masked",
+        "md_0.2",
+        "output",
+        ("U[0,.2]", "output supervision"),
+        "54 times sooner",
     ),
     "P3": _Question(
         "Fastest near U[0,0.246], the argmax of P_S (U[0,.285] at k = 5)",
-        f"{_EARLIER}, end / middle windows",
-        "1.8; .4 never",
-        _FASTER,
+        f"{_FIRST}: middle windows, against the nearer end",
+        "1.8 times sooner; .4 never",
+        _EXPECTED,
         judge_p3,
-        "ratio",
+        "probability",
         "ordinal",
-        1.8,
+        family="races",
     ),
     "P4": _Question(
         "The boundary windows are unstable, the middle ones are not",
-        f"{_SHARE} of end windows unstable",
-        "2 of 2",
-        "all of them, none of the middle",
+        _SHARE,
+        "in its one seed",
+        "interval above 1/2",
         judge_p4,
         "share",
-        paper=1,
+        paper=1.0,
     ),
-    "P6": _Question(
+    "P6": _race(
         "The k+1 targets without noise masks generalise before output supervision (open point 7)",
-        f"{_EARLIER}, output / control",
-        "(ours)",
-        _FASTER,
-        judge_targets,
-        "ratio",
+        "control",
+        "secret",
+        "output",
+        ("the k+1 control", "output supervision"),
     ),
-    "P7": _Question(
-        "The noise regime helps: masked diffusion generalises before the k+1 control without it (open point 7)",
-        f"{_EARLIER}, control / masked",
-        "(ours)",
-        _FASTER,
-        judge_control,
-        "ratio",
+    "P7": _race(
+        "The noise regime helps: masked diffusion (U[0,.2]) generalises before the k+1 control without it (open point 7)",
+        "masked",
+        "md_0.2",
+        "secret",
+        ("U[0,.2]", "the k+1 control"),
     ),
-    "P8": _Question(
+    "P8": _race(
         "The unweighted loss, which maximising P_S fits, generalises before weight 1/t (open point 1)",
-        f"{_EARLIER}, 1/t / none",
-        "(ours)",
-        _FASTER,
-        judge_weight,
-        "ratio",
+        "no weight",
+        "md_0.246_none",
+        "md_0.246",
+        ("U[0,.246] without weight", "U[0,.246] with 1/t"),
     ),
-    "P9": _Question(
+    "P9": _race(
         "A fixed rate near that of Cor 4.8 generalises before U[0,.246] (open point 2)",
-        f"{_EARLIER}, U[0,.246] / fixed",
-        "(ours)",
-        _FASTER,
-        judge_fixed,
-        "ratio",
+        "fixed rate",
+        "md_t_1_7",
+        "md_0.246",
+        ("t = 1/7", "U[0,.246]"),
     ),
 }
+SMALLEST = quarter(1.0, 0.5)  # of a share or a probability that the paper has at 1 and chance at 1/2
 
 
 def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str = "") -> Claim:
@@ -252,11 +234,13 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
         cost,
         question.scale,
         question.paper,
+        SMALLEST,
+        family=question.family + suffix if question.family else "",
     )
 
 
 CLAIMS = [
-    *(_claim(name, "", "(20,6), N=2,000", "paper", "", _COST) for name in ("P1", "P2", "P3", "P4")),
+    *(_claim(name, "", "(20,6), N=2,000", "paper", "", _COST) for name in ("P1", "P1b", "P2", "P3", "P4")),
     *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in QUESTIONS),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in QUESTIONS),
 ]
@@ -273,8 +257,9 @@ MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # ope
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published;
-    and, where they were run, the loss weights and other rates (ARMS=all)."""
+    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published; the
+    share of seeds that have not generalised, by Kaplan and Meier; and, where they were run, the loss weights and other rates
+    (ARMS=all)."""
     paths = []
     for tier, table in tables.items():
         there = arms_of(table)
@@ -290,13 +275,18 @@ def _label(arm: str) -> str:
 
 def _draw(table: Table, arms: list[str], path: Path) -> Path:
     cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
-    fig, axes = figure.grid(2, len(cells) + 1, sharey=True)
+    fig, axes = figure.grid(3, len(cells) + 1)
     for column, cell in enumerate(cells):
         part = table.cell(cell)
         for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
             for index, arm in enumerate(arms):
                 curves = [pd.DataFrame(rows) for rows in curves_of(part, arm)]
                 figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], _label(arm))
+        for index, arm in enumerate(arms):
+            _draw_survival(axes[2, column], _times(part, arm), figure.COLOURS[index], _label(arm))
+        axes[2, column].set(
+            xlabel="step", ylim=(-0.02, 1.04), title="share of seeds not generalised yet (marks: runs that ended)"
+        )
         data = next(iter(part.runs.values()))["config"]["data"]
         seeds = len({record["config"]["seed"] for record in part.runs.values()})
         axes[0, column].set_title(
@@ -310,9 +300,22 @@ def _draw(table: Table, arms: list[str], path: Path) -> Path:
                 (figure.COLOURS[arms.index(arm)], _label(arm)) if shared else ("grey", "paper's arms, in the other figure")
             )
             axes[row, -1].plot(paper["step"], paper[name], color=colour, label=label, **figure.PUBLISHED)
-        axes[row, 0].set(ylabel=f"{'training' if row == 0 else 'validation'} accuracy", ylim=(0.4, 1.02))
+        axes[row, 0].set_ylabel(f"{'training' if row == 0 else 'validation'} accuracy")
+        for ax in axes[row]:
+            ax.set_ylim(0.4, 1.02)
+    axes[2, -1].set_visible(False)
     axes[0, -1].set_title("paper, Fig 2: (20,6), N=2,000, one seed, smoothed")
     for ax in axes[1]:
         ax.set_xlabel("step")
     figure.legend_below(fig, 7)
     return figure.save(fig, path)
+
+
+def _draw_survival(ax: figure.Axes, times: Times, colour: str, label: str) -> None:
+    """Kaplan and Meier's curve as steps, with a mark where runs ended without generalising."""
+    steps, shares = times.survival()
+    last = max(times.values)
+    ax.step([0.0, *steps, last], [1.0, *shares, shares[-1] if len(shares) else 1.0], where="post", color=colour, label=label)
+    ended = sorted({value for value, seen in zip(times.values, times.seen, strict=True) if not seen})
+    heights = [float(shares[np.searchsorted(steps, value, "right") - 1]) if np.any(steps <= value) else 1.0 for value in ended]
+    ax.plot(ended, heights, "|", color=colour, markersize=8)

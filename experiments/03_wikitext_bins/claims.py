@@ -248,11 +248,7 @@ def _main(where: str, suffix: str = "", cell: str = "", **tier: str) -> list[Cla
 
 CLAIMS = [
     *_main("50M, WikiText-103", **_PAPER),
-    *(
-        claim
-        for label, cell in CELLS.items()
-        for claim in _main(f"WikiText-2, {label}, .35M", f"-{label}", cell, tier="cpu")
-    ),
+    *(claim for label, cell in CELLS.items() for claim in _main(f"WikiText-2, {label}, .35M", f"-{label}", cell, tier="cpu")),
     *(
         Claim(
             id=f"{id}-bytes",

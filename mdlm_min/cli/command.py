@@ -23,6 +23,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", help="such as 01_parity, or parity; see `mdlm list`")
     parser.add_argument("--tier", default="cpu", help=f"one of {', '.join(TIERS)} (default: cpu)")
     parser.add_argument("--arms", default="", help="comma-separated arms, or all (default: the tier's own choice)")
+    parser.add_argument("--cells", default="", help="comma-separated cells of the tier's grid (default: all)")
     parser.add_argument("--seeds", type=int, default=0, help="number of seeds, from the tier's first (default: the tier's own)")
 
 

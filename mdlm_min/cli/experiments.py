@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence.sweep import sweep
 
     experiment = Experiment(arguments.experiment)
-    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text, arguments.cells)
     old = golden.accepted(experiment.name, arguments.tier) if arguments.missing else None
     if old:
         if arguments.text:
@@ -111,7 +111,7 @@ def publish(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence.experiment import Experiment
 
     experiment = Experiment(arguments.experiment)
-    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds)
+    specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, only=arguments.cells)
     folder = golden.RESULTS / experiment.name / arguments.tier
     if arguments.finished:
         table = publishing.add_finished(

@@ -1,11 +1,13 @@
-"""Distributions of the mask rate t, in the notation people write: "U[0.45,0.55]", "1/7", "0.5*U[0,0.2] + 0.5*U[0.8,1]".
+"""Distributions of the mask rate t, in the notation people write: "U[0.45,0.55]", "1/7", "0.5*U[0,0.2] + 0.5*U[0.8,1]",
+"N[0.5,0.2]".
 
-`MaskRate` is the interface: any schedule of mask rates can implement it. `UniformMixture` is what the notation describes: a
-mixture of uniform intervals, in which a fixed rate is an interval of width zero. The word "stratified" in front makes the
-draws of one batch cover the distribution evenly (one draw in each of its `count` equally likely parts). This keeps the
-expectation and lowers the variance.
+`MaskRate` is the interface: any schedule of mask rates can implement it. The notation describes two: a `UniformMixture` of
+intervals, in which a fixed rate is an interval of width zero, and a `TruncatedNormal`. The word "stratified" in front of a
+mixture makes the draws of one batch cover the distribution evenly (one draw in each of its `count` equally likely parts). This
+keeps the expectation and lowers the variance.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,7 +21,11 @@ from mdlm_min.run.errors import InputError
 
 _NUMBER = r"[0-9]{0,30}\.?[0-9]{1,30}(?:/[0-9]{1,30})?"
 _TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<high>{_NUMBER})\]|(?P<fixed>{_NUMBER}))")
-_ALLOWED = "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], or a mixture such as 0.5*U[0,0.2] + 0.5*0.3"
+_NORMAL = re.compile(rf"N\[(?P<centre>{_NUMBER}),(?P<deviation>{_NUMBER})\]")
+_ALLOWED = (
+    "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], a mixture such as 0.5*U[0,0.2] + 0.5*0.3, or a normal distribution cut "
+    "to [0,1], N[centre,deviation] with a centre in [0,1] and a deviation of .01 to 10"
+)
 
 
 class MaskRate(ABC):
@@ -28,9 +34,10 @@ class MaskRate(ABC):
     text: str
 
     @staticmethod
-    def parse(text: str) -> "UniformMixture":
+    def parse(text: str) -> "MaskRate":
         """Read the notation above. Raises InputError naming the value and what is allowed."""
-        return UniformMixture.of(text)
+        normal = _NORMAL.fullmatch(text.replace(" ", ""))
+        return TruncatedNormal.of(text, *normal.group("centre", "deviation")) if normal else UniformMixture.of(text)
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -142,3 +149,56 @@ class UniformMixture(MaskRate):
             stratum = torch.randperm(count, generator=generator, device=generator.device)
             u = (stratum + u) / count
         return self.quantile(u)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(MaskRate):
+    """A normal distribution cut to [0, 1], for rates around `centre`: the bell-shaped t of arXiv:2605.13026."""
+
+    centre: float
+    deviation: float
+    text: str
+
+    @staticmethod
+    def of(text: str, centre: str, deviation: str) -> "TruncatedNormal":
+        """From the two numbers of the notation. Raises InputError for numbers that are not allowed."""
+        try:
+            values = float(Fraction(centre)), float(Fraction(deviation))
+        except ZeroDivisionError:
+            values = (math.nan, math.nan)
+        if not (0 <= values[0] <= 1 and 0.01 <= values[1] <= 10):
+            raise InputError(f"mask_rate: {shown(text)} is not a mask rate; allowed: {_ALLOWED}")
+        return TruncatedNormal(*values, text)
+
+    def _below(self, rate: float) -> float:
+        """The uncut distribution function."""
+        return math.erfc((self.centre - rate) / self.deviation / math.sqrt(2)) / 2
+
+    def _uncut(self, rate: Tensor) -> Tensor:
+        """The uncut density."""
+        scale = self.deviation * math.sqrt(2 * math.pi)
+        return torch.exp(-((rate - self.centre) / self.deviation).square() / 2) / scale
+
+    @property
+    def mean(self) -> float:
+        """E[t]."""
+        ends = self._uncut(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        inside = self._below(1) - self._below(0)
+        return self.centre + self.deviation**2 * float(ends[0] - ends[1]) / inside
+
+    @property
+    def highest(self) -> float:
+        """The largest mask rate that can occur."""
+        return 1.0
+
+    def density(self, rate: Tensor) -> Tensor:
+        """p(t)."""
+        inside = (rate >= 0) & (rate <= 1)
+        return inside * self._uncut(rate) / (self._below(1) - self._below(0))
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """See MaskRate."""
+        u = 1 - torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)  # (0, 1]
+        low, high = self._below(0), self._below(1)
+        rate = self.centre + self.deviation * torch.special.ndtri(low + (high - low) * u)
+        return rate.float().clamp(torch.finfo(torch.float32).tiny, 1.0)

@@ -91,10 +91,10 @@ class Experiment:
             raise InputError(f"tier: {tier!r} is unknown in {self.name}; allowed: {', '.join(self.plan['tiers'])}")
         return dict(self.plan["tiers"][tier])
 
-    def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "") -> list[RunSpec]:
+    def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "", only: str = "") -> list[RunSpec]:
         """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
         `seeds`: how many at most, from the first one, or 0 for the tier's own number; `corpus`: in the place of the experiment's
-        own, whose cells that are about another corpus are then left out."""
+        own, whose cells that are about another corpus are then left out; `only`: comma-separated cells, or "" for all."""
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
@@ -106,6 +106,11 @@ class Experiment:
         chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}
         specs: dict[str, RunSpec] = {}  # by name: blocks of a grid may overlap
         grid = cells(table.get("grid", []))
+        wanted = [name for name in only.split(",") if name]
+        if unknown := [name for name in wanted if name not in {cell.name for cell in grid}]:
+            allowed = ", ".join(dict.fromkeys(cell.name for cell in grid if cell.name)) or "none: the tier has no grid"
+            raise InputError(f"cells: {unknown[0]!r} is unknown in {self.name}, tier {tier}; allowed: {allowed}")
+        grid = [cell for cell in grid if cell.name in wanted or not wanted]
         for place in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
             for cell in grid:
                 first = table.get("first_seed", 0) if cell.first_seed is None else cell.first_seed

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from mdlm_min.evidence.claim import Claim, Verdict
 
 WIDTH = 300.0  # of the line, in units of the drawing
-REFERENCES = {"value": (0.0,), "difference": (0.0,), "ratio": (1.0,), "share": (0.0, 1.0)}  # marked on a line of each scale
+REFERENCES = {
+    "value": (0.0,),
+    "difference": (0.0,),
+    "ratio": (1.0,),
+    "share": (0.0, 1.0),
+    "probability": (0.0, 1.0),
+}  # marked on a line of each scale
 MARGIN = 0.06  # of the line, left free at each end
 
 
@@ -35,7 +41,7 @@ def place(claim: Claim, verdict: Verdict) -> Interval | None:
     point, low, high, paper = map(scaled, (verdict.ours, verdict.low, verdict.high, claim.paper))
     bounded = math.isfinite(low) and math.isfinite(high)
     published = math.isfinite(claim.paper)
-    if not math.isfinite(point) or not (bounded or published or claim.scale == "share"):
+    if not math.isfinite(point) or not (bounded or published or claim.scale in ("share", "probability")):
         return None
     marks = [scaled(value) for value in REFERENCES[claim.scale]]
     shown = [point, *marks, *([low, high] if bounded else []), *([paper] if published else [])]

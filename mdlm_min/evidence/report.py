@@ -117,6 +117,7 @@ def _render(name: str, **context: Any) -> str:
         "cell": lambda text: str(text).replace("|", "\\|"),
         "css": lambda text: text.replace(" ", "-"),
         "number": verify.number,
+        "strength": verify.strength,
         "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verify.interval(verdict),
         "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
         "short": lambda text: re.sub(r"(?<=\s)\S*$", "", text[:140]).rstrip(" ,;.") + " ...",

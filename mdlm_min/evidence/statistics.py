@@ -442,7 +442,7 @@ def decide(family: Sequence[tuple[Evidence, float, float]]) -> list[Decision]:
     """Decisions on the claims of one family: for each its evidence, its null value and the smallest value that would matter."""
     shown = holm([evidence.p_at_most(null) for evidence, null, _ in family])
     absent = holm([evidence.p_at_least(smallest) for evidence, _, smallest in family])
-    return [_decide(*member, *adjusted) for member, *adjusted in zip(family, shown, absent, strict=True)]
+    return [_decide(member, *adjusted) for member, *adjusted in zip(family, shown, absent, strict=True)]
 
 
 def _decide(member: tuple[Evidence, float, float], shown: float, absent: float) -> Decision:

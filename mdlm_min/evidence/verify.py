@@ -64,12 +64,12 @@ def interval(verdict: Verdict) -> str:
     return "" if math.isnan(verdict.low) else f" [{number(verdict.low)}, {number(verdict.high)}]"
 
 
-def _p_values(verdict: Verdict) -> str:
-    """The p-value of a claim about trained models, and what Holm's method makes of it where that is another number."""
+def strength(verdict: Verdict) -> str:
+    """Of a claim about trained models: its seeds, the p-value of its null, and what Holm's method makes of that in its family."""
     if math.isnan(verdict.raw):
         return ""
-    adjusted = "" if verdict.adjusted == verdict.raw else f", in its family {verdict.adjusted:.2g}"
-    return f"; {verdict.seeds} seeds, p = {verdict.raw:.2g}{adjusted}"
+    adjusted = "" if verdict.adjusted == verdict.raw else f", {verdict.adjusted:.2g} in its family"
+    return f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}, p = {verdict.raw:.2g}{adjusted}"
 
 
 def print_verdicts(judged: Judged, notes: bool) -> None:
@@ -77,7 +77,7 @@ def print_verdicts(judged: Judged, notes: bool) -> None:
     for claim, verdict in judged:
         print(
             f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
-            f"({claim.quantity}){_p_values(verdict)}; "
+            f"({claim.quantity}){strength(verdict) and f'; {strength(verdict)}'}; "
             f"tolerance: {claim.tolerance}"
         )
         if notes:

@@ -242,8 +242,11 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
-    """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864)."""
-    frequency = 1 / base ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)  # rounded as in LLaDA
+    """Angle of every position and pair of coordinates, float32 [length, head_width / 2] (RoFormer, arXiv:2104.09864).
+
+    The frequencies are rounded as in LLaDA's released model: base ** (-i/d) differs in the last bit.
+    """
+    frequency = 1.0 / base ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     return torch.arange(length, dtype=torch.float32)[:, None] * frequency
 
 
