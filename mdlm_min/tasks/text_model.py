@@ -1,17 +1,20 @@
 """A trained model that speaks text: a run's newest checkpoint or a released LLaDA, its tokenizer, and text with gaps to fill."""
 
 import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.samples import open_data
 from mdlm_min.data.text import data_folder
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
-from mdlm_min.diffusion.sampling import SamplingConfig, unmask
+from mdlm_min.diffusion.generation_record import Generation
+from mdlm_min.diffusion.remasking import TokenRules
+from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.llada import is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import load_weights, stored_dtype
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
@@ -104,14 +107,51 @@ class TextModel:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
         return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
 
+    def rules(
+        self,
+        stop: Collection[int] = (),
+        suppress: Collection[int] = (),
+        begin_suppress: Collection[int] = (),
+        defer: Collection[int] = (),
+    ) -> TokenRules:
+        """Roles of tokens in generation. The model's `suppressed` ones are produced only where they are meant, as `stop` or `defer`
+        tokens."""
+        never = (self.suppressed - {*stop, *defer}) | {*suppress}
+        return TokenRules(
+            self.mask_token, frozenset(never), frozenset(begin_suppress), frozenset(defer), frozenset(stop) - frozenset(suppress)
+        )
+
+    def generate(
+        self,
+        templates: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        rules: TokenRules | None = None,
+        items: Sequence[int] | None = None,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Generation:
+        """Templates of any lengths in one batch, filled in: `tokens` [batch, longest], each row's own to the left. See
+        diffusion.sampling.generate; by default the tokens that stand in no text are suppressed."""
+        lengths = [len(template) for template in templates]
+        learned = self.model.config.position_encoding == "learned"
+        tokens = torch.full((len(templates), self.length if learned else max(lengths)), self.mask_token)
+        for row, template in zip(tokens, templates, strict=True):
+            row[: len(template)] = torch.tensor(template)
+        with self.autocast():
+            found = generate(
+                self._score_blocks if learned else self.model, tokens.to(self.device), rules or self.rules(), config, seed, items,
+                lengths, watch,
+            )  # fmt: skip
+        return replace(found, tokens=found.tokens[:, : max(lengths)].cpu())
+
+    def _score_blocks(self, tokens: Tensor, asked: Tensor, padding_mask: Tensor | None = None, **cached: Any) -> Tensor:
+        """A model with learned positions reads blocks of its full length only: what is behind a text stays masked."""
+        scores: Tensor = self.model(tokens, asked, **cached)
+        return scores
+
     def fill(self, template: Tensor, config: SamplingConfig, seed: int = 0) -> Tensor:
         """`template` (int64 [batch, length]) with its masked tokens filled in; row i's noise depends on `seed` and i alone."""
-        length = template.shape[1]
-        if self.model.config.position_encoding == "learned":  # such a model reads blocks of its full length only
-            template = F.pad(template, (0, self.length - length), value=self.mask_token)
-        with self.autocast():
-            filled = unmask(self.model, template.to(self.device), self.mask_token, config, seed, suppress=self.suppressed)
-        return filled[:, :length].cpu()
+        return self.generate(template.tolist(), config, seed).tokens
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
         """A text of `length` tokens that begins with the prompt; by default one token per step. Raises InputError as
