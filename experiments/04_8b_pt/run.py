@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mdlm_min.data.items import TASKS
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import LLADA_8B, parameter_count
 from mdlm_min.run.run_folder import Row, RunFolder
@@ -53,7 +52,7 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     """What a table says of one run: losses, zero-shot scores, skipped steps; of the cost the shares of the peak."""
     last = rows[-1]
     names = ["test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS)]
-    names += [f"{task}_{name}" for task in TASKS for name in pretrain.ITEM_COLUMNS]
+    names += [f"{task}_{name}" for task in pretrain.ITEM_TASKS for name in pretrain.ITEM_COLUMNS]
     names += [f"{name}_utilisation_{kind}" for name in PUBLISHED for kind in ("full", "masked")]
     return [
         {**{name: last.get(name, float("nan")) for name in names}, "skipped": last.get("skipped", 0.0), "last_step": last["step"]}

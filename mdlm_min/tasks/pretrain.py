@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
-from mdlm_min.data.items import TASKS, items_file, load_items
+from mdlm_min.data.items import items_file, load_items
 from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
 from mdlm_min.model.flops import training_operations
@@ -27,6 +27,7 @@ from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.loop import Progress, check_device
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
+ITEM_TASKS = ("hellaswag", "arc_easy")
 ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
@@ -120,11 +121,11 @@ class PretrainTask(TransformerTask):
     def _judge_items(self, last: bool) -> Row:
         config = self.config
         if not last:
-            return {f"{task}_{name}": math.nan for task in TASKS for name in ITEM_COLUMNS}
+            return {f"{task}_{name}": math.nan for task in ITEM_TASKS for name in ITEM_COLUMNS}
         means: Row = {}
         rows: list[dict[str, str | float]] = []
         likelihood = LikelihoodConfig(config.item_passes)
-        for task in TASKS:
+        for task in ITEM_TASKS:
             items = load_items(task, config.items)
             judged = judge_items(self.score, items, self.data.tokenizer, config.data.length, likelihood)
             for name in ITEM_COLUMNS:
@@ -160,7 +161,7 @@ def check(settings: dict[str, Any]) -> None:
     config = build(PretrainConfig, settings)
     check_device(config.device)
     if config.items:
-        for task in TASKS:
+        for task in ITEM_TASKS:
             items_file(task)
 
 
