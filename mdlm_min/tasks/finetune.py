@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 
 from mdlm_min.data.chat import ChatTemplate, ChatTokens
 from mdlm_min.data.conversations import ChatConfig, Conversations
@@ -22,8 +21,7 @@ from mdlm_min.data.text import cache_folder, data_folder
 from mdlm_min.data.tokenizer import find_tokenizer, keep_tokenizer
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll
 from mdlm_min.diffusion.objective import DIVISORS, divisors
-from mdlm_min.diffusion.remasking import TokenRules
-from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
@@ -169,33 +167,21 @@ class FinetuneTask(TransformerTask):
                 row[name] = float(result_of(text) == result_of(exercise.answer))
         return rows
 
-    @torch.no_grad()
     def write(self, prompts: list[list[int]], config: SamplingConfig) -> list[str]:
         """An answer of up to `generation_tokens` tokens to every prompt (token ids)."""
         size, special = self.config.generation_tokens, self.template.special
-        ends = {special.end_turn, special.end}
-        vocabulary = range(self.template.tokenizer.vocab_size)
-        silent = {number for number in asdict(special).values() if number not in ends}
-        silent |= {number for number in range(self.model.config.outputs) if number not in vocabulary and number not in ends}
-        rules = TokenRules(special.mask, frozenset(silent), stop=frozenset(ends))
+        text = TextModel(self.model, self.template.tokenizer, special.mask, special.end, self.dtype)
+        rules = text.rules(stop=(special.end_turn, special.end))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        texts = [""] * len(prompts)
+        answers = [""] * len(prompts)
         rows = max(1, BATCH_TOKENS // (len(prompts[order[-1]]) + size))
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
-            lengths = [len(prompts[index]) + size for index in chosen]
-            template = torch.full((len(chosen), max(lengths)), special.end, dtype=torch.int64)
-            for row, index in zip(template, chosen, strict=True):
-                row[: len(prompts[index])] = torch.tensor(prompts[index])
-                row[len(prompts[index]) : len(prompts[index]) + size] = special.mask
-            found = generate(self._scores, template.to(self.device), rules, config, 0, chosen, lengths).tokens.tolist()
-            for tokens, index, length in zip(found, chosen, lengths, strict=True):
-                texts[index] = self.template.answer(tokens[length - size : length])
-        return texts
-
-    def _scores(self, tokens: Tensor, positions: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        with self.autocast():
-            return self.network(tokens, positions, padding_mask)
+            templates = [prompts[index] + [special.mask] * size for index in chosen]
+            found = text.generate(templates, config, rules=rules, items=chosen).tokens.tolist()
+            for tokens, index in zip(found, chosen, strict=True):
+                answers[index] = self.template.answer(tokens[len(prompts[index]) : len(prompts[index]) + size])
+        return answers
 
 
 def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemplate]:
