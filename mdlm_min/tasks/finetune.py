@@ -7,6 +7,7 @@ both ways at the end: by the likelihood of the right ending among wrong ones, an
 
 import hashlib
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
-from mdlm_min.run.config import OneOf, Range, build
+from mdlm_min.run.config import OneOf, Range, build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
@@ -45,7 +46,7 @@ HASHED = 1 << 20  # bytes of each tensor that tell one start from another
 
 @dataclass(frozen=True)
 class FinetuneConfig(TransformerConfig):
-    """One fine-tuning run. `start` is a folder; empty for new weights of the shape `model`.
+    """One fine-tuning run. `start` is a folder (see start_folder); empty for new weights of the shape `model`.
 
     `divisor` is what the loss is divided by (objective.divisors). The NLL of the first `validation_answers` held-out answers is
     measured at every evaluation; `items` held-out exercises are scored at the end, and answered in `generation_tokens` tokens.
@@ -196,7 +197,7 @@ def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemp
         size, shape = template.vocab_size, config.model
         made = scaled(shape.layers, shape.heads, shape.width, length=length, vocab_size=size, outputs=size)
         return Transformer(made, stream(seed, "weights")), template
-    found = TextModel.load(Path(config.start))
+    found = TextModel.load(start_folder(config.start))
     model = found.model
     if model.config.position_encoding != "rotary" or model.config.causal:
         raise InputError(f"start: {config.start} has learned positions or a causal mask; allowed: a model with rotary positions")
@@ -204,6 +205,17 @@ def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemp
         raise InputError(f"data.length: {length} is not allowed; {config.start} reads at most {model.config.length} tokens")
     template = ChatTemplate(found.tokenizer, ChatTokens.of(found.tokenizer, found.mask_token, found.end_token))
     return grown(model, template.vocab_size, stream(seed, "weights")), template
+
+
+def start_folder(name: str) -> Path:
+    """The folder that a start names: a path, or "$NAME" for the path that this environment variable holds. Raises InputError
+    where there is none."""
+    path = os.environ.get(name[1:], "") if name.startswith("$") else name
+    if not path or not Path(path).is_dir():
+        holds = f", which holds {path!r}," if name.startswith("$") and path else ""
+        allowed = "a run folder, a released folder, or $NAME, set to one"
+        raise InputError(f"start: {shown(name)}{holds} is no folder; allowed: {allowed}")
+    return Path(path)
 
 
 def grown(model: Transformer, vocab_size: int, generator: torch.Generator) -> Transformer:
@@ -232,7 +244,10 @@ def weights_sha256(model: Transformer) -> str:
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
-    check_device(build(FinetuneConfig, settings).device)
+    config = build(FinetuneConfig, settings)
+    check_device(config.device)
+    if config.start:
+        start_folder(config.start)
 
 
 def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> FinetuneTask:

@@ -288,8 +288,11 @@ def test_bad_settings_are_named(changes, message):
 
 
 def test_bad_starts_are_named(settings, tmp_path):
+    for start in (str(tmp_path / "nothing"), "$MDLM_NO_SUCH_NAME"):
+        with pytest.raises(InputError, match=r"start: .* is no folder; allowed: a run folder, a released folder, or \$NAME"):
+            finetune.check(merge(settings, {"start": start}))
     with pytest.raises(InputError, match="is not a run folder"):
-        task(merge(settings, {"start": str(tmp_path / "nothing")}))
+        task(merge(settings, {"start": str(tmp_path)}))
     execute(tmp_path / "base", merge(settings, {"train": {"steps": 1}}))
     with pytest.raises(InputError, match=r"data.length: 65 is not allowed; .* reads at most 64 tokens"):
         task(merge(settings, {"start": str(tmp_path / "base"), "data": {"length": 65}}))

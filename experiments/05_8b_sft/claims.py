@@ -1,0 +1,4 @@
+from pathlib import Path
+CLAIMS = []
+def draw(tables, folder):
+    return []
