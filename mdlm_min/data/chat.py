@@ -34,6 +34,11 @@ class ChatTokens:
     end_header: int
     end_turn: int
 
+    @property
+    def ids(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(astuple(self))
+
     @staticmethod
     def of(tokenizer: Tokenizer, mask: int | None = None, end: int | None = None) -> "ChatTokens":
         """The tokenizer's own, where it has LLaDA's mask; otherwise new ones behind its vocabulary, mask and end first, as in
@@ -68,7 +73,7 @@ class ChatTemplate:
     @property
     def vocab_size(self) -> int:
         """The least vocabulary of a model that reads this template."""
-        return max(self.tokenizer.vocab_size, *(number + 1 for number in astuple(self.special)))
+        return max(self.tokenizer.vocab_size, 1 + max(self.special.ids))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
         """Token ids of a conversation; with `add_generation_prompt` the assistant's header follows, and an answer is to come."""
@@ -83,11 +88,11 @@ class ChatTemplate:
 
     def answer(self, tokens: Iterable[int]) -> str:
         """Text of an answer: what stands before the first token that ends a turn or a text. Other special tokens are left out."""
-        special, kept = set(astuple(self.special)), []
+        kept = []
         for token in tokens:
             if token in (self.special.end_turn, self.special.end):
                 break
-            if token not in special:
+            if token not in self.special.ids:
                 kept.append(token)
         return self.tokenizer.decode(kept)
 
