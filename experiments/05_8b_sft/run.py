@@ -12,6 +12,7 @@ from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import locked
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks import finetune, pretrain
+from mdlm_min.training.loop import check_device
 
 KINDS = ("pretrain", "finetune", "untuned", "evaluate")
 TASKS = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa", "gsm8k", "math")  # of Tables 2 and 3
@@ -24,7 +25,9 @@ def check(settings: dict[str, Any]) -> None:
     if kind == "pretrain":
         pretrain.check(rest)
     elif kind == "evaluate":
-        finetune.start_folder(rest.get("folder", "$"))
+        check_device(rest["device"])
+        if "start_run" not in settings:
+            finetune.start_folder(rest["folder"])
     else:
         finetune.check(rest)
 
@@ -53,7 +56,9 @@ def _parts(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _finished(folder: RunFolder, run: str, progress: Callable[[str], None]) -> Path:
-    """The folder of a run of the same tier and seed, "cell/arm", once it is finished; another process may be at it."""
+    """The folder of a run of the same tier and seed, "cell/arm" or "cell/same", of the same arm, once it is finished; another
+    process may be at it."""
+    run = run.replace("/same", f"/{folder.path.parent.name}")
     path = folder.path.parents[2] / run / folder.path.name
     given_up = time.monotonic() + 60
     while not (path / "lock").exists() and time.monotonic() < given_up:

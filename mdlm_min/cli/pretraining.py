@@ -13,7 +13,7 @@ def add_parsers(commands: Any) -> None:
 
     text = "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit."
     parser = add_command(commands, "plan", text, plan)
-    parser.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
+    parser.add_argument("experiment", help="one that trains LLaDA: 04_8b_pt, 05_8b_sft")
     parser.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
     parser.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
     parser.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
@@ -31,11 +31,17 @@ def add_parsers(commands: Any) -> None:
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan of the first run of a tier."""
     from mdlm_min.evidence.experiment import Experiment
-    from mdlm_min.tasks.plan import describe
+    from mdlm_min.tasks import finetune
+    from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
 
     experiment = Experiment(arguments.experiment)
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
     print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
+    config = config_of(settings)
+    if isinstance(config, finetune.FinetuneConfig):
+        from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
+
+        print(evaluation.describe(model_of(config), arguments.gpus, GPUS[arguments.gpu], arguments.utilisation))
     return 0
 
 

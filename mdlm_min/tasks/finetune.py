@@ -25,7 +25,7 @@ from mdlm_min.diffusion.objective import DIVISORS, divisors
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.transformer import Transformer
+from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import OneOf, Range, build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
@@ -55,6 +55,7 @@ class FinetuneConfig(TransformerConfig):
     start: str = ""
     data: ChatConfig = ChatConfig()
     model: LladaShape = LladaShape()
+    vocab_size: Annotated[int, Range(0, 1e7)] = 0  # of new weights; 0 for no more than is needed
     divisor: Annotated[str, OneOf(DIVISORS)] = "answer"
     validation_answers: Annotated[int, Range(0)] = 64
     validation_passes: Annotated[int, Range(1)] = 8
@@ -194,9 +195,7 @@ def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemp
         if name.startswith("bpe:") or name == "words":
             raise InputError(f"data.tokenizer: {name!r} is for plain text; new weights need bytes, gpt2 or a tokenizer.json")
         template = ChatTemplate(find_tokenizer(name, list, "", cache_folder(), data_folder()))
-        size, shape = template.vocab_size, config.model
-        made = scaled(shape.layers, shape.heads, shape.width, length=length, vocab_size=size, outputs=size)
-        return Transformer(made, stream(seed, "weights")), template
+        return Transformer(new_shape(config, template.vocab_size), stream(seed, "weights")), template
     found = TextModel.load(start_folder(config.start))
     model = found.model
     if model.config.position_encoding != "rotary" or model.config.causal:
@@ -205,6 +204,12 @@ def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemp
         raise InputError(f"data.length: {length} is not allowed; {config.start} reads at most {model.config.length} tokens")
     template = ChatTemplate(found.tokenizer, ChatTokens.of(found.tokenizer, found.mask_token, found.end_token))
     return grown(model, template.vocab_size, stream(seed, "weights")), template
+
+
+def new_shape(config: FinetuneConfig, vocab_size: int) -> ModelConfig:
+    """The Transformer of a run that starts from new weights, for a template of this vocabulary."""
+    shape, size = config.model, max(config.vocab_size, vocab_size)
+    return scaled(shape.layers, shape.heads, shape.width, length=config.data.length, vocab_size=size, outputs=size)
 
 
 def start_folder(name: str) -> Path:
