@@ -18,7 +18,7 @@ RUN = .venv/bin/mdlm run
 OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-8b-pt exp-8b-sft verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates tra
 
 exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (95 min; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
+
+exp-8b-sft: .venv/installed ## B3, B4: fine-tuning on windows of mask rates, by likelihood and by generation (45 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+	$(RUN) 8b_sft $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify
