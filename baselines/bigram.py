@@ -7,6 +7,7 @@ The one number k is chosen on the validation split from powers of two.
 
 import numpy as np
 
+from mdlm_min.data.bigrams import PairCounts
 from mdlm_min.data.text import TextData
 
 STRENGTHS = tuple(2.0**power for power in range(-2, 13))
@@ -17,15 +18,13 @@ def bigram_loss(data: TextData, split: str) -> float:
     validation split."""
     size = data.vocab_size
     train = data.splits["train"].astype(np.int64)
-    pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)
+    pairs = PairCounts(train, size)
     before = np.bincount(train[:-1], minlength=size)
     unigram = np.exp(-data.unigram_nll().numpy().astype(np.float64))
 
     def losses(name: str, strengths: tuple[float, ...]) -> list[float]:
         tokens = data.splits[name].astype(np.int64)
-        wanted = tokens[:-1] * size + tokens[1:]
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        seen = np.where(pairs[place] == wanted, counts[place], 0)
+        seen = pairs(tokens[:-1], tokens[1:])
         known, total = unigram[tokens[1:]], before[tokens[:-1]]
         return [float(-np.log((seen + strength * known) / (total + strength)).mean()) for strength in strengths]
 

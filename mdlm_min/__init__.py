@@ -19,6 +19,10 @@ _HOMES = {
     "estimate": "mdlm_min.diffusion.likelihood",
     "Estimate": "mdlm_min.diffusion.likelihood",
     "SamplingConfig": "mdlm_min.diffusion.sampling",
+    "TokenRules": "mdlm_min.diffusion.remasking",
+    "generate": "mdlm_min.diffusion.sampling",
+    "Generation": "mdlm_min.diffusion.generation_record",
+    "accuracy_under_parallelism": "mdlm_min.diffusion.generation_record",
     "unmask": "mdlm_min.diffusion.sampling",
     # the network
     "ModelConfig": "mdlm_min.model.transformer",
@@ -48,13 +52,17 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
+    from mdlm_min.diffusion.generation_record import Generation as Generation
+    from mdlm_min.diffusion.generation_record import accuracy_under_parallelism as accuracy_under_parallelism
     from mdlm_min.diffusion.likelihood import Estimate as Estimate
     from mdlm_min.diffusion.likelihood import estimate as estimate
     from mdlm_min.diffusion.mask_rate import MaskRate as MaskRate
     from mdlm_min.diffusion.masking import bernoulli as bernoulli
     from mdlm_min.diffusion.objective import masked_loss as masked_loss
     from mdlm_min.diffusion.process import MaskedDiffusion as MaskedDiffusion
+    from mdlm_min.diffusion.remasking import TokenRules as TokenRules
     from mdlm_min.diffusion.sampling import SamplingConfig as SamplingConfig
+    from mdlm_min.diffusion.sampling import generate as generate
     from mdlm_min.diffusion.sampling import unmask as unmask
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
     from mdlm_min.model.llada import read_config as read_config

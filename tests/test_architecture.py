@@ -101,11 +101,14 @@ EVIDENCE = [module.name for module in pkgutil.iter_modules(mdlm_min.evidence.__p
         "import mdlm_min; mdlm_min.InputError",
         f"import {', '.join(EVIDENCE)}",
         "from mdlm_min.cli.main import main; main(['list'])",
+        "from mdlm_min.cli.main import main; main(['verify'])",
     ],
-    ids=["library", "evidence", "command"],
+    ids=["library", "evidence", "list", "verify"],
 )
-def test_torch_is_not_loaded(program):
-    check = f"{program}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"
+def test_neither_torch_nor_matplotlib_is_loaded(program):
+    check = (
+        f"{program}\nimport sys\nfor name in ('torch', 'matplotlib'):\n    assert name not in sys.modules, f'{{name}} was loaded'"
+    )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -8,13 +8,13 @@ from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, by_seed, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.statistics import Crossed, Evidence, Mean, student_interval
+from mdlm_min.tasks.summaries import TOKENS_PER_STEP
 
 ARMS = {"middle": "U[.45,.55]", "from_0": "U[0,1]", "from_2": "U[.2,1]", "from_3": "U[.3,1]", "from_5": "U[.5,1]"}
 EDGES = {"from_0": 0.0, "from_2": 0.2, "from_3": 0.3, "from_5": 0.5}  # lower edges of the windows that end at 1
 SCALED = {"arithmetic": "arithmetic in three steps, .11M", "gsm8k": "GSM8K, .24M"}
 DISCRIMINATIVE = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa")
 GENERATIVE = ("gsm8k", "math")
-TOKENS_PER_STEP = (1, 2, 4, 8)
 TABLE_2 = {"from_0": (0.659, 0.621, 0.468, 0.344), "middle": (0.669, 0.635, 0.480, 0.402)}  # in the order of DISCRIMINATIVE
 TABLE_3 = {  # in the order of GENERATIVE
     "middle": (0.738, 0.342),

@@ -1,4 +1,7 @@
-"""One run: the base that others start from, the base as it is, one arm of fine-tuning, or an evaluation by lm-eval's tasks."""
+"""One run: the base that others start from, the base as it is, one arm of fine-tuning, or an evaluation by lm-eval's tasks.
+
+What loads torch is imported where it is used: a table is made again without it.
+"""
 
 import math
 import time
@@ -11,8 +14,7 @@ from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import locked
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks import finetune, pretrain
-from mdlm_min.training.loop import check_device
+from mdlm_min.tasks.summaries import EXERCISE_COLUMNS
 
 KINDS = ("pretrain", "finetune", "untuned", "evaluate")
 TASKS = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa", "gsm8k", "math")  # of Tables 2 and 3
@@ -21,6 +23,9 @@ PATIENCE = 6 * 3600.0  # seconds to wait for another process that trains the bas
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
+    from mdlm_min.tasks import finetune, pretrain
+    from mdlm_min.training.loop import check_device
+
     kind, rest = _parts(settings)
     if kind == "pretrain":
         pretrain.check(rest)
@@ -34,6 +39,8 @@ def check(settings: dict[str, Any]) -> None:
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
     """Do the run of these settings in its folder."""
+    from mdlm_min.tasks import finetune, pretrain
+
     kind, rest = _parts(settings)
     if kind == "pretrain":
         pretrain.run(rest, seed, folder, progress)
@@ -74,6 +81,8 @@ def _finished(folder: RunFolder, run: str, progress: Callable[[str], None]) -> P
 
 def _untuned(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
     """The start itself, scored like the others."""
+    from mdlm_min.tasks import finetune
+
     started = time.monotonic()
     task = finetune.prepare(settings, seed, folder)
     folder.drop_metrics()
@@ -86,6 +95,7 @@ def _untuned(settings: dict[str, Any], seed: int, folder: RunFolder, progress: C
 def _evaluate(settings: dict[str, Any], folder: RunFolder, progress: Callable[[str], None]) -> None:
     """The paper's tasks, by lm-eval: a row of scores, and every item's, for paired tests."""
     from mdlm_min.evaluation.run import Request, evaluate
+    from mdlm_min.tasks import finetune
 
     started = time.monotonic()
     model = {"folder": str(finetune.start_folder(settings["folder"])), "device": settings["device"], "dtype": settings["dtype"]}
@@ -112,5 +122,5 @@ def _scores(scores: dict[str, dict[str, float]]) -> Row:
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     """What a table says of one run: NLL of held-out answers, both scorings of the exercises, the paper's tasks."""
     last = rows[-1]
-    names = ["valid_loss", "valid_error", *finetune.ITEM_COLUMNS, "test_loss", *TASKS]
+    names = ["valid_loss", "valid_error", *EXERCISE_COLUMNS, "test_loss", *TASKS]
     return [{**{name: last.get(name, math.nan) for name in names}, "last_step": last["step"]}]

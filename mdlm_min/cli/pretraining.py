@@ -1,10 +1,13 @@
 """`mdlm plan` and `mdlm export`: before and after a large pre-training run."""
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from mdlm_min.evidence.experiment import Experiment
 
 
 def add_parsers(commands: Any) -> None:
@@ -23,31 +26,41 @@ def add_parsers(commands: Any) -> None:
     )
     text = "Write the newest checkpoint of a pre-training run as a folder in LLaDA's released form."
     parser = add_command(commands, "export", text, export)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("run", type=folder_path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
+    parser.add_argument("--output", type=folder_path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 (default) or float32")
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan of the first run of a tier."""
-    from mdlm_min.evidence.experiment import Experiment
-    from mdlm_min.tasks import finetune
-    from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
+    from mdlm_min.evidence.experiment import Experiment, experiment_folders
 
     experiment = Experiment(arguments.experiment)
+    if not _has_plan(experiment):
+        planned = [folder.name for folder in experiment_folders() if _has_plan(Experiment(folder.name))]
+        raise InputError(f"experiment: {experiment.name} trains no LLaDA and has no plan; allowed: {', '.join(planned)}")
+    from mdlm_min.tasks.finetune import FinetuneConfig
+    from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
+
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
     print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
     config = config_of(settings)
-    if isinstance(config, finetune.FinetuneConfig):
+    if isinstance(config, FinetuneConfig):
         from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
 
         print(evaluation.describe(model_of(config), arguments.gpus, GPUS[arguments.gpu], arguments.utilisation))
     return 0
 
 
+def _has_plan(experiment: "Experiment") -> bool:
+    """Whether its runs are on LLaDA's samples, or on conversations."""
+    data = experiment.plan["defaults"].get("data")
+    return isinstance(data, dict) and bool(data.keys() & {"source", "padding"})
+
+
 def export(arguments: argparse.Namespace) -> int:
     """Write the weights and say where."""
-    from mdlm_min.tasks.pretrain import export
+    from mdlm_min.tasks.text_model import export
 
     export(arguments.run, arguments.output, arguments.dtype)
     print(arguments.output)

@@ -2,9 +2,9 @@
 
 import argparse
 import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_min.cli.command import folder_path
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add_parsers(commands: Any) -> None:
     """`mdlm sample`."""
     text = "Print text from a trained run or a released LLaDA: written, continued from --prompt, or filled in at --infill's gaps."
     parser: argparse.ArgumentParser = commands.add_parser("sample", help=text, description=text)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
+    parser.add_argument("run", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="text to begin with")
     what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
@@ -39,11 +39,11 @@ def sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from mdlm_min.diffusion.sampling import SamplingConfig
-    from mdlm_min.tasks.text_model import GAP, TextModel
+    from mdlm_min.tasks.text_model import TextModel, check_gaps
 
     filling = arguments.infill is not None
-    if filling and not GAP.search(arguments.infill):
-        raise InputError(f"infill: {arguments.infill!r} has no gap; write [MASK] or __ where text is wanted")
+    if filling:
+        check_gaps(arguments.infill)
     for name in ("count", "length"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -92,7 +92,7 @@ class Reader:
             self.cache.put(index, part, every)
         if not self.guidance:
             return scores
-        conditional, unconditional = scores.float().chunk(2)
+        conditional, unconditional = scores.to(torch.promote_types(scores.dtype, torch.float32)).chunk(2)
         return unconditional + (self.guidance + 1) * (conditional - unconditional)
 
     def _both(self, x: Tensor, rows: Tensor) -> Tensor:

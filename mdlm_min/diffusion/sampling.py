@@ -17,7 +17,8 @@ only while it has such positions. `threshold` and `factor` (fix more positions w
 and values) are approximate: faster, with other tokens.
 
 All noise comes from streams keyed by seed, item and step, and is drawn on the CPU. So an item's noise does not depend on its
-neighbours in the batch, on its place there or on the device.
+neighbours in the batch, on its place there or on the device. What is left of them is rounding, which matters where two positions
+are equally confident but for it: in a sequence of masks alone, read with rotary positions, all are.
 """
 
 import time

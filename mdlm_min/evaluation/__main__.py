@@ -3,10 +3,17 @@
 lm-eval 0.4.13 does not read the entry points of installed packages, so the model is registered here.
 """
 
+import sys
+
 from lm_eval.__main__ import cli_evaluate
 
 from mdlm_min.evaluation.registration import register
+from mdlm_min.run.errors import InputError
 
 if __name__ == "__main__":
     register()
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except InputError as error:
+        print(f"mdlm: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -14,7 +14,8 @@ DEFAULT_TOKENS = 256  # of a generated answer, as in lm-eval's other models
 
 
 def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple[tuple[str, ...], int, SamplingConfig]:
-    """Stop strings, number of tokens and sampling of lm-eval's gen_kwargs. Steps: one per token unless given.
+    """Stop strings, number of tokens and sampling of lm-eval's gen_kwargs. Unless given: one step per token, temperature
+    0, and the model's own guidance.
 
     Names of other implementations are known too: gen_length, cfg; remasking with an underscore. Raises InputError for an unknown
     name, and for a temperature without do_sample=True.
@@ -35,7 +36,11 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
         raise InputError(f"gen_kwargs: {unknown[0]!r} is unknown; allowed: {allowed}")
     if isinstance(normal.get("remasking"), str):
         normal["remasking"] = normal["remasking"].replace("_", "-")
-    return until, tokens, build(SamplingConfig, {"steps": tokens, "cfg_scale": guidance, **normal}, "gen_kwargs.")
+    return (
+        until,
+        tokens,
+        build(SamplingConfig, {"steps": tokens, "temperature": 0.0, "cfg_scale": guidance, **normal}, "gen_kwargs."),
+    )
 
 
 def until_first(text: str, until: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from mdlm_min.data.chat import NAMES, ChatTemplate
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passes, answer_nll, guided_score
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
-from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
 from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
@@ -42,7 +42,7 @@ _SPECIAL = re.compile(f"({'|'.join(map(re.escape, NAMES))}|(?<={re.escape(NAMES[
 @dataclass(frozen=True)
 class HarnessConfig:
     """`--model_args` of the model. `folder`: a run or a released LLaDA. A batch has at most `batch_tokens` tokens and, unless
-    `batch_size` is "auto", at most that many sequences; neither changes a result."""
+    `batch_size` is "auto", at most those of that many sequences of the model's full length; neither changes a result."""
 
     folder: str
     passes: int = 128
@@ -65,7 +65,7 @@ class HarnessConfig:
         return LikelihoodConfig(self.passes, self.estimator, self.seed)
 
     def tokens_of_batch(self, length: int) -> int:
-        """The most tokens of a batch of sequences of this length."""
+        """The most tokens of a batch, for a model of this length."""
         return self.batch_tokens if self.batch_size == "auto" else min(self.batch_tokens, int(self.batch_size) * length)
 
 
@@ -171,16 +171,17 @@ class MDLM(LM):  # type: ignore[misc]
         """For each (context, continuation): log-likelihood in nats, and whether filling in one token at a time, the most
         confident first, gives the continuation. That is asked only where a document has one continuation: choices are compared
         by likelihood alone, and for them it is False."""
-        alone = Counter((request.task_name, request.doc_id) for request in requests)
+        count = Counter((request.task_name, request.doc_id) for request in requests)
         found: list[tuple[float, bool]] = []
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
-            for part in _parts(requests):
+            for first in range(0, len(requests), SAVED_EVERY):
+                part = requests[first : first + SAVED_EVERY]
                 answers = [self._answer(*request.args) for request in part]
-                values = (-self._nll(answers, bar.update)).tolist()
-                for request, answer, value in zip(part, answers, values, strict=True):
-                    greedy = alone[request.task_name, request.doc_id] == 1 and self._is_greedy(answer)
-                    found.append((value, greedy))
-                    self.cache_hook.add_partial("loglikelihood", request.args, found[-1])
+                alone = [index for index, request in enumerate(part) if count[request.task_name, request.doc_id] == 1]
+                greedy = {index for index in alone if self._is_greedy(answers[index])}
+                for index, value in enumerate((-self._nll(answers, bar.update)).tolist()):
+                    found.append((value, index in greedy))
+                    self.cache_hook.add_partial("loglikelihood", part[index].args, found[-1])
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
@@ -212,10 +213,10 @@ class MDLM(LM):  # type: ignore[misc]
 
     def _is_greedy(self, answer: Answer) -> bool:
         size = len(answer.answer)
-        blank = torch.full((size,), self.text.mask_token, dtype=torch.int64)
         config = SamplingConfig("low-confidence", size, 0.0, cfg_scale=self.config.guidance)
-        made = self._generate(torch.cat((answer.prompt, blank))[None], TokenRules(self.text.mask_token), config, [0], None)
-        return made.tokens[0, len(answer.prompt) :].tolist() == answer.answer.tolist()
+        template = [*answer.prompt.tolist(), *[self.text.mask_token] * size]
+        made = self.text.generate([template], config, rules=TokenRules(self.text.mask_token))
+        return made.tokens[0, -size:].tolist() == answer.answer.tolist()
 
     # Generation
 
@@ -226,9 +227,9 @@ class MDLM(LM):  # type: ignore[misc]
         wanted = []
         for request in requests:
             context, options = request.args
-            identity = repr((context, sorted(options.items(), key=str)))
-            wanted.append(self._wanted(context, options, f"{identity} {seen[identity]}"))
-            seen[identity] += 1
+            request_text = repr((context, sorted(options.items())))
+            wanted.append(self._wanted(context, options, seen[request_text]))
+            seen[request_text] += 1
         found = [""] * len(requests)
         with tqdm(desc="generation", unit=" texts", total=len(requests), disable=None) as bar:
             for batch in self._batches(wanted):
@@ -238,59 +239,39 @@ class MDLM(LM):  # type: ignore[misc]
                 bar.update(len(batch))
         return found
 
-    def _wanted(self, context: str, options: Mapping[str, Any], identity: str) -> _Wanted:
+    def _wanted(self, context: str, options: Mapping[str, Any], repeat: int) -> _Wanted:
         until, tokens, config = parse_gen_kwargs(options, self.config.guidance)
         if not 1 <= tokens <= self.text.length:
             raise InputError(f"gen_kwargs: {tokens} tokens are not allowed; 1 to {self.text.length}, which this model can read")
         prompt = self._tokens(context)
         self.cut += len(prompt) + tokens > self.text.length
-        key = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=7).digest(), "little")
+        key = int.from_bytes(hashlib.blake2b(f"{repeat} {context}".encode(), digest_size=7).digest(), "little")
         return _Wanted(prompt[max(0, len(prompt) + tokens - self.text.length) :], until, tokens, config, key)
 
     def _batches(self, wanted: list[_Wanted]) -> Iterator[list[int]]:
         """Numbers of requests with the same settings and similar length, as many as a batch holds; the longest first."""
-        order = sorted(range(len(wanted)), key=lambda index: -len(wanted[index].prompt) - wanted[index].tokens)
+        sizes = [len(one.prompt) + one.tokens for one in wanted]
+        order = sorted(range(len(wanted)), key=lambda index: -sizes[index])
         for config in dict.fromkeys(one.config for one in wanted):
-            batch: list[int] = []
-            for index in order:
-                if wanted[index].config != config:
-                    continue
-                length = len(wanted[(batch or [index])[0]].prompt) + wanted[(batch or [index])[0]].tokens
-                if batch and (len(batch) + 1) * length > self.config.tokens_of_batch(length):
-                    yield batch
-                    batch = []
-                batch.append(index)
-            if batch:
-                yield batch
+            left = [index for index in order if wanted[index].config == config]
+            while left:
+                rows = max(1, self.config.tokens_of_batch(self.text.length) // sizes[left[0]])
+                yield left[:rows]
+                left = left[rows:]
 
     def _write(self, batch: list[_Wanted]) -> list[str]:
         stop = {self.text.end_token} if self.text.end_token is not None else set()
         if self._chat is not None:
             stop |= {self._chat.special.end, self._chat.special.end_turn}
-        rules = TokenRules(self.text.mask_token, frozenset(self.text.suppressed - stop), stop=frozenset(stop))
-        lengths = [len(one.prompt) + one.tokens for one in batch]
-        template = torch.full((len(batch), max(lengths)), self.text.mask_token, dtype=torch.int64)
-        for row, one in enumerate(batch):
-            template[row, : len(one.prompt)] = one.prompt
-        made = self._generate(template, rules, batch[0].config, [one.key for one in batch], lengths)
+        templates = [[*one.prompt.tolist(), *[self.text.mask_token] * one.tokens] for one in batch]
+        made = self.text.generate(templates, batch[0].config, self.config.seed, self.text.rules(stop), [one.key for one in batch])
         self.speed.add(made)
         texts = []
-        for one, row, length in zip(batch, made.tokens.tolist(), lengths, strict=True):
-            answer = row[len(one.prompt) : length]
+        for one, template, row in zip(batch, templates, made.tokens.tolist(), strict=True):
+            answer = row[len(one.prompt) : len(template)]
             end = next((place for place, token in enumerate(answer) if token in stop), len(answer))
             texts.append(until_first(self.text.tokenizer.decode(answer[:end]), one.until))
         return texts
-
-    def _generate(
-        self, template: Tensor, rules: TokenRules, config: SamplingConfig, items: list[int], lengths: list[int] | None
-    ) -> Generation:
-        with self.text.autocast():
-            return generate(self.text.model, template.to(self.text.device), rules, config, self.config.seed, items, lengths)
-
-
-def _parts(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for first in range(0, len(requests), SAVED_EVERY):
-        yield requests[first : first + SAVED_EVERY]
 
 
 def rolling_windows(tokens: Tensor, length: int) -> list[Answer]:

@@ -2,7 +2,7 @@
 
 A folder of results holds results.json (scores, settings, speed) and items.jsonl: for each item its task, number, hash, scores
 and, for choices, the NLL of each in nats; never a text. With `log_samples`, samples_TASK.jsonl holds lm-eval's full records,
-texts included; not of GPQA, whose text is neither stored nor printed.
+texts included; not of GPQA, whose text is neither stored nor printed (nor are generated answers to it kept in a cache).
 """
 
 import hashlib
@@ -60,11 +60,9 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     Raises InputError for an unknown task, and for one whose data cannot be had.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
-    manager = _task_manager(names, request.include_path)
     tasks = [_described(name) for name in names]
-    for task in tasks:
-        _check_known(task.task, manager)
     model = MDLM(**settings)
+    manager = _task_manager([task.task for task in tasks], request.include_path)
     log: Log = {
         "model": asdict(model.config),
         "request": asdict(request),
@@ -87,11 +85,17 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     return log
 
 
-def _task_manager(names: Iterable[str], include_path: str) -> TaskManager:
-    """All tasks that may be asked for; lm-eval's own, whose index takes seconds, only where a name is not one of ours."""
-    ours = {path.stem for path in OFFLINE.glob("*.yaml")}
+def _task_manager(names: list[str], include_path: str) -> TaskManager:
+    """The tasks that may be asked for: ours and those of `include_path`; lm-eval's own, whose index takes seconds, only where a
+    name is not among these. Raises InputError for an unknown name."""
     places = [str(OFFLINE), *([include_path] if include_path else [])]
-    return TaskManager(include_path=places, include_defaults=not set(names) <= ours)
+    for defaults in (False, True):
+        manager = TaskManager(include_path=places, include_defaults=defaults)
+        unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
+        if not unknown:
+            return manager
+    allowed = ", ".join((*GROUPS, *PAPER_TASKS))
+    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
 
 
 def _described(name: str) -> PaperTask:
@@ -102,11 +106,6 @@ def _described(name: str) -> PaperTask:
         if name == task.offline:
             return PaperTask(task.title, name, task.shots, task.items, task.metric, name, task.gen_kwargs)
     return PaperTask(name, name, -1, 0, "")
-
-
-def _check_known(name: str, manager: TaskManager) -> None:
-    if name not in {*manager.all_tasks, *manager.all_groups, *manager.all_tags}:
-        raise InputError(f"tasks: {shown(name)} is unknown; allowed: {', '.join((*GROUPS, *PAPER_TASKS))}, or names of lm-eval's")
 
 
 def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, model: MDLM) -> Log:
@@ -120,7 +119,7 @@ def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, mode
             limit=request.limit or None,
             gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
             apply_chat_template=request.chat,
-            use_cache=f"{request.cache}-{_identity(model)}" if request.cache else None,
+            use_cache=f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None,
             task_manager=manager,
         )
     except Exception as error:
@@ -146,15 +145,13 @@ def _identity(model: MDLM) -> str:
 
 def _scores(found: Log) -> dict[str, dict[str, float]]:
     """Numbers of each task and group: lm-eval's "acc,none" and "acc_stderr,none" as acc and acc_stderr; other filters by name."""
-    return {
-        name: {
-            key.removesuffix(",none").replace(",", " "): float(value)
-            for key, value in values.items()
-            if isinstance(value, int | float)
-        }
-        | {"items": float(found["n-samples"][name]["effective"])} * (name in found["n-samples"])
-        for name, values in {**found["results"], **found.get("groups", {})}.items()
-    }
+    scores = {}
+    for name, values in {**found["results"], **found.get("groups", {})}.items():
+        numbers = {key: float(value) for key, value in values.items() if "," in key and isinstance(value, int | float)}
+        scores[name] = {key.removesuffix(",none").replace(",", " "): value for key, value in numbers.items()}
+        if name in found["n-samples"]:
+            scores[name]["items"] = float(found["n-samples"][name]["effective"])
+    return scores
 
 
 def _item(task: str, sample: Log) -> Log:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,21 +59,24 @@ class Table:
 
     def rows(self) -> list[dict[str, Any]]:
         """One table row per run (or quantity): what it is, what it measured, where it comes from."""
+        return [row for rows in self._rows_by_run().values() for row in rows]
+
+    def _rows_by_run(self) -> dict[str, list[dict[str, Any]]]:
         summarise = Experiment(self.experiment).summariser()
-        rows = []
+        rows = {}
         for name, record in self.runs.items():
-            config, environment = record["config"], record["environment"]
+            config = record["config"]
             what = {"cell": record["cell"], "arm": config["arm"], "seed": config["seed"]}
             whence = {
                 "seconds": record["finished"]["seconds"],
                 "device": record["data"]["device"],
                 "dtype": record["data"]["dtype"],
-                "commit": environment["commit"],
+                "commit": " ".join(commits_of(record)),
                 "config_sha256": config_sha256(config)[:16],
                 "data_sha256": record["data"]["sha256"][:16],
                 "log_sha256": record["finished"]["log_sha256"][:16],
             }
-            rows += [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
+            rows[name] = [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
         return rows
 
     def csv(self) -> str:
@@ -88,11 +91,12 @@ class Table:
 
     @functools.cached_property
     def _frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows())
+        rows = self._rows_by_run()
+        return pd.DataFrame([row for found in rows.values() for row in found], [name for name in rows for _ in rows[name]])
 
     def frame(self) -> pd.DataFrame:
         """table.csv as a frame; the caller's own."""
-        return self._frame.copy()
+        return self._frame.reset_index(drop=True)
 
     def forged(self) -> list[str]:
         """Runs whose curves or items do not have the hash that was recorded when the run finished."""
@@ -105,9 +109,16 @@ class Table:
 
     def cell(self, cell: str) -> "Table":
         """The part of the table in one cell of the grid."""
-        runs = {name: record for name, record in self.runs.items() if record["cell"] == cell}
+        return self.part(lambda record: bool(record["cell"] == cell))
+
+    def part(self, belongs: Callable[[dict[str, Any]], bool]) -> "Table":
+        """The table of the runs whose records belong to it."""
+        runs = {name: record for name, record in self.runs.items() if belongs(record)}
         items = {name: text for name, text in self.items.items() if name in runs}
-        return Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs}, items)
+        part = Table(self.experiment, self.tier, runs, {name: self.curves[name] for name in runs}, items)
+        if "_frame" in self.__dict__:  # its rows are known already
+            part.__dict__["_frame"] = self._frame[self._frame.index.isin(list(runs))]
+        return part
 
     def item_frame(self) -> pd.DataFrame:
         """Every item of every run: columns run, arm, seed, task, item and what was measured."""
@@ -136,6 +147,12 @@ class Table:
             lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
         write_whole(folder / "table.csv", self.csv())
+
+
+def commits_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The commits of a run's starts, in their order, each with the hash of its sources."""
+    starts = record["environment"].get("starts") or [record["environment"]]  # older records have one start
+    return {start["commit"]: start.get("source_sha256", "") for start in starts}
 
 
 def collect(specs: list[RunSpec], runs: Path) -> Table:
@@ -219,6 +236,11 @@ def _check_records(runs: Any) -> None:
                 value = value.get(key) if isinstance(value, dict) else None
             if type(value) not in kinds:
                 raise ValueError(f"{path} of {name} is {value!r:.40}; allowed: a {kinds[-1].__name__}")
+        starts = record["environment"].get("starts", [])
+        if not isinstance(starts, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("commit"), str) for one in starts
+        ):
+            raise ValueError(f"environment.starts of {name} is no list of starts with their commits")
         if not 0 <= record["config"]["seed"] < 2**63:
             raise ValueError(f"config.seed of {name} is out of range")
 

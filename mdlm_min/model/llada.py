@@ -134,6 +134,8 @@ def read_config(folder: Path) -> ModelConfig:
         if type(value) is not type(wanted) or value != wanted:
             raise InputError(f"{where}: {name}: {shown(value)} is not supported; allowed: {json.dumps(wanted)}")
     width, heads = _size(where, values, "d_model", 768), _size(where, values, "n_heads", 12)
+    if width % (2 * heads):
+        raise InputError(f"{where}: d_model: {width} is not allowed; n_heads = {heads} times an even width")
     inner = _size(where, values, "mlp_hidden_size", None, _size(where, values, "mlp_ratio", 4) * width)
     words = _size(where, values, "vocab_size", 50257)
     rows = _size(where, values, "embedding_size", 50304, words)
@@ -167,8 +169,9 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
         if not (type(value) is int and 0 <= value <= most) and (value is not None or name == "mask_token_id"):
             raise InputError(f"{where}: {name}: {shown(value)} is not allowed; a token id from 0 to {most}")
     tokens = SpecialTokens(values["mask_token_id"], values.get("eos_token_id"), values.get("pad_token_id"))
-    if tokens.mask in (tokens.end, tokens.padding):
-        raise InputError(f"{where}: mask_token_id: {tokens.mask} is the end or the padding token too; they must differ")
+    for name in ("eos_token_id", "pad_token_id"):
+        if values.get(name) == tokens.mask:
+            raise InputError(f"{where}: {name}: {tokens.mask} is mask_token_id too; they must differ")
     return tokens
 
 

@@ -5,6 +5,7 @@ separate projections for queries, keys and values; ours are one matrix, rows in 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from mdlm_min.run.files import write_whole
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # safetensors' names
 
 
@@ -136,8 +138,9 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
             f"{path}: cannot be read ({type(error).__name__}); a released folder has it beside its shards, or one {SINGLE}"
         ) from error
     for name, file in found.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise InputError(f"{path}: {shown(name)} is in {shown(file)}; allowed: the name of a file in the same folder")
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            allowed = "the name of a .safetensors file in the same folder"
+            raise InputError(f"{path}: {shown(name)} is in {shown(file)}; allowed: {allowed}")
     return found
 
 
@@ -156,10 +159,14 @@ def _open(path: Path) -> Any:
 def save_weights(folder: Path, model: Transformer, tokens: SpecialTokens = LLADA_TOKENS, shard_bytes: int = SHARD_BYTES) -> None:
     """Write `model` as a released folder: config.json, index and shards of at most `shard_bytes` (or one tensor).
 
-    At most one shard is in memory besides the model. The index is replaced last but for config.json, and then the weights of an
-    older export are deleted. Raises InputError where the folder cannot be written.
+    At most one shard is in memory besides the model. Weights of an older export are deleted, its index first: an export that is
+    cut short leaves a folder that is refused, never old and new weights together. Raises InputError where the folder cannot be
+    written.
     """
     check_model(model.config)
+    for path in (folder / INDEX, *sorted(folder.glob("model*.safetensors"))):
+        if path.name == INDEX or _WEIGHTS.fullmatch(path.name):
+            _delete(path)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in _slices(model).items():
@@ -176,6 +183,10 @@ def save_weights(folder: Path, model: Transformer, tokens: SpecialTokens = LLADA
     total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
     write_whole(folder / "config.json", json.dumps(released_config(model.config, tokens), indent=2, sort_keys=True) + "\n")
-    for old in folder.glob("model*.safetensors"):
-        if old.name not in weight_map.values():
-            old.unlink()
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot delete {path}: {error.strerror}") from error

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mdlm_min.model.cache import KeyValueCache, Reading
+from mdlm_min.model.scoring import Head
 from mdlm_min.model.selection import Selection
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
@@ -276,7 +277,7 @@ class Transformer(nn.Module):
             self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.width, config.outputs, bias=False)
+        self.head = Head(config.width, config.outputs)
         if config.tied:
             self.head.weight = self.token_embedding.weight
         if generator is not None:
@@ -305,6 +306,7 @@ class Transformer(nn.Module):
         tokens: Tensor,
         selection: Tensor | Selection | None = None,
         padding_mask: Tensor | None = None,
+        targets: Tensor | None = None,
         cache: KeyValueCache | None = None,
         fresh: Tensor | None = None,
     ) -> Tensor:
@@ -312,11 +314,15 @@ class Transformer(nn.Module):
         only theirs, [selected, outputs], in row-major order. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding, whose own scores mean nothing; None for no padding.
 
-        `cache` keeps the keys and values of this pass. Given `fresh` (bool, [batch, length], the selection a part of it) as well,
-        only those positions are read, and the keys and values of all others are the cache's. Without gradients.
+        Given `targets` too, the right classes at the selection (int64 [selected]), their -log p in nats, float32 [selected]; of
+        many classes the scores are then never held whole (scoring.py).
 
-        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), for padding
-        without rotary positions or in a causal model, and for a cache in a model that is causal or attends uniformly.
+        `cache` keeps the keys and values of this pass. Given `fresh` (bool, [batch, length], the selection a part of it) as well,
+        only those positions are read, and the keys and values of all others are the cache's. Without gradients or targets.
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), for padding without
+        rotary positions or in a causal model, for targets without a selection, and for a cache with targets or in a model that is
+        causal or attends uniformly.
         """
         batch, length = tokens.shape
         learned = self.config.position_encoding == "learned"
@@ -324,7 +330,11 @@ class Transformer(nn.Module):
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
         if padding_mask is not None and (learned or self.config.causal):
             raise ValueError("padding_mask: padding needs rotary positions and a bidirectional model")
+        if targets is not None and selection is None:
+            raise ValueError("targets: they need a selection")
         if cache is not None:
+            if targets is not None:
+                raise ValueError("targets: not with a cache")
             return self._forward_cached(tokens, selection, padding_mask, cache, fresh)
         distinct = self.config.vocab_size * length
         index = None
@@ -337,7 +347,10 @@ class Transformer(nn.Module):
         selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
             x, index = self._through(block, x, index, None, padding_mask), None
-        scores: Tensor = self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
+        x = self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask))
+        if targets is not None:
+            targets = F.pad(targets, (0, len(x) - len(targets)))  # as the selection is padded
+        scores: Tensor = self.head(x, targets)
         return scores if selection is None else scores[: selection.count]
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -40,9 +41,14 @@ def code_version() -> str:
 
 def source_sha256() -> str:
     """Hash of the library's source files, whatever git says."""
+    return sources_sha256({path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in PACKAGE.rglob("*.py")})
+
+
+def sources_sha256(files: Mapping[str, bytes]) -> str:
+    """Hash of source files by their path, in the order of the paths."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(name.encode() + b"\0" + files[name] + b"\0")
     return digest.hexdigest()
 
 

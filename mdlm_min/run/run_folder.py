@@ -1,7 +1,7 @@
 """A run folder: everything that one run read and wrote.
 
 config.json       the configuration; its hash says whether a finished run may be skipped
-environment.json  what it ran on
+environment.json  what it ran on: the last start, and in "starts" every start
 metrics.csv       one row per evaluation, the same bytes however often the run was interrupted
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
@@ -70,6 +70,13 @@ class RunFolder:
                 f"bring the old text back, or delete {self.path}"
             )
         self.write_json("data.json", data)
+
+    def record_start(self) -> None:
+        """Add this start to environment.json. What was written before starts were listed is the first one."""
+        before = self.read_json("environment.json") if (self.path / "environment.json").exists() else {}
+        now = environment.describe()
+        starts = [*before.get("starts", [before] if before else []), now]
+        self.write_json("environment.json", {**now, "starts": starts})
 
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether this very configuration has run to its end here."""
@@ -236,5 +243,5 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
             )
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
-        folder.write_json("environment.json", environment.describe())
+            folder.record_start()
         yield folder

@@ -19,7 +19,7 @@ from mdlm_min.data.conversations import ChatConfig, Conversations
 from mdlm_min.data.exercises import Exercise, result_of
 from mdlm_min.data.items import Item
 from mdlm_min.data.text import cache_folder, data_folder
-from mdlm_min.data.tokenizer import find_tokenizer, keep_tokenizer
+from mdlm_min.data.tokenizer import find_tokenizer
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll
 from mdlm_min.diffusion.objective import DIVISORS, divisors
 from mdlm_min.diffusion.sampling import SamplingConfig
@@ -28,18 +28,17 @@ from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import OneOf, Range, build, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.multiple_choice import judge
 from mdlm_min.tasks.pretrain import LladaShape
+from mdlm_min.tasks.summaries import EXERCISE_COLUMNS, SOLVED_COLUMNS, TOKENS_PER_STEP
 from mdlm_min.tasks.text_model import TextModel
 from mdlm_min.tasks.transformer_task import Step, TransformerConfig, TransformerTask, run_task
 from mdlm_min.training import distributed
 from mdlm_min.training.loop import Progress, check_device
 
-TOKENS_PER_STEP = (1, 2, 4, 8)  # of generation: from one step for every token to one for eight
-SOLVED = tuple(f"solved_{count}" for count in TOKENS_PER_STEP)
-ITEM_COLUMNS = ("acc", "acc_norm", "nll", *SOLVED)
 BATCH_TOKENS = 8192  # of one pass of generation
 HASHED = 1 << 20  # bytes of each tensor that tell one start from another
 
@@ -114,7 +113,7 @@ class FinetuneTask(TransformerTask):
             row |= self._held_out_loss()
         if self.config.items:
             last = step == self.config.train.steps
-            row |= self._score_items() if last else dict.fromkeys(ITEM_COLUMNS, math.nan)
+            row |= self._score_items() if last else dict.fromkeys(EXERCISE_COLUMNS, math.nan)
         row |= self.measure(step)
         return row | {"epoch": step * self.config.batch / len(self.data.train)}
 
@@ -136,7 +135,7 @@ class FinetuneTask(TransformerTask):
             for index, (one, two) in enumerate(zip(self._choose(exercises), self._solve(exercises), strict=True))
         ]
         self.folder.write_items([{"task": self.config.data.source, **row} for row in rows])
-        return {name: sum(row[name] for row in rows) / len(rows) for name in ITEM_COLUMNS}
+        return {name: sum(row[name] for row in rows) / len(rows) for name in EXERCISE_COLUMNS}
 
     def _prompt(self, exercise: Exercise) -> list[int]:
         return self.template.render([{"role": "user", "content": exercise.question}], add_generation_prompt=True)
@@ -160,10 +159,10 @@ class FinetuneTask(TransformerTask):
         """Each exercise by what is written: whether its result is right, for each number of tokens per step."""
         size = self.config.generation_tokens
         if not size:
-            return [dict.fromkeys(SOLVED, math.nan) for _ in exercises]
+            return [dict.fromkeys(SOLVED_COLUMNS, math.nan) for _ in exercises]
         prompts = [self._prompt(exercise)[-(self.model.config.length - size) :] for exercise in exercises]
         rows: list[Row] = [{} for _ in exercises]
-        for name, tokens in zip(SOLVED, TOKENS_PER_STEP, strict=True):
+        for name, tokens in zip(SOLVED_COLUMNS, TOKENS_PER_STEP, strict=True):
             written = self.write(prompts, SamplingConfig("low-confidence", -(-size // tokens), 0.0))
             for row, exercise, text in zip(rows, exercises, written, strict=True):
                 row[name] = float(result_of(text) == result_of(exercise.answer))
@@ -256,8 +255,7 @@ def check(settings: dict[str, Any]) -> None:
 
 
 def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> FinetuneTask:
-    """The task of a run folder, which from now on says what a model's user needs: model.json, and the tokenizer where it was
-    trained. Raises InputError where the folder was begun on other data or from another start."""
+    """The task of a run folder, which from now on says itself what its model is: model.json and tokenizer.json. Raises InputError where the folder was begun on other data or from another start."""
     config = build(FinetuneConfig, settings)
     task = FinetuneTask(config, seed, folder)
     report = task.data.report
@@ -267,17 +265,11 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> FinetuneT
         "divisor": config.divisor, "padding": config.data.padding, "answers": config.data.answers, **report,
     }  # fmt: skip
     folder.record_data(data, f"data.source: {config.data.source!r} or start: {config.start!r}")
+    special = task.template.special
+    described = {"model": asdict(task.model.config), "mask_token": special.mask, "end_token": special.end}
+    folder.write_json("model.json", described)
     if distributed.rank() == 0:
-        special = task.template.special
-        folder.write_json(
-            "model.json",
-            {
-                "model": asdict(task.model.config),
-                "tokenizer": keep_tokenizer(task.template.tokenizer, folder.path),
-                "mask_token": special.mask,
-                "end_token": special.end,
-            },
-        )
+        write_whole(folder.path / "tokenizer.json", task.template.tokenizer.to_json())
     for line in report["malformed_records"]:
         folder.log(f"left out, malformed: {line}")
     folder.log(

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from mdlm_min.data.chat import NAMES
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config
+from mdlm_min.model.scoring import SLICE, classes_at_a_time
 from mdlm_min.model.selection import Selection, grid_size
 from mdlm_min.model.transformer import ModelConfig, empty_transformer
 from mdlm_min.run.config import build
@@ -53,8 +53,8 @@ SEEN = "seen elsewhere: LLaDA-8B 26%, a 7B causal model with FSDP 46%"
 class Memory:
     """Bytes on one GPU at the peak of a step.
 
-    `logits` is the memory of the scores and their gradients when they are largest, which need not be the peak.
-    `logits_in_full` is the same if every position had scores. `host` lies in the memory of the node.
+    `logits` is the memory of the scores and their gradients when they are largest, which need not be the peak. `logits_in_full`
+    is the same if every position had scores and all classes were scored at a time. `host` lies in the memory of the node.
     """
 
     weights: float
@@ -106,8 +106,8 @@ def step_memory(
 ) -> dict[str, float]:
     """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process.
 
-    Keys: "weights" (buffers included), "gradients", "optimizer", "activations". Without `keep_gradients` each gradient is freed
-    as soon as it is made, as with ZeRO 2 and 3.
+    The scores come in slices, as large as on a GPU. Keys: "weights" (buffers included), "gradients", "optimizer", "activations".
+    Without `keep_gradients` each gradient is freed as soon as it is made, as with ZeRO 2 and 3.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -115,7 +115,7 @@ def step_memory(
     selected_each = max(1, round(rate * model.length))
     with FakeTensorMode():
         network = empty_transformer(model, weights)
-        network.recompute = recompute
+        network.recompute, network.head.slice = recompute, SLICE["cuda"]
         stepper = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -134,8 +134,8 @@ def step_memory(
         tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-                scores = network(tokens, selection)
-            F.cross_entropy(scores.float(), index[:count]).backward()
+                losses = network(tokens, selection, targets=index[:count])
+            losses.mean().backward()
             if optimizer:
                 stepper.step()
     [found] = [parts for parts in tracker.get_tracker_snapshot("peak").values() if parts["Total"]]
@@ -159,11 +159,12 @@ def memory(config: Config, gpus: int) -> Memory:
     found = step_memory(
         model, batch, rate, weights, compute, engine.recompute, keep_gradients=engine.zero < 2, optimizer=not sharded
     )
-    wide = (
-        4 + 4 + 4 + (2 if compute == torch.bfloat16 else 0)
-    )  # scores in float32, log-probabilities, gradient; scores as computed
-    full = float(batch * model.length * model.outputs * wide)
-    logits = full * rate
+    rounded = 2 if compute == torch.bfloat16 else 0  # bytes of a score as computed
+    rows = batch * model.length
+    full = float(rows * model.outputs * (4 + 4 + 4 + rounded))  # scores in float32, log-probabilities, gradient
+    masked = max(1, round(rows * rate))
+    classes = classes_at_a_time(masked, model.outputs, SLICE["cuda"])
+    logits = full * rate if classes == model.outputs else float(masked * classes * (4 + rounded))
     if not sharded:
         return Memory(found["weights"], found["gradients"], found["optimizer"], found["activations"], logits, full)
     each = parameters * weights.itemsize
@@ -276,7 +277,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         f"  gradients   {need.gradients / GB:8.2f} GB",
         f"  optimiser   {need.optimizer / GB:8.2f} GB"
         + (f"  ({need.host / GB:,.0f} GB in the memory of the node)" if need.host else ""),
-        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, "
+        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at a time, "
         f"{need.logits_in_full / GB:.2f} GB at all positions)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",

@@ -3,7 +3,6 @@
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -13,22 +12,19 @@ from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.llada_weights import save_weights
-from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
+from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import Range, build
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
-from mdlm_min.run.run_folder import Row, RunFolder, settings_of
-from mdlm_min.tasks.language import DTYPES, LEAST_PASSES, LEVELS, STRATA, loss_over_rates
+from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.language import LEAST_PASSES, STRATA, loss_over_rates
 from mdlm_min.tasks.multiple_choice import judge_items
+from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS, LEVELS
 from mdlm_min.tasks.transformer_task import Step, TransformerConfig, TransformerTask, run_task
 from mdlm_min.training import distributed
-from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.loop import Progress, check_device
 
 BLOCK = tuple(f"{kind}{name}" for kind in ("", "error_") for name in LEVELS)
-ITEM_TASKS = ("hellaswag", "arc_easy")
-ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class PretrainTask(TransformerTask):
         ):
             names = (f"{split}_loss", f"{split}_error", *(f"{split}_{name}" for name in BLOCK))
             if passes and (last or split == "valid"):
-                row |= loss_over_rates(self.shared_nll, blocks, self.prior[blocks], passes, split)
+                row |= loss_over_rates(self.shared_nll, blocks, self.prior[blocks][..., None], passes, split)
             else:
                 row |= dict.fromkeys(names, math.nan)
         if config.items:
@@ -177,23 +173,3 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainT
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
     """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
     run_task("pretrain", build(PretrainConfig, settings), folder, progress, lambda: prepare(settings, seed, folder))
-
-
-def export(path: Path, output: Path, dtype: str) -> None:
-    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form.
-
-    At most one copy of the model is in memory, in `dtype`. Raises InputError for a folder without a checkpoint, and for a
-    damaged one.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-    folder = RunFolder(path)
-    found = checkpoints(folder.checkpoints)
-    if not found:
-        raise InputError(f"{path}: no checkpoint here; allowed: the folder of a pre-training run")
-    config = build(PretrainConfig, settings_of(folder.read_json("config.json")))
-    saved = Checkpoint(found[-1])
-    model = empty_transformer(config.model_config(len(saved["model.head.weight"])), DTYPES[dtype])
-    for name, parameter in model.named_parameters():
-        parameter.detach().copy_(saved[f"model.{name}"])
-    save_weights(output, model)

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.samples import open_data
-from mdlm_min.data.text import data_folder
-from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
-from mdlm_min.model.llada import is_released, read_config, read_special_tokens
-from mdlm_min.model.llada_weights import load_weights, stored_dtype
+from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
+from mdlm_min.model.llada_weights import load_weights, save_weights, stored_dtype
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
-from mdlm_min.run.config import build
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import RunFolder, settings_of
 from mdlm_min.tasks.language import DTYPES, LanguageRunConfig, load_data
 from mdlm_min.tasks.pretrain import PretrainConfig
@@ -71,10 +71,8 @@ class TextModel:
         check_device(device)
         if dtype and dtype not in DTYPES:
             raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-        if not (path / "config.json").is_file():
-            allowed = "one that `mdlm train` or `mdlm run` has written, or a released LLaDA folder"
-            raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
-        return (_released if is_released(path) else _trained)(path, device, dtype)
+        released = (path / "config.json").is_file() and is_released(path)
+        return (_released if released else _trained)(path, device, dtype)
 
     def template(self, text: str) -> list[int]:
         """Tokens of a text with gaps: [MASK] is one masked token, a run of n >= 2 underscores is n of them. Raises InputError for
@@ -82,7 +80,7 @@ class TextModel:
         tokens: list[int] = []
         end = 0
         for gap in GAP.finditer(text):
-            tokens += self._before_gap(text[end : gap.start()])
+            tokens += self.before_gap(text[end : gap.start()])
             tokens += [self.mask_token] * (1 if gap[0] == "[MASK]" else len(gap[0]))
             end = gap.end()
         tokens += self.tokenizer.encode(text[end:]).tolist()
@@ -98,12 +96,19 @@ class TextModel:
         length = length or self.length
         if not 1 <= length <= self.length:
             raise InputError(f"length: {length} is not allowed; 1 to {self.length}, which this model can read")
-        tokens = self._before_gap(prompt)
+        tokens = self.before_gap(prompt)
         if len(tokens) >= length:
             raise InputError(f"prompt: it has {len(tokens)} tokens; allowed: fewer than the text's length, {length}")
         return tokens + [self.mask_token] * (length - len(tokens))
 
-    def _before_gap(self, text: str) -> list[int]:
+    def with_answer(self, prompt: Sequence[int], length: int) -> list[int]:
+        """A prompt's tokens and then `length` masked ones. Raises InputError for more than the model can read."""
+        if len(prompt) + length > self.length:
+            allowed = f"at most {self.length} together, which this model can read"
+            raise InputError(f"length: {length} is not allowed behind a prompt of {len(prompt)} tokens; {allowed}")
+        return [*prompt, *[self.mask_token] * length]
+
+    def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
         return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
 
@@ -114,8 +119,8 @@ class TextModel:
         begin_suppress: Collection[int] = (),
         defer: Collection[int] = (),
     ) -> TokenRules:
-        """Roles of tokens in generation. The model's `suppressed` ones are produced only where they are meant, as `stop` or `defer`
-        tokens."""
+        """Roles of tokens in generation. Those that the model suppresses are produced only where they are meant, to stop or as
+        deferred ones."""
         never = (self.suppressed - {*stop, *defer}) | {*suppress}
         return TokenRules(
             self.mask_token, frozenset(never), frozenset(begin_suppress), frozenset(defer), frozenset(stop) - frozenset(suppress)
@@ -166,6 +171,12 @@ class TextModel:
         return _CONTROL.sub("\ufffd", self.tokenizer.decode(tokens))
 
 
+def check_gaps(text: str) -> None:
+    """Raise InputError for a text without a gap to fill in."""
+    if not GAP.search(text):
+        raise InputError(f"infill: {shown(text)} has no gap; write [MASK] or __ where text is wanted")
+
+
 def _released(path: Path, device: str, dtype: str) -> TextModel:
     config, tokens = read_config(path), read_special_tokens(path)
     tokenizer = find_tokenizer(str(path / "tokenizer.json"), list, "", path, None)
@@ -174,11 +185,15 @@ def _released(path: Path, device: str, dtype: str) -> TextModel:
     return TextModel(model.to(device), tokenizer, tokens.mask, tokens.end)
 
 
-def _trained(path: Path, device: str, dtype: str) -> TextModel:
+def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = None) -> TextModel:
+    """`weights` is their dtype: by default the one that they were trained in, or wider."""
+    if not (path / "config.json").is_file():
+        allowed = "one that `mdlm train` or `mdlm run` has written, or a released LLaDA folder"
+        raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
     folder = RunFolder(path)
     settings = settings_of(folder.read_json("config.json"))
     if (path / "model.json").is_file():
-        return _described(folder, settings, device, dtype)
+        return _described(folder, settings, device, dtype, weights)
     kind = settings.pop("kind", "masked")
     data = settings.get("data")
     if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
@@ -192,26 +207,26 @@ def _trained(path: Path, device: str, dtype: str) -> TextModel:
         samples = open_data(pretraining.data)
         _check_data(folder, pretraining.data.source, samples.sha256)
         compute = DTYPES[dtype or pretraining.dtype]
-        weights = torch.promote_types(DTYPES[pretraining.weights], compute)
+        weights = weights or torch.promote_types(DTYPES[pretraining.weights], compute)
         model = _newest(Checkpoint(found[-1]), pretraining.model_config(samples.vocab_size), weights).to(device)
         return TextModel(model, samples.tokenizer, samples.mask_token, samples.end_token, compute)
     language = build(LanguageRunConfig, settings)
     text = load_data(language.data)
     _check_data(folder, language.data.corpus, text.sha256)
-    model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), torch.float32).to(device)
+    model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), weights or torch.float32).to(device)
     return TextModel(model, text.tokenizer, text.vocab_size, None, DTYPES[dtype or language.dtype])
 
 
-def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str) -> TextModel:
-    """Of a folder that says itself what its model is, in model.json and, where the tokenizer was trained, tokenizer.json."""
+def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str, weights: torch.dtype | None) -> TextModel:
+    """Of a folder that says itself what its model is, in model.json and tokenizer.json."""
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
     described = folder.read_json("model.json")
     compute = DTYPES[dtype or settings.get("dtype", "float32")]
-    weights = torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
+    weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
     try:
-        tokenizer = kept_tokenizer(described["tokenizer"], folder.path, data_folder())
+        tokenizer = find_tokenizer(str(folder.path / "tokenizer.json"), list, "", folder.path, None)
         config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
     except KeyError as error:
         raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
@@ -224,10 +239,29 @@ def _check_data(folder: RunFolder, name: str, sha256: str) -> None:
 
 
 def _newest(saved: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> Transformer:
-    """The Transformer of a checkpoint, its weights in `dtype`."""
+    """The Transformer of a checkpoint, its weights in `dtype`: at most one tensor is in memory besides it."""
     model = empty_transformer(config, dtype)
-    try:
-        model.load_state_dict({name: saved[f"model.{name}"] for name in model.state_dict()})
-    except (KeyError, RuntimeError) as error:  # config.json was changed after the run
-        raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json") from error
+    for name, parameter in model.named_parameters():
+        if f"model.{name}" not in saved or (found := saved[f"model.{name}"]).shape != parameter.shape:
+            raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json")  # changed after the run
+        parameter.detach().copy_(found)
     return model
+
+
+def export(path: Path, output: Path, dtype: str) -> None:
+    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form: weights in `dtype`, the run's
+    own mask, end and padding tokens, and its tokenizer as a tokenizer.json.
+
+    At most one copy of the model is in memory. Raises InputError for a run that has no checkpoint or whose model is not LLaDA's
+    block, for data that have changed since, and where the output is a file or another run.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output: {output} is a file; allowed: a folder")
+    if (output / "config.json").exists() and not is_released(output):
+        raise InputError(f"output: {output} is a run folder or another model's; allowed: a new folder, or an older export")
+    model = _trained(path, "cpu", "", DTYPES[dtype])
+    tokens = SpecialTokens(model.mask_token, model.end_token, model.end_token)  # what is beyond a text's end is padding
+    save_weights(output, model.model, tokens)
+    write_whole(output / "tokenizer.json", model.tokenizer.to_json())

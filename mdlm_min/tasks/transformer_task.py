@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.diffusion.answer_likelihood import Passes
@@ -123,8 +122,8 @@ class TransformerTask(Task):
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         padding_mask = None if padding_mask is None or bool(padding_mask.all()) else padding_mask.to(self.device)
         with self.autocast():
-            scores = self.network(tokens.masked_fill(mask, self.mask_token), mask, padding_mask)
-        return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
+            found: Tensor = self.network(tokens.masked_fill(mask, self.mask_token), mask, padding_mask, tokens[mask])
+        return found
 
     def loss(self, step: int) -> Tensor:
         """Training loss of the whole batch in this one process, in nats per token."""

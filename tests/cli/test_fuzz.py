@@ -22,6 +22,7 @@ FILES = {
     "empty.txt": b"",
     "binary.txt": bytes(range(256)) * 20,
     "table.json": b"[1, 2, 3]",
+    "prompts.jsonl": b'{"prompt": "the cat"}\n{"infill": "a__b"}\n',
     "folder/train.txt": b"abc\n" * 100,
     "run/config.json": b"{}",
     "run/finished.json": b"[]",
@@ -91,6 +92,8 @@ LIKELY = {
     "experiment": ["parity", "8b_pt", "03_wikitext_bins"],
     "tier": ["smoke", "paper"],
     "run": ["run"],
+    "model": ["run"],
+    "prompts": ["prompts.jsonl"],
 }
 
 

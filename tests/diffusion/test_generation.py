@@ -116,7 +116,7 @@ def test_deferring_acts_at_temperatures_above_0_too(remasking, temperature):
         assert seen == [[3, 3], after_one_step]
 
 
-@pytest.mark.parametrize("changes", [{"threshold": 0.6}, {"threshold": 1e-9}, {"factor": 1.2}, {"factor": 3.0}])
+@pytest.mark.parametrize("changes", [{"threshold": 0.35}, {"threshold": 1e-9}, {"factor": 2.5}, {"factor": 3.0}])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("block_length", [0, 5])
 def test_parallel_decoding_fixes_what_is_sure_and_at_least_the_schedule_s(changes, temperature, block_length):
@@ -125,14 +125,14 @@ def test_parallel_decoding_fixes_what_is_sure_and_at_least_the_schedule_s(change
     found, record = generated(model, PROMPTS, config)
     assert not config.exact
     assert found == plain(model_scores(model), PROMPTS, config)
-    assert sum(record.passes) < 48
+    assert sum(record.passes) < (40 if block_length else 48)  # as many as the schedule's
     if changes.get("threshold") == 1e-9:  # everything is sure: a pass for each block
         assert record.passes == [3 if block_length else 1] * 4
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"cfg_scale": 0.5}, {"threshold": 0.6}, {"remasking": "ancestral"}, {"temperature": 0.8}]
+    "changes", [{}, {"cfg_scale": 0.5}, {"threshold": 0.35}, {"remasking": "ancestral"}, {"temperature": 0.8}]
 )
 @pytest.mark.parametrize("templates", [PROMPTS, GAPS], ids=["prompts", "gaps"])
 def test_a_cache_keeps_the_keys_and_values_of_each_block_s_first_pass(kind, changes, templates):

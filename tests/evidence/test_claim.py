@@ -15,7 +15,7 @@ from mdlm_min.evidence.claim import (
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.golden import Table, golden_by_tier
 from mdlm_min.evidence.statistics import Evidence, Mean
-from mdlm_min.evidence.verify import judge, strength
+from mdlm_min.evidence.verdicts import judge, strength
 
 
 def test_unknown_verdicts_are_refused():

@@ -16,6 +16,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import finetune, pretrain
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask, grown, weights_sha256
+from mdlm_min.tasks.summaries import SOLVED_COLUMNS
 from mdlm_min.tasks.text_model import TextModel
 
 
@@ -241,8 +242,8 @@ def test_a_model_that_knows_the_answers_solves_and_chooses_all_and_one_that_errs
         right = made._score_items()
         made.know(wrong=range(12))
         wrong = made._score_items()
-    assert [right[name] for name in ("acc", "acc_norm", *finetune.SOLVED)] == [1.0] * 6
-    assert [wrong[name] for name in ("acc", "acc_norm", *finetune.SOLVED)] == [0.0] * 6
+    assert [right[name] for name in ("acc", "acc_norm", *SOLVED_COLUMNS)] == [1.0] * 6
+    assert [wrong[name] for name in ("acc", "acc_norm", *SOLVED_COLUMNS)] == [0.0] * 6
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(settings, monkeypatch):

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.model.llada import LLADA_8B, SpecialTokens, released_config, scaled
+from mdlm_min.model.scoring import SLICE
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
@@ -20,7 +20,7 @@ from mdlm_min.training.optimizer import TrainConfig, make_optimizer
 def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
     """Peak bytes of a real training step, by the allocator's own account."""
     network = Transformer(model, stream(0, "weights"))
-    network.recompute = recompute
+    network.recompute, network.head.slice = recompute, SLICE["cuda"]
     optimizer = make_optimizer(network, TrainConfig())
     tokens = torch.randint(0, model.vocab_size, (batch, model.length))
     mask = torch.zeros_like(tokens, dtype=torch.bool)
@@ -29,8 +29,8 @@ def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            scores = network(tokens, mask)
-        F.cross_entropy(scores.float(), tokens[mask]).backward()
+            losses = network(tokens, mask, targets=tokens[mask])
+        losses.mean().backward()
         optimizer.step()
 
     step()
@@ -48,6 +48,8 @@ def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
         (scaled(4, 4, 192, length=128, vocab_size=1026, outputs=1026), 16, 0.55, torch.bfloat16, False),
         (scaled(6, 4, 128, length=128, vocab_size=1026, outputs=1026), 16, 0.5, torch.float32, True),
         (scaled(2, 2, 64, length=64, vocab_size=50259, outputs=50259), 4, 0.5, torch.bfloat16, True),
+        (scaled(1, 2, 16, length=64, vocab_size=50259, outputs=50259), 20, 0.8, torch.float32, False),  # in slices
+        (scaled(1, 2, 16, length=64, vocab_size=50259, outputs=50259), 20, 0.8, torch.bfloat16, False),
     ],
 )
 def test_planned_memory_is_within_a_tenth_of_measured(model, batch, rate, dtype, recompute, allocation_peak):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mdlm_min.diffusion.objective import masked_loss
-from mdlm_min.model.llada import read_config
+from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.llada import SpecialTokens, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import load_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build, merge
@@ -17,6 +18,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
+from mdlm_min.tasks.text_model import TextModel, export
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 
 
@@ -95,7 +97,7 @@ def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder
 def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
     with open_run(tmp_path / "run", {"arm": "any", "seed": 0, **settings}) as folder:
         pretrain.run(settings, 0, folder, lambda line: None)
-    pretrain.export(tmp_path / "run", tmp_path / "out", "float32")
+    export(tmp_path / "run", tmp_path / "out", "float32")
     config = read_config(tmp_path / "out")
     assert (config.layers, config.width, config.vocab_size) == (2, 16, 258)
     model = Transformer(config, None)
@@ -103,8 +105,37 @@ def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
     saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, saved[f"model.{name}"])
-    with pytest.raises(InputError, match="no checkpoint here"):
-        pretrain.export(tmp_path, tmp_path / "out", "float32")
+    assert read_special_tokens(tmp_path / "out") == SpecialTokens(mask=256, end=257, padding=257)
+    opened, run = TextModel.load(tmp_path / "out"), TextModel.load(tmp_path / "run")
+    assert (opened.mask_token, opened.end_token, opened.length) == (run.mask_token, run.end_token, run.length)
+    assert opened.suppressed == run.suppressed
+    text = "any text, \u00e9\u4e16\x00 and [MASK]"
+    assert opened.template(text) == run.template(text)
+    assert opened.tokenizer.decode(range(97, 105)) == "abcdefgh"
+    template = torch.tensor([run.continuation("line ")])
+    assert torch.equal(*(one.fill(template, SamplingConfig(steps=4, temperature=0)) for one in (opened, run)))
+
+
+def test_an_export_is_whole_and_replaces_only_an_export(settings, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    with pytest.raises(InputError, match="is not a run folder"):
+        export(tmp_path, out, "float32")
+    with open_run(run, {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    export(run, out, "bfloat16")
+    names = {path.name for path in out.iterdir()}
+    for old in ("model-00007-of-00009.safetensors", "model.safetensors"):
+        (out / old).write_bytes(b"")
+    (out / "model-notes.safetensors").write_bytes(b"mine")
+    export(run, out, "float32")
+    assert {path.name for path in out.iterdir()} == names | {"model-notes.safetensors"}
+    assert TextModel.load(out).dtype == torch.float32
+    (tmp_path / "file").write_text("")
+    for output, message in ((tmp_path / "file", "output: .*file is a file"), (run, "output: .*run is a run folder")):
+        with pytest.raises(InputError, match=message):
+            export(run, output, "float32")
+    with pytest.raises(InputError, match="dtype: 'half' is unknown"):
+        export(run, out, "half")
 
 
 def test_changed_data_are_refused(settings, tmp_path):

@@ -1,0 +1,91 @@
+"""The generated parts of the committed pages: the verdicts on each experiment's page, and the findings.
+
+An experiment's README.md has two marks, between which its verdicts stand. experiments/findings.md is the template of
+results/FINDINGS.md: its sentences are written by hand; the verdicts give the numbers, and the heading under which each stands.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mdlm_min.evidence import golden
+from mdlm_min.evidence.claim import Verdict
+from mdlm_min.evidence.experiment import EXPERIMENTS
+from mdlm_min.evidence.verdicts import Judged, interval, number, strength
+from mdlm_min.run.errors import InputError
+
+VERDICT_MARKS = ("<!-- verdicts: written by `mdlm report` -->\n", "<!-- end of verdicts -->")
+
+
+def text_of(path: Path) -> str:
+    """The page's text; empty where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def filled(path: Path, marks: tuple[str, str], text: str) -> str:
+    """The page with `text` between its two marks. Raises InputError where it lacks them."""
+    page = text_of(path)
+    if any(page.count(mark) != 1 for mark in marks):
+        raise InputError(f"{path}: the marks {marks[0].strip()} and {marks[1]} must each stand there once")
+    before, start, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    return f"{before}{start}{text}{end}{after}"
+
+
+def verdict_table(judged: Judged, set_after: Mapping[str, str]) -> str:
+    """The verdicts of one experiment as a Markdown table, a row for each claim. `set_after` has those set after their runs."""
+    rows = ["| claim | verdict | ours [95% interval] | seeds and p-value | published |", "| --- | --- | --- | --- | --- |"]
+    for claim, verdict in judged:
+        cells = (
+            f"[{claim.id}](../../results/report.md#{claim.id.lower()})",
+            _verdict(verdict) + ", set after the runs" * (claim.id in set_after),
+            _number(verdict),
+            strength(verdict),
+            claim.published,
+        )
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _verdict(verdict: Verdict) -> str:
+    return f"**{verdict.verdict}**" if verdict.verdict in ("reproduced", "not reproduced") else verdict.verdict
+
+
+def _number(verdict: Verdict) -> str:
+    return "" if verdict.verdict == "not run" else f"{number(verdict.ours)}{interval(verdict)}"
+
+
+def said(verdict: Verdict) -> str:
+    """What the runs say of one claim, for a sentence: its number, interval and seeds, or that it was not run."""
+    if verdict.verdict == "not run":
+        return "not run"
+    ends = f" [{verdict.low:.2g}, {verdict.high:.2g}]" if math.isfinite(verdict.low) and math.isfinite(verdict.high) else ""
+    seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds else ""
+    return f"{verdict.ours:.2g}{ends}{seeds}"
+
+
+def findings(judged: Judged) -> str:
+    """results/FINDINGS.md as text. The template sees `claims`, by id, each with its `claim` and `verdict`."""
+    from jinja2 import Environment, StrictUndefined, UndefinedError
+
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"said": said, "anchor": str.lower}
+    template = environment.from_string((EXPERIMENTS / "findings.md").read_text())
+    found = {claim.id: {"claim": claim, "verdict": verdict} for claim, verdict in judged}
+    try:
+        return template.render(claims=found)
+    except UndefinedError as error:
+        raise InputError(f"{EXPERIMENTS / 'findings.md'}: {error.message}; allowed: the claims {', '.join(found)}") from error
+
+
+def generated(judged: Mapping[str, Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
+    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment."""
+    pages = {}
+    for name, pairs in judged.items():
+        if pairs:
+            path = EXPERIMENTS / name / "README.md"
+            pages[path] = filled(path, VERDICT_MARKS, verdict_table(pairs, set_after))
+    return pages | {golden.RESULTS / "FINDINGS.md": findings([pair for pairs in judged.values() for pair in pairs])}

@@ -1,0 +1,54 @@
+"""The generated parts of the committed pages say what the verdicts say."""
+
+import math
+
+import pytest
+
+from mdlm_min.evidence import pages
+from mdlm_min.evidence.claim import Verdict
+from mdlm_min.evidence.experiment import EXPERIMENTS
+from mdlm_min.evidence.golden import RESULTS
+from mdlm_min.evidence.verdicts import judge_all
+from mdlm_min.run.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return judge_all()
+
+
+def _with(judged, name, verdict):
+    return [(claim, verdict if claim.id == name else old) for claim, old in judged]
+
+
+def test_findings_stand_under_the_heading_of_their_verdict(judged):
+    sentence = "U[.45,.55] ends below U[0,1] on text, in nats, bytes"
+    for verdict, heading in (("reproduced", "What holds"), ("not reproduced", "What does not hold"), ("not run", "undecided")):
+        text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)))
+        (section,) = [part for part in text.split("\n## ") if sentence in part]
+        assert heading in section.splitlines()[0]
+        assert ("0.17 [0.07, 0.26], 5 seeds" in section) == (verdict != "not run")
+
+
+def test_findings_of_an_unknown_claim_are_refused(judged):
+    with pytest.raises(InputError, match=r"findings\.md: .*W2-bytes"):
+        pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"])
+
+
+def test_an_unbounded_interval_is_not_shown():
+    assert pages.said(Verdict("underpowered", "", 0.98, -math.inf, math.inf, 1)) == "0.98, 1 seed"
+
+
+def test_every_claim_stands_on_its_experiment_s_page_with_its_mark(judged):
+    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"})
+    page = pages_now[EXPERIMENTS / "01_parity" / "README.md"]
+    rows = {claim.id: next(line for line in page.splitlines() if line.startswith(f"| [{claim.id}]")) for claim, _ in judged}
+    assert [name for name, row in rows.items() if "set after the runs" in row] == [judged[0][0].id]
+    assert RESULTS / "FINDINGS.md" in pages_now
+
+
+def test_a_page_without_its_marks_is_refused(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("no marks\n")
+    with pytest.raises(InputError, match="marks"):
+        pages.filled(page, pages.VERDICT_MARKS, "x")
