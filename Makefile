@@ -18,7 +18,7 @@ RUN = .venv/bin/mdlm run
 OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-published-tables verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain la
 
 exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (3 h; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
+
+exp-8b-sft: .venv/installed ## B3, B4: fine-tuning on windows of mask rates, by likelihood and by generation (45 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+	$(RUN) 8b_sft $(OPTIONS)
 
 exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as published, each gain against the noise of its items (seconds)
 	$(RUN) published_tables $(OPTIONS)

@@ -16,7 +16,7 @@ def add_parsers(commands: Any) -> None:
 
     text = "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit."
     parser = add_command(commands, "plan", text, plan)
-    parser.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
+    parser.add_argument("experiment", help="one that trains LLaDA: 04_8b_pt, 05_8b_sft")
     parser.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
     parser.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
     parser.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
@@ -36,20 +36,26 @@ def plan(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence.experiment import Experiment, experiment_folders
 
     experiment = Experiment(arguments.experiment)
-    if not _pretrains(experiment):
-        planned = [folder.name for folder in experiment_folders() if _pretrains(Experiment(folder.name))]
-        raise InputError(f"experiment: {experiment.name} does not pre-train and has no plan; allowed: {', '.join(planned)}")
-    from mdlm_min.tasks.plan import describe
+    if not _has_plan(experiment):
+        planned = [folder.name for folder in experiment_folders() if _has_plan(Experiment(folder.name))]
+        raise InputError(f"experiment: {experiment.name} trains no LLaDA and has no plan; allowed: {', '.join(planned)}")
+    from mdlm_min.tasks.finetune import FinetuneConfig
+    from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
 
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
     print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
+    config = config_of(settings)
+    if isinstance(config, FinetuneConfig):
+        from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
+
+        print(evaluation.describe(model_of(config), arguments.gpus, GPUS[arguments.gpu], arguments.utilisation))
     return 0
 
 
-def _pretrains(experiment: "Experiment") -> bool:
-    """Whether its runs are on LLaDA's samples, as those of tasks/pretrain.py are."""
+def _has_plan(experiment: "Experiment") -> bool:
+    """Whether its runs are on LLaDA's samples, or on conversations."""
     data = experiment.plan["defaults"].get("data")
-    return isinstance(data, dict) and "source" in data
+    return isinstance(data, dict) and bool(data.keys() & {"source", "padding"})
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream_seed
 
-LARGEST = 39  # of all numbers on the way; the smallest is 0
+LARGEST = 19  # of all numbers on the way; the smallest is 0
 OPERAND = 9  # the largest number that is added or taken away
 MOST_STEPS = 6
 _NAME = re.compile(r"arithmetic:([1-9])(?::([0-9]{1,7}))?")
@@ -34,7 +34,7 @@ def arithmetic(name: str) -> Iterator[Exercise]:
     """The exercises of a name, in random order. Raises InputError for a name that is none, and for more than there are."""
     match = _NAME.fullmatch(name)
     steps = int(match[1]) if match else 0
-    count = int(match[2]) if match and match[2] else 20_000
+    count = int(match[2]) if match and match[2] else 10_000
     if not 1 <= steps <= MOST_STEPS or count < 1:
         raise InputError(
             f"data.source: {shown(name)} is unknown; allowed: arithmetic:STEPS or arithmetic:STEPS:COUNT, 1 to {MOST_STEPS} steps"

@@ -10,6 +10,7 @@ template. Role, the two line ends and the content are encoded one by one: the to
 tokens of the conversation that it begins, whatever the tokenizer would merge.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -23,7 +24,7 @@ Message = Mapping[str, str]  # role and content
 
 
 @dataclass(frozen=True)
-class SpecialTokens:
+class ChatTokens:
     """Ids of the tokens that stand for no text. `end` is also the padding."""
 
     mask: int
@@ -33,34 +34,46 @@ class SpecialTokens:
     end_header: int
     end_turn: int
 
+    @property
+    def ids(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(astuple(self))
+
     @staticmethod
-    def of(tokenizer: Tokenizer) -> "SpecialTokens":
+    def of(tokenizer: Tokenizer, mask: int | None = None, end: int | None = None) -> "ChatTokens":
         """The tokenizer's own, where it has LLaDA's mask; otherwise new ones behind its vocabulary, mask and end first, as in
-        pre-training (data/samples.py). Raises InputError for a tokenizer with the mask and not all of the others."""
-        found = [tokenizer.special_id(name) for name in NAMES]
-        if found[0] is None:
-            return SpecialTokens(*range(tokenizer.vocab_size, tokenizer.vocab_size + len(NAMES)))
-        if missing := [name for name, number in zip(NAMES, found, strict=True) if number is None]:
+        pre-training (data/samples.py). `mask` and `end` are those of a model, where there is one.
+
+        Raises InputError for a tokenizer that has the mask and not all of the others, or another mask than the model.
+        """
+        named = [tokenizer.special_id(name) for name in NAMES]
+        if named[0] is None:
+            free = (number for number in itertools.count(tokenizer.vocab_size) if number not in (mask, end))
+            first = next(free) if mask is None else mask
+            return ChatTokens(first, next(free) if end is None else end, *itertools.islice(free, len(NAMES) - 2))
+        if missing := [name for name, number in zip(NAMES, named, strict=True) if number is None]:
             raise InputError(f"data.tokenizer: it has {NAMES[0]} but not {', '.join(missing)}; LLaDA's template needs them all")
-        return SpecialTokens(*(number for number in found if number is not None))
+        if mask not in (None, named[0]):
+            raise InputError(f"data.tokenizer: its {NAMES[0]} is {named[0]}, but the model's mask is {mask}")
+        return ChatTokens(*(number for number in named if number is not None))
 
 
 NAMES = ("<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-LLADA_TOKENS = SpecialTokens(126336, 126081, 126080, 126346, 126347, 126348)
+LLADA_CHAT_TOKENS = ChatTokens(126336, 126081, 126080, 126346, 126347, 126348)
 
 
 class ChatTemplate:
     """Conversations to token ids, and the tokens of an answer to its text."""
 
-    def __init__(self, tokenizer: Tokenizer, special: SpecialTokens | None = None) -> None:
-        """`special`: ids that are given, as of a model whose tokenizer is another one; by default SpecialTokens.of."""
+    def __init__(self, tokenizer: Tokenizer, special: ChatTokens | None = None) -> None:
+        """`special`: ids that are given, as of a model whose tokenizer is another one; by default ChatTokens.of."""
         self.tokenizer = tokenizer
-        self.special = special or SpecialTokens.of(tokenizer)
+        self.special = special or ChatTokens.of(tokenizer)
 
     @property
     def vocab_size(self) -> int:
         """The least vocabulary of a model that reads this template."""
-        return max(self.tokenizer.vocab_size, *(number + 1 for number in astuple(self.special)))
+        return max(self.tokenizer.vocab_size, 1 + max(self.special.ids))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
         """Token ids of a conversation; with `add_generation_prompt` the assistant's header follows, and an answer is to come."""
@@ -75,11 +88,11 @@ class ChatTemplate:
 
     def answer(self, tokens: Iterable[int]) -> str:
         """Text of an answer: what stands before the first token that ends a turn or a text. Other special tokens are left out."""
-        special, kept = set(astuple(self.special)), []
+        kept = []
         for token in tokens:
             if token in (self.special.end_turn, self.special.end):
                 break
-            if token not in special:
+            if token not in self.special.ids:
                 kept.append(token)
         return self.tokenizer.decode(kept)
 

@@ -37,10 +37,11 @@ def judge_items(
 
     answers = [Answer.within(length, tokens(item.prompt), tokens(choice)) for item in items for choice in item.choices]
     found = answer_nll(score, answers, config, length, batch_tokens).split([len(item.choices) for item in items])
-    return [_judge(item, losses) for item, losses in zip(items, found, strict=True)]
+    return [judge(item, losses) for item, losses in zip(items, found, strict=True)]
 
 
-def _judge(item: Item, losses: Tensor) -> Judged:
+def judge(item: Item, losses: Tensor) -> Judged:
+    """One item, by the NLL of each of its choices in nats, float64 [choices]."""
     texts = [choice.removeprefix(" ") for choice in item.choices]  # the space belongs to the prompt's end
     per_character = losses / torch.tensor([len(text) for text in texts], dtype=torch.float64)
     nll = float(losses[item.answer]) / len(texts[item.answer].strip().encode())

@@ -5,23 +5,27 @@ shapes but no storage, and torch's memory tracker counts what is alive at each m
 and optimiser states over the GPUs, is arithmetic (arXiv:1910.02054, section 3).
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from mdlm_min.data.chat import NAMES
 from mdlm_min.model.flops import training_operations
-from mdlm_min.model.llada import parameter_count
+from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config
 from mdlm_min.model.scoring import SLICE, classes_at_a_time
 from mdlm_min.model.selection import Selection, grid_size
 from mdlm_min.model.transformer import ModelConfig, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
+from mdlm_min.tasks.finetune import FinetuneConfig, new_shape, start_folder
 from mdlm_min.tasks.language import DTYPES
 from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.training.engine import EngineConfig
 
 GB = 1e9
+Config = PretrainConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def step_memory(
     }
 
 
-def memory(config: PretrainConfig, gpus: int) -> Memory:
+def memory(config: Config, gpus: int) -> Memory:
     """Memory on each of `gpus` GPUs."""
     engine, model = config.engine, model_of(config)
     parameters = parameter_count(model)
@@ -179,25 +183,46 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     )
 
 
-def model_of(config: PretrainConfig) -> ModelConfig:
-    """The Transformer of a configuration whose data are not read.
+def config_of(settings: dict[str, Any]) -> Config:
+    """The configuration that settings describe: fine-tuning where they name a `kind` finetune, pre-training without a kind."""
+    rest = {name: value for name, value in settings.items() if name not in ("kind", "start_run")}
+    if settings.get("kind", "pretrain") == "pretrain":
+        return build(PretrainConfig, rest)
+    if settings["kind"] != "finetune" or settings.get("start_run"):
+        raise InputError("arm: is no run that stands for itself; allowed: one that pre-trains, or fine-tunes from a folder")
+    return build(FinetuneConfig, rest)
+
+
+def model_of(config: Config) -> ModelConfig:
+    """The Transformer of a configuration whose data are not read; a start whose folder is not named here counts as LLaDA-8B.
 
     A vocabulary size that is not stated follows from the tokenizer's name. Raises InputError for a tokenizer whose name does
     not tell it.
     """
-    size = config.data.vocab_size
-    if not size:
-        name = config.data.tokenizer
-        known = {"bytes": 256, "gpt2": 50257}
-        if name not in known and not name.startswith("bpe:"):
-            raise InputError(
-                f"data.vocab_size: 0 is not allowed with data.tokenizer = {name!r}; state the vocabulary size, at least 1"
-            )
-        size = (known[name] if name in known else int(name.removeprefix("bpe:"))) + 2
+    if isinstance(config, FinetuneConfig):
+        return _model_of_start(config)
+    size = config.data.vocab_size or _vocabulary(config.data.tokenizer, 2)
     return config.model_config(size)
 
 
-def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
+def _model_of_start(config: FinetuneConfig) -> ModelConfig:
+    if not config.start:
+        return new_shape(config, _vocabulary(config.data.tokenizer or "bytes", len(NAMES)))
+    unknown = config.start.startswith("$") and not os.environ.get(config.start[1:])
+    return replace(LLADA_8B if unknown else read_config(start_folder(config.start)), length=config.data.length)
+
+
+def _vocabulary(tokenizer: str, special: int) -> int:
+    """Size by the tokenizer's name, and so many special tokens."""
+    known = {"bytes": 256, "gpt2": 50257}
+    if tokenizer not in known and not tokenizer.startswith("bpe:"):
+        raise InputError(
+            f"data.vocab_size: 0 is not allowed with data.tokenizer = {tokenizer!r}; state the vocabulary size, at least 1"
+        )
+    return (known[tokenizer] if tokenizer in known else int(tokenizer.removeprefix("bpe:"))) + special
+
+
+def plan(config: Config, gpus: int, gpu: Gpu) -> Plan:
     """The plan of a configuration. Raises InputError if its batch cannot be divided among the GPUs."""
     model = model_of(config)
     operations = training_operations(model, config.batch, config.process().rate.mean) * config.train.steps
@@ -205,7 +230,7 @@ def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
     return Plan(memory(config, gpus), gpu.memory, parameter_count(model), tokens, operations, gpus * gpu.operations)
 
 
-def alternatives(config: PretrainConfig, gpus: int) -> list[tuple[str, PretrainConfig]]:
+def alternatives(config: Config, gpus: int) -> list[tuple[str, Config]]:
     """Changes that need less memory, the cheapest first. Every change keeps those before it."""
     engine, found = config.engine, []
     share = config.batch // gpus
@@ -235,7 +260,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         raise InputError(
             f"gpus, utilisation: {gpus}, {utilisation} is not allowed; at least 1 GPU, and a share above 0, at most 1"
         )
-    config = build(PretrainConfig, settings)
+    config = config_of(settings)
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))
     found = plan(config, gpus, GPUS[gpu])

@@ -9,6 +9,9 @@ LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ..
 RATES = tuple(round(0.05 + 0.1 * index, 2) for index in range(10))  # at which a probe measures: the windows' centres
 ITEM_TASKS = ("hellaswag", "arc_easy")
 ITEM_COLUMNS = ("acc", "acc_norm", "nll")
+TOKENS_PER_STEP = (1, 2, 4, 8)  # of generation: from one step for every token to one for eight
+SOLVED_COLUMNS = tuple(f"solved_{count}" for count in TOKENS_PER_STEP)
+EXERCISE_COLUMNS = (*ITEM_COLUMNS, *SOLVED_COLUMNS)
 
 
 def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:

@@ -192,6 +192,8 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
         raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
     folder = RunFolder(path)
     settings = settings_of(folder.read_json("config.json"))
+    if (path / "model.json").is_file():
+        return _described(folder, settings, device, dtype, weights)
     kind = settings.pop("kind", "masked")
     data = settings.get("data")
     if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
@@ -213,6 +215,22 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
     _check_data(folder, language.data.corpus, text.sha256)
     model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), weights or torch.float32).to(device)
     return TextModel(model, text.tokenizer, text.vocab_size, None, DTYPES[dtype or language.dtype])
+
+
+def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str, weights: torch.dtype | None) -> TextModel:
+    """Of a folder that says itself what its model is, in model.json and tokenizer.json."""
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
+    described = folder.read_json("model.json")
+    compute = DTYPES[dtype or settings.get("dtype", "float32")]
+    weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
+    try:
+        tokenizer = find_tokenizer(str(folder.path / "tokenizer.json"), list, "", folder.path, None)
+        config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
+    except KeyError as error:
+        raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
+    return TextModel(_newest(Checkpoint(found[-1]), config, weights).to(device), tokenizer, mask, end, compute)
 
 
 def _check_data(folder: RunFolder, name: str, sha256: str) -> None:

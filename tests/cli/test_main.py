@@ -76,7 +76,7 @@ def test_every_experiment_s_smoke_tier_runs_and_draws(experiment, tmp_path, caps
 def test_an_experiment_without_a_plan_is_named_with_those_that_have_one(name, capsys):
     assert main(["plan", name]) == 2
     error = capsys.readouterr().err
-    assert f"{Experiment(name).name} does not pre-train and has no plan; allowed: 04_8b_pt" in error
+    assert f"{Experiment(name).name} trains no LLaDA and has no plan; allowed: 04_8b_pt, 05_8b_sft" in error
     assert error.count("\n") == 1
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mdlm_min.data.chat import LLADA_TOKENS, NAMES, ChatTemplate, SpecialTokens, check_messages
+from mdlm_min.data.chat import LLADA_CHAT_TOKENS, NAMES, ChatTemplate, ChatTokens, check_messages
 from mdlm_min.data.tokenizer import Bytes, TrainedBPE
 from mdlm_min.run.errors import InputError
 
@@ -25,7 +25,7 @@ def released(names=NAMES):
 def test_bytes_have_the_template_with_ids_behind_the_vocabulary():
     template = ChatTemplate(Bytes())
     mask, end, begin, start, stop, turn = range(256, 262)
-    assert template.special == SpecialTokens(mask, end, begin, start, stop, turn)
+    assert template.special == ChatTokens(mask, end, begin, start, stop, turn)
     assert template.vocab_size == 262
 
     def said(role, content):
@@ -38,7 +38,7 @@ def test_bytes_have_the_template_with_ids_behind_the_vocabulary():
 
 def test_a_tokenizer_with_llada_s_tokens_keeps_their_ids_and_a_prompt_is_the_beginning_of_its_conversation():
     template = ChatTemplate(released())
-    assert template.special == SpecialTokens(6, 7, 8, 9, 10, 11)
+    assert template.special == ChatTokens(6, 7, 8, 9, 10, 11)
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}]
     whole = template.render(talk, add_generation_prompt=False)
     assert whole == [8, 9, 1, 10, 3, 5, 11, 9, 2, 10, 3, 5, 11]  # never 4, the merger over the border
@@ -47,7 +47,7 @@ def test_a_tokenizer_with_llada_s_tokens_keeps_their_ids_and_a_prompt_is_the_beg
 
 
 def test_ids_that_are_given_are_used():
-    template = ChatTemplate(Bytes(), LLADA_TOKENS)
+    template = ChatTemplate(Bytes(), LLADA_CHAT_TOKENS)
     assert template.render([], add_generation_prompt=True) == [126080, 126346, *b"assistant", 126347, *b"\n\n"]
     assert template.vocab_size == 126349
 
@@ -86,3 +86,11 @@ def test_a_tokenizer_with_some_of_the_tokens_is_refused():
 def test_what_is_no_conversation_is_named(value, message):
     with pytest.raises(ValueError, match=message):
         check_messages(value)
+
+
+def test_the_mask_and_the_end_of_a_model_stay_what_they_are():
+    assert ChatTokens.of(Bytes(), mask=257, end=300) == ChatTokens(257, 300, 256, 258, 259, 260)
+    assert ChatTokens.of(Bytes(), mask=256) == ChatTokens(*range(256, 262))
+    assert ChatTokens.of(released(), mask=6).end == 7
+    with pytest.raises(InputError, match=r"data.tokenizer: its <\|mdm_mask\|> is 6, but the model's mask is 5"):
+        ChatTokens.of(released(), mask=5)

@@ -1,10 +1,11 @@
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.model.llada import scaled
+from mdlm_min.model.llada import LLADA_8B, SpecialTokens, released_config, scaled
 from mdlm_min.model.scoring import SLICE
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
@@ -123,4 +124,29 @@ def test_the_paper_s_own_plan_fits_eight_h100s():
     text = plan.describe(Experiment("8b_pt").runs("paper")[0].settings, 8, "h100", 0.4)
     assert "8,015,581,184 parameters" in text
     assert "7.864 billion tokens" in text
+    assert text.endswith("fits        yes")
+
+
+def test_fine_tuning_is_planned_from_its_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLADA_8B_BASE", raising=False)
+    tuned = Experiment("8b_sft").runs("paper")[0].settings
+    assert plan.model_of(plan.config_of(tuned)) == replace(LLADA_8B, length=1024)
+    shape = scaled(2, 2, 64, length=2048, vocab_size=300, outputs=300)
+    (tmp_path / "config.json").write_text(json.dumps(released_config(shape, SpecialTokens(299, 298, 298))))
+    monkeypatch.setenv("LLADA_8B_BASE", str(tmp_path))
+    assert plan.model_of(plan.config_of(tuned)) == replace(shape, length=1024)
+    new = {"kind": "finetune", "vocab_size": 500, "model": {"layers": 1, "heads": 2, "width": 16}, "data": {"length": 64}}
+    assert plan.model_of(plan.config_of(new)) == scaled(1, 2, 16, length=64, vocab_size=500, outputs=500)
+    assert plan.model_of(plan.config_of({**new, "vocab_size": 0})).vocab_size == 256 + 6
+    for other in ({"kind": "evaluate"}, {**new, "start_run": "cell/base"}):
+        with pytest.raises(InputError, match="arm: is no run that stands for itself"):
+            plan.config_of(other)
+
+
+@pytest.mark.slow
+def test_the_paper_s_own_fine_tuning_fits_eight_h100s(monkeypatch):
+    monkeypatch.delenv("LLADA_8B_BASE", raising=False)
+    text = plan.describe(Experiment("8b_sft").runs("paper", "from_5")[0].settings, 8, "h100", 0.4)
+    assert "8,015,581,184 parameters" in text
+    assert "0.315 billion tokens" in text
     assert text.endswith("fits        yes")

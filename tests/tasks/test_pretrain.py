@@ -44,10 +44,10 @@ def test_the_loss_is_the_sum_of_its_parts_whatever_their_shares_of_masked_tokens
     assert made.parts == 4
     torch.testing.assert_close(sum(made.part_loss(0, part) for part in range(4)), whole, rtol=1e-6, atol=0)
     # The field's bug: the mean of the parts' own means is another number.
-    batch = made.batch(0)
-    assert len(set(batch.lengths.tolist())) > 1
+    lengths = made.drawn(0).padding_mask.sum(dim=1)
+    assert len(set(lengths.tolist())) > 1
     local = [
-        float(made.part_loss(0, part).detach()) * int(batch.lengths.sum()) / int(batch.lengths[2 * part : 2 * part + 2].sum())
+        float(made.part_loss(0, part).detach()) * int(lengths.sum()) / int(lengths[2 * part : 2 * part + 2].sum())
         for part in range(4)
     ]
     assert sum(local) / 4 != pytest.approx(float(whole.detach()), rel=1e-3)
@@ -55,19 +55,20 @@ def test_the_loss_is_the_sum_of_its_parts_whatever_their_shares_of_masked_tokens
 
 def test_the_weighted_loss_is_llada_s_sum_over_p_by_the_tokens_of_the_batch(settings):
     made = task(settings)
-    batch = made.batch(0)
+    drawn = made.drawn(0)
+    lengths = drawn.padding_mask.sum(dim=1)
     from mdlm_min.diffusion.masking import bernoulli
     from mdlm_min.run.random_streams import stream
 
     generator = stream(0, "masks", 0)
     rate = made.process.rate.sample(8, generator)
-    mask = bernoulli(rate, 32, generator) & (torch.arange(32) < batch.lengths[:, None])
+    mask = bernoulli(rate, 32, generator) & (torch.arange(32) < lengths[:, None])
     by_hand = 0.0
     for row in range(8):
-        length = int(batch.lengths[row])
-        alone = made.nll(batch.tokens[row : row + 1, :length], mask[row : row + 1, :length])
+        length = int(lengths[row])
+        alone = made.nll(drawn.tokens[row : row + 1, :length], mask[row : row + 1, :length])
         by_hand += float(alone.detach().sum()) / float(rate[row])
-    assert float(made.loss(0).detach()) == pytest.approx(by_hand / int(batch.lengths.sum()), rel=1e-5)
+    assert float(made.loss(0).detach()) == pytest.approx(by_hand / int(lengths.sum()), rel=1e-5)
 
 
 def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
