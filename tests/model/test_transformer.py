@@ -201,7 +201,7 @@ def test_initial_weights_have_the_stated_deviations(init, deviation):
             assert not parameter.any()
         elif parameter.dim() == 2:
             scale = 1 / 6**0.5 if name.endswith(("attention_out.weight", "mlp_out.weight")) else 1.0
-            assert float(parameter.std()) == pytest.approx(deviation * scale, rel=0.06), name
+            assert float(parameter.detach().std()) == pytest.approx(deviation * scale, rel=0.06), name
 
 
 def test_initial_weights_are_a_function_of_the_generator():
