@@ -1,12 +1,11 @@
-"""The bigram model, interpolated with the unigram model by a Dirichlet prior (MacKay and Peto, 1995). Exact, no training.
+"""The bigram model, interpolated with the unigram model (data/surprisal.py). Exact, no training.
 
-    p(b | a) = (count(a b) + k p(b)) / (count(a) + k)
-
-The one number k is chosen on the validation split from powers of two.
+The one number k, the strength of the interpolation, is chosen on the validation split from powers of two.
 """
 
 import numpy as np
 
+from mdlm_min.data.surprisal import Surprisal
 from mdlm_min.data.text import TextData
 
 STRENGTHS = tuple(2.0**power for power in range(-2, 13))
@@ -15,19 +14,11 @@ STRENGTHS = tuple(2.0**power for power in range(-2, 13))
 def bigram_loss(data: TextData, split: str) -> float:
     """NLL (negative log-likelihood) of a split in nats per token, each token given the one before it. k is the best one for the
     validation split."""
-    size = data.vocab_size
-    train = data.splits["train"].astype(np.int64)
-    pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)
-    before = np.bincount(train[:-1], minlength=size)
-    unigram = np.exp(-data.unigram_nll().numpy().astype(np.float64))
+    model = Surprisal(data.splits["train"], data.vocab_size)
 
-    def losses(name: str, strengths: tuple[float, ...]) -> list[float]:
+    def loss(name: str, strength: float) -> float:
         tokens = data.splits[name].astype(np.int64)
-        wanted = tokens[:-1] * size + tokens[1:]
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        seen = np.where(pairs[place] == wanted, counts[place], 0)
-        known, total = unigram[tokens[1:]], before[tokens[:-1]]
-        return [float(-np.log((seen + strength * known) / (total + strength)).mean()) for strength in strengths]
+        return float(model.given_previous(tokens[:-1], tokens[1:], strength).mean())
 
-    best = STRENGTHS[int(np.argmin(losses("valid", STRENGTHS)))]
-    return losses(split, (best,))[0]
+    best = min(STRENGTHS, key=lambda strength: loss("valid", strength))
+    return loss(split, best)
