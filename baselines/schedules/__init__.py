@@ -3,8 +3,9 @@
     from baselines.schedules import Corpus, SCHEDULES, make
     schedule = make("p_pots", Corpus(tokens, vocab_size))
 
-Some of them count the training corpus, so all are made from one. `describe` lists them with what each estimates: a part of the likelihood
-bound without bias (tests/test_schedules.py enumerates all masks of a small sequence), or nothing, which makes it a reweighting.
+Some of them count the training corpus, so all are made from one. `describe` lists them with what each estimates: a part of
+the likelihood bound without bias (tests/test_schedules.py enumerates all masks of a small sequence), or nothing, which makes
+it a reweighting.
 """
 
 from collections.abc import Callable
@@ -87,9 +88,7 @@ SCHEDULES = {
     "puma": Entry(_alone(Puma), "arXiv:2602.10314"),
     "papl": Entry(_alone(Papl), "arXiv:2509.23405"),
     "cart": Entry(_alone(Cart), "arXiv:2508.15487"),
-    "frequency_informed": Entry(
-        lambda corpus: FrequencyInformed(corpus.surprisal.counts), "arXiv:2509.05056 (our reading)"
-    ),
+    "frequency_informed": Entry(lambda corpus: FrequencyInformed(corpus.surprisal.counts), "arXiv:2509.05056 (our reading)"),
     "information_density": Entry(_density(True, False, "information_density"), "arXiv:2603.15803 (marks ours)"),
     "information_density_alone": Entry(_density(False, False, "information_density_alone"), "arXiv:2603.15803 (marks ours)"),
     "information_density_hard": Entry(_density(False, True, "information_density_hard"), "arXiv:2603.15803 (marks ours)"),

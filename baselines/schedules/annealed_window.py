@@ -1,8 +1,9 @@
 """A window that moves from one interval to another over the first half of the run, its ends in a straight line: from the middle,
 U[.45,.55], to the full range, U[.001,1], or back.
 
-An entry of our own. Middle to full asks whether the early lead of the paper's window can be kept while the test's whole range is trained
-on; full to middle, whether the window matters late. Weight 1/t. Estimates at each step the part on its window, times 1 / width.
+An entry of our own. Middle to full asks whether the early lead of the paper's window can be kept while the test's whole range
+is trained on; full to middle, whether the window matters late. Weight 1/t. Estimates at each step the part on its window,
+times 1 / width.
 """
 
 import torch

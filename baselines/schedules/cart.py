@@ -1,7 +1,7 @@
 """CART, context-adaptive token weights (Dream, arXiv:2508.15487): a masked token counts by how much it sees.
 
-Weight of masked token i: sum over visible tokens j of p (1-p)^(|i-j|-1) / 2, in the place of 1/t. p = .1 as shipped with Dream (.8 is the
-function's default there). t ~ U[.001,1]. Prompt tokens are visible, padding is not. A reweighting.
+Weight of masked token i: sum over visible tokens j of p (1-p)^(|i-j|-1) / 2, in the place of 1/t. p = .1 as shipped with
+Dream (.8 is the function's default there). t ~ U[.001,1]. Prompt tokens are visible, padding is not. A reweighting.
 """
 
 import torch

@@ -25,5 +25,5 @@ class ExactCount(MaskSchedule):
         allowed = torch.ones(context.rows, context.length, dtype=torch.bool, device=generator.device)
         return exact_count((rate * context.sizes()).round().long(), context.within(allowed), generator)
 
-    def estimates(self, context: Context) -> BoundPart:
+    def estimates(self, context: Context) -> BoundPart | None:
         return BoundPart()

@@ -1,11 +1,11 @@
 """BD3-LM's clipped schedule (arXiv:2503.09573): t ~ U[b,w], the window whose loss varies least, weight 1/t.
 
-As in the released code the candidates are [.001,1] and all windows of width .5, .6, .7, .8 and .9 that start at a multiple of .05,
-and the variance is that of a sequence's loss sum / (t L) with t drawn from the window. The paper measures it on the validation set and
-reports .3-.8 at block 16, .45-.95 at block 4, and 2 to 6 times less variance. Our reading needs no validation set: on every tenth step
-(and all of the first hundred) t is drawn from [.001,1], and those losses are kept by bins of .05, from which every
-candidate's variance follows; the window of the other steps is the best candidate so far.
-Estimates at each step the part on its window, times 1 / width.
+As in the released code the candidates are [.001,1] and all windows of width .5, .6, .7, .8 and .9 that start at a multiple of
+.05, and the variance is that of a sequence's loss sum / (t L) with t drawn from the window. The paper measures it on the
+validation set and reports .3-.8 at block 16, .45-.95 at block 4, and 2 to 6 times less variance. Our reading needs no
+validation set: on every tenth step (and all of the first hundred) t is drawn from [.001,1], and those losses are kept by bins
+of .05, from which every candidate's variance follows; the window of the other steps is the best candidate so far. Estimates
+at each step the part on its window, times 1 / width.
 """
 
 from typing import Any
@@ -38,7 +38,10 @@ class LeastVarianceWindow(MaskSchedule):
         """Ends of this step's window."""
         best = (0, BINS)
         if not self.scouts(step) and self.moments[0].min() >= 2:
-            mean, square = self.moments[1] / self.moments[0], self.moments[2] / self.moments[0]  # bins are equally likely in a window
+            mean, square = (
+                self.moments[1] / self.moments[0],
+                self.moments[2] / self.moments[0],
+            )  # bins are equally likely in a window
             variance = {(b, w): float(square[b:w].mean() - mean[b:w].mean() ** 2) for b, w in CANDIDATES}
             best = min(CANDIDATES, key=lambda candidate: variance[candidate])
         return max(best[0] / BINS, EPSILON), best[1] / BINS

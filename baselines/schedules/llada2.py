@@ -1,5 +1,5 @@
-"""LLaDA2's band (arXiv:2512.15745, as dFactory trains it): t ~ U[.3,.8], the mean over masked tokens, no 1/t; complementary masks in
-fine-tuning.
+"""LLaDA2's band (arXiv:2512.15745, as dFactory trains it): t ~ U[.3,.8], the mean over masked tokens, no 1/t; complementary
+masks in fine-tuning.
 
 A reweighting. The released mean is over the masked tokens of the whole batch; ours is over those of each row, which keeps rows
 independent of one another (our reading). In a pair the second row has the complement of the first row's mask, a rate of 1 - t.

@@ -2,9 +2,10 @@
 
     cosine      a = 1 - cos(pi/2 (1-t))
     polynomial  a = 1 - t^p
-both mixed as (1 - 2e) a + e with e = .0001, as released. The mask rate is 1 - a, t comes from a shared offset, and the weight is
-rate'(t) / rate, so every schedule estimates the same integral: the bound's part on [e, 1-e]. The time t is recovered from the rate.
-The paper reports OpenWebText perplexity; Quokka (arXiv:2510.03280) finds linear at least as good as cosine and the square.
+both mixed as (1 - 2e) a + e with e = .0001, as released. The mask rate is 1 - a, t comes from a shared offset, and the weight
+is rate'(t) / rate, so every schedule estimates the same integral: the bound's part on [e, 1-e]. The time t is recovered from
+the rate. The paper reports OpenWebText perplexity; Quokka (arXiv:2510.03280) finds linear at least as good as cosine and the
+square.
 """
 
 import math

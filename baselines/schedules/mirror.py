@@ -1,10 +1,10 @@
 """MIRROR (arXiv:2511.18159): each sequence is masked twice at the same t, and the two losses are averaged.
 
-Two readings. The released code (StableDLLM) draws the second mask independently. Its README calls the two complementary and negatively
-correlated: then one noise u per token gives both, {u < t} and {u > 1-t}, which is how others implement it; at t = 1/2
-they partition the sequence. Both readings keep LLaDA's schedule: t ~ U[.001,1], weight 1/t, and each mask alone has rate t. The
-paper reports +7 to 8% on reasoning, together with P-POTS. A pair counts as two samples.
-Estimates the bound's part on [.001,1], times 1 / .999.
+Two readings. The released code (StableDLLM) draws the second mask independently. Its README calls the two complementary and
+negatively correlated: then one noise u per token gives both, {u < t} and {u > 1-t}, which is how others implement it; at t =
+1/2 they partition the sequence. Both readings keep LLaDA's schedule: t ~ U[.001,1], weight 1/t, and each mask alone has rate
+t. The paper reports +7 to 8% on reasoning, together with P-POTS. A pair counts as two samples. Estimates the bound's part on
+[.001,1], times 1 / .999.
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""P-POTS (arXiv:2511.18159): t drawn where the loss is large or noisy, and weighted back: p(t) proportional to sqrt(v(t) + g(t)^2), weight
-1/(t p(t)).
+"""P-POTS (arXiv:2511.18159): t drawn where the loss is large or noisy, and weighted back: p(t) proportional to sqrt(v(t) +
+g(t)^2), weight 1/(t p(t)).
 
 g and v are the mean and variance of a sequence's loss at rate t, its 1/t included: the p that gives the least variance of an
-importance-weighted mean. The released code measures them once on a grid of t before training, fits a parametric curve, and mixes in a
-share of the uniform density. Our reading: second moments E[x^2] = v + g^2 in equal bins of [.001,1], kept up to date during training
-with a memory of about 100 steps, and the same mixing (share .1), which keeps every weight below 10 times 1/t.
-Estimates the bound's part on [.001,1] without bias, whatever the moments say.
+importance-weighted mean. The released code measures them once on a grid of t before training, fits a parametric curve, and
+mixes in a share of the uniform density. Our reading: second moments E[x^2] = v + g^2 in equal bins of [.001,1], kept up to
+date during training with a memory of about 100 steps, and the same mixing (share .1), which keeps every weight below 10 times
+1/t. Estimates the bound's part on [.001,1] without bias, whatever the moments say.
 """
 
 from typing import Any

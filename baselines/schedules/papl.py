@@ -1,8 +1,8 @@
 """PAPL, planner-aware path learning (arXiv:2509.23405): tokens that a confident sampler would fill in first count more.
 
-Weight of masked token i: (L/l) (1 + alpha w_i), where w is the softmax of log p(true token) / tau over the l masked tokens of its row, taken
-as a constant. alpha = tau = 1, as the paper recommends to start with. l is uniform on 1 .. L, so alpha = 0 is the whole bound.
-The paper reports HumanEval pass@10 +23% relative. A reweighting for alpha > 0.
+Weight of masked token i: (L/l) (1 + alpha w_i), where w is the softmax of log p(true token) / tau over the l masked tokens of
+its row, taken as a constant. alpha = tau = 1, as the paper recommends to start with. l is uniform on 1 .. L, so alpha = 0 is
+the whole bound. The paper reports HumanEval pass@10 +23% relative. A reweighting for alpha > 0.
 """
 
 import torch

@@ -1,5 +1,5 @@
-"""The window that `mdlm window` predicts from the corpus: .1 wide, around the t* of the paper's formula (F.4) for the n-gram weights of
-the training tokens. Weight 1/t.
+"""The window that `mdlm window` predicts from the corpus: .1 wide, around the t* of the paper's formula (F.4) for the n-gram
+weights of the training tokens. Weight 1/t.
 
 The counts are of the tokens that the model sees. Estimates the bound's part on the window, times 1 / width.
 """

@@ -1,8 +1,8 @@
-"""t from one random offset that the whole batch shares: t_i = (u + i/n) mod 1 (the sampler of VDM, arXiv:2107.00630; the default of
-MD4, arXiv:2406.04329, there called antithetic).
+"""t from one random offset that the whole batch shares: t_i = (u + i/n) mod 1 (the sampler of VDM, arXiv:2107.00630; the
+default of MD4, arXiv:2406.04329, there called antithetic).
 
-Each t_i is uniform, and the batch covers [0,1] evenly: lower variance of the loss over t, at no cost. Linear schedule, weight 1/t.
-t starts at eps = .001, as LLaDA's. Estimates the bound's part on [eps,1], times 1 / (1 - eps).
+Each t_i is uniform, and the batch covers [0,1] evenly: lower variance of the loss over t, at no cost. Linear schedule, weight
+1/t. t starts at eps = .001, as LLaDA's. Estimates the bound's part on [eps,1], times 1 / (1 - eps).
 """
 
 import torch

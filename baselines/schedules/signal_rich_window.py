@@ -9,7 +9,7 @@ from mdlm_min.diffusion.mask_schedule import BoundPart, RateSchedule
 
 
 def window(low: float, high: float, name: str, weight: str = "1/t") -> RateSchedule:
-    """t ~ U[low,high]. Under the weight 1/t: the window's part of the bound, times 1 / (high - low)."""
+    """Rates from U[low,high]. Under the weight 1/t: the window's part of the bound, times 1 / (high - low)."""
     part = BoundPart(low, high, 1 / (high - low)) if weight == "1/t" else None
     return RateSchedule(MaskRate.parse(f"U[{low:g},{high:g}]"), weight, name, part)
 

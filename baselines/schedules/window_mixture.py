@@ -1,5 +1,5 @@
-"""Mixtures of windows: one schedule for discriminative and generative tasks, the open question of the review of arXiv:2601.22450, whose
-Tables 2 and 3 want the middle for the one and U[.3,1] or U[.5,1] for the other.
+"""Mixtures of windows: one schedule for discriminative and generative tasks, the open question of the review of
+arXiv:2601.22450, whose Tables 2 and 3 want the middle for the one and U[.3,1] or U[.5,1] for the other.
 
 An entry of our own: half of the rows from U[.45,.55], half from U[.001,1]. Two weights: 1/t, a reweighting that counts the middle
 more, and 1/(t p(t)), which samples the middle more often but estimates the bound's part on [.001,1] as U[.001,1] does.

@@ -22,9 +22,9 @@ hold; `admit`, for a schedule that keeps sequences over several steps. A schedul
 says in `copies` how many rows a sequence takes; they stand next to each other. For equal cost a batch of n rows is n / copies
 sequences: a pair counts as two samples.
 
-Randomness comes from the generator alone, so a step's masks are a function of seed and step. Weights and masks of a row may depend
-on that row only, so a batch can be cut into parts; what depends on the whole batch is drawn in `sample`, and seen in `observe`,
-which both get all rows. `schedule_check.validate` holds a schedule to this.
+Randomness comes from the generator alone, so a step's masks are a function of seed and step. Weights and masks of a row may
+depend on that row only, so a batch can be cut into parts; what depends on the whole batch is drawn in `sample`, and seen in
+`observe`, which both get all rows. `schedule_check.validate` holds a schedule to this.
 """
 
 from abc import ABC, abstractmethod
@@ -45,9 +45,9 @@ class Context:
     """What a schedule may know about a batch.
 
     tokens: int64 [rows, length]. allowed: bool, same shape, tokens that may be masked (None: all). padding_mask: bool, same
-    shape, True for a real token (None: all). marks: bool, same shape, the dense tokens. step: of the run's `steps`. nll, confidence:
-    float [masked], row-major: -log p of the true token, and the largest probability, of each masked token; no gradient. All tensors
-    are on the device of the masks.
+    shape, True for a real token (None: all). marks: bool, same shape, the dense tokens. step: of the run's `steps`. nll,
+    confidence: float [masked], row-major: -log p of the true token, and the largest probability, of each masked token; no
+    gradient. All tensors are on the device of the masks.
     """
 
     rows: int
@@ -79,8 +79,8 @@ class Context:
 
 @dataclass(frozen=True)
 class BoundPart:
-    """What a loss estimates without bias: factor * int_low^high (1/t) E_mask[sum over masked tokens of -log p] dt / L. The likelihood
-    bound itself is (0, 1, 1). A window [a,b] under the weight 1/t has the factor 1 / (b - a)."""
+    """What a loss estimates without bias: factor * int_low^high (1/t) E_mask[sum over masked tokens of -log p] dt / L. The
+    likelihood bound itself is (0, 1, 1). A window [a,b] under the weight 1/t has the factor 1 / (b - a)."""
 
     low: float = 0.0
     high: float = 1.0
@@ -107,8 +107,8 @@ class MaskSchedule(ABC):
         return context.within(bernoulli(rate, context.length, generator))
 
     def weight(self, rate: Tensor, mask: Tensor, context: Context) -> Tensor:
-        """What the loss of a masked token is multiplied by, at least 0: [rows] or [rows, length]. The batch's loss is the weighted
-        sum divided by its allowed tokens. Default: 1/t."""
+        """What the loss of a masked token is multiplied by, at least 0: [rows] or [rows, length]. The batch's loss is the
+        weighted sum divided by its allowed tokens. Default: 1/t."""
         return 1 / rate
 
     def estimates(self, context: Context) -> BoundPart | None:
@@ -119,7 +119,7 @@ class MaskSchedule(ABC):
         """The sequences to train on, given the new ones of this step. Called once a step, before `sample`."""
         return context
 
-    def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
+    def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:  # noqa: B027 - most schedules learn nothing
         """Learn from a step: context.nll is there, and context.confidence where `needs` names it. All rows of the batch."""
 
     def state(self) -> dict[str, Any]:
@@ -163,11 +163,9 @@ class ScheduledDiffusion:
     def __init__(self, schedule: MaskSchedule) -> None:
         self.schedule = schedule
 
-    def mask(
-        self, batch: int, length: int, generator: torch.Generator, context: Context | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Masks (bool, [batch, length]) and mask rates ([batch]) of `batch` rows. Raises InputError where the context lacks what the
-        schedule needs, and for rows that are no multiple of its copies."""
+    def mask(self, batch: int, length: int, generator: torch.Generator, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """Masks (bool, [batch, length]) and mask rates ([batch]) of `batch` rows. Raises InputError where the context lacks
+        what the schedule needs, and for rows that are no multiple of its copies."""
         schedule, context = self.schedule, context or Context(batch, length)
         if batch % schedule.copies:
             raise InputError(f"batch: {batch} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
@@ -185,8 +183,8 @@ class ScheduledDiffusion:
         whole: tuple[int, int] | None = None,
         context: Context | None = None,
     ) -> Tensor:
-        """The batch's loss, a scalar, from the loss of each masked token ([masked], row-major). `whole`: sequences and tokens of the
-        whole batch, where these rows are a part of it."""
+        """The batch's loss, a scalar, from the loss of each masked token ([masked], row-major). `whole`: sequences and tokens
+        of the whole batch, where these rows are a part of it."""
         if rate is None:
             raise ValueError("a schedule's masks have rates")
         context = replace(context or Context(*mask.shape), nll=nll.detach())

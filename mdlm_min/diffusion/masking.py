@@ -1,8 +1,8 @@
 """Which tokens are masked. A mask is a bool tensor of shape [batch, length], True where the token is hidden.
 
-The last functions are those of information density (arXiv:2603.15803): some tokens of a sequence are marked as dense, and are masked
-with priority, while the expected share of masked tokens stays t. No code of that system is public; what is our interpretation is
-marked (ours).
+The last functions are those of information density (arXiv:2603.15803): some tokens of a sequence are marked as dense, and are
+masked with priority, while the expected share of masked tokens stays t. No code of that system is public; what is our
+interpretation is marked (ours).
 """
 
 import torch
@@ -28,7 +28,8 @@ def bernoulli_each(probability: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def first(count: Tensor, priority: Tensor) -> Tensor:
-    """The count[i] tokens of highest priority in sequence i; of equals, the first. Priorities [batch, length]: mask, same shape."""
+    """The count[i] tokens of highest priority in sequence i; of equals, the first. Priorities [batch, length]: mask, same
+    shape."""
     order = priority.argsort(dim=1, descending=True, stable=True)
     return order.argsort(dim=1) < count[:, None]
 
@@ -40,13 +41,14 @@ def exact_count(count: Tensor, allowed: Tensor, generator: torch.Generator) -> T
 
 
 def rounded_count(rate: Tensor, sizes: Tensor | int, generator: torch.Generator) -> Tensor:
-    """rate * sizes rounded up or down at random, so that its mean is exact: int64 [batch]."""
+    """The product rate * sizes rounded up or down at random, so that its mean is exact: int64 [batch]."""
     wanted = rate.double() * sizes
     return (wanted + torch.rand(len(rate), generator=generator, device=generator.device, dtype=torch.float64)).floor().long()
 
 
 def complement(mask: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """The allowed tokens that are not masked. A mask and its complement partition the sequence (complementary priority masking)."""
+    """The allowed tokens that are not masked. A mask and its complement partition the sequence (complementary priority
+    masking)."""
     return ~mask if allowed is None else allowed & ~mask
 
 
@@ -72,7 +74,7 @@ def priority_probabilities(rate: Tensor, weights: Tensor) -> Tensor:
 
 def density_weights(marks: Tensor, weight: float, allowed: Tensor | None = None) -> Tensor:
     """w^C_i: `weight` for a marked token, 1 for another, 0 for one that may not be masked. float64 [batch, length]."""
-    weights = torch.where(marks, weight, 1.0).double()
+    weights = 1 + (weight - 1) * marks.double()
     return weights if allowed is None else weights * allowed
 
 
@@ -84,8 +86,8 @@ def dense_first(rate: Tensor, marks: Tensor, generator: torch.Generator, allowed
 
 
 def top_marks(surprisal: Tensor, share: float, allowed: Tensor | None = None) -> Tensor:
-    """(ours) Marks where no annotation exists: the `share` of a sequence's allowed tokens with the highest surprisal, rounded to a
-    whole number of tokens; of equals, the first. surprisal: [batch, length], nats; marks: bool, same shape."""
+    """(ours) Marks where no annotation exists: the `share` of a sequence's allowed tokens with the highest surprisal, rounded
+    to a whole number of tokens; of equals, the first. surprisal: [batch, length], nats; marks: bool, same shape."""
     allowed = torch.ones_like(surprisal, dtype=torch.bool) if allowed is None else allowed
     count = (share * allowed.sum(dim=1)).round().long()
     return first(count, surprisal.masked_fill(~allowed, -torch.inf))
