@@ -1,5 +1,5 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
-# TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all
+# TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all  CELLS=names
 # PROCESSES=per node, HOSTFILE=nodes, for runs on DeepSpeed
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
@@ -8,21 +8,21 @@ TIER ?= cpu
 SEEDS ?= 0
 PROCESSES ?= 0
 # Values reach the program as they were typed: make does not expand them, and the shell sees them as variables only.
-VALUES = TIER JOBS SEEDS ARMS TEXT PROCESSES HOSTFILE DATA
+VALUES = TIER JOBS SEEDS ARMS CELLS TEXT PROCESSES HOSTFILE DATA
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 ifdef DATA
 export MDLM_DATA := $(value DATA)
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
+OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-8b-pt verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
-	@echo "  TIER=smoke|cpu|gpu|paper (default cpu), JOBS=, SEEDS= and ARMS= (names, or all) apply to every exp-*"
+	@echo "  TIER=smoke|cpu|gpu|paper (default cpu), JOBS=, SEEDS=, ARMS= (names, or all) and CELLS= apply to every exp-*"
 
 # torch comes first and pinned: without it the other packages would pull the newest build, several GB of CUDA included.
 # DeepSpeed's own set-up imports torch, so it is built in this environment; what it needs of C++ it compiles when it is first used.
@@ -39,7 +39,7 @@ setup: .venv/installed ## make .venv with the pinned packages
 exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
 	$(RUN) theory $(OPTIONS)
 
-exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (17 min on two cores)
+exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (SEEDS=1: half an hour on two cores; all eight: hours)
 	$(RUN) parity $(OPTIONS)
 
 exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)
@@ -51,11 +51,20 @@ exp-parity-search: .venv/installed ## an open search: which network shows Fig 2 
 exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 	$(RUN) uniform_attention $(OPTIONS)
 
-exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (80 min; DATA=folder, or TEXT=your corpus)
+exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (3 h; DATA=folder, or TEXT=your corpus)
 	$(RUN) wikitext_bins $(OPTIONS)
 
-exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (95 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (hours; DATA=folder)
+	$(RUN) wikitext_lasting $(OPTIONS)
+
+exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (3 h; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
+
+exp-8b-sft: .venv/installed ## B3, B4: fine-tuning on windows of mask rates, by likelihood and by generation (45 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+	$(RUN) 8b_sft $(OPTIONS)
+
+exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as published, each gain against the noise of its items (seconds)
+	$(RUN) published_tables $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

@@ -13,7 +13,8 @@ from torch import Tensor
 from mdlm_min.model.flops import Work, training_operations
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row
-from mdlm_min.tasks.language import LEVELS, LanguageRunConfig, LanguageTask
+from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
+from mdlm_min.tasks.summaries import LEVELS
 
 
 class AutoregressiveTask(LanguageTask):

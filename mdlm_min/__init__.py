@@ -32,14 +32,18 @@ _HOMES = {
     "estimate": "mdlm_min.diffusion.likelihood",
     "Estimate": "mdlm_min.diffusion.likelihood",
     "SamplingConfig": "mdlm_min.diffusion.sampling",
+    "TokenRules": "mdlm_min.diffusion.remasking",
+    "generate": "mdlm_min.diffusion.sampling",
+    "Generation": "mdlm_min.diffusion.generation_record",
+    "accuracy_under_parallelism": "mdlm_min.diffusion.generation_record",
     "unmask": "mdlm_min.diffusion.sampling",
     # the network
     "ModelConfig": "mdlm_min.model.transformer",
     "Transformer": "mdlm_min.model.transformer",
     "LLADA_8B": "mdlm_min.model.llada",
     "read_config": "mdlm_min.model.llada",
-    "load_weights": "mdlm_min.model.llada",
-    "save_weights": "mdlm_min.model.llada",
+    "load_weights": "mdlm_min.model.llada_weights",
+    "save_weights": "mdlm_min.model.llada_weights",
     # the paper's formulas
     "sample_bound": "mdlm_min.theory.formulas",
     "corrected_sample_bound": "mdlm_min.theory.formulas",
@@ -65,6 +69,8 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.collator import MaskCollator as MaskCollator
     from mdlm_min.diffusion.collator import scheduled_loss as scheduled_loss
     from mdlm_min.diffusion.density import InformationDensity as InformationDensity
+    from mdlm_min.diffusion.generation_record import Generation as Generation
+    from mdlm_min.diffusion.generation_record import accuracy_under_parallelism as accuracy_under_parallelism
     from mdlm_min.diffusion.likelihood import Estimate as Estimate
     from mdlm_min.diffusion.likelihood import estimate as estimate
     from mdlm_min.diffusion.mask_rate import MaskRate as MaskRate
@@ -76,13 +82,15 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.masking import bernoulli as bernoulli
     from mdlm_min.diffusion.objective import masked_loss as masked_loss
     from mdlm_min.diffusion.process import MaskedDiffusion as MaskedDiffusion
+    from mdlm_min.diffusion.remasking import TokenRules as TokenRules
     from mdlm_min.diffusion.sampling import SamplingConfig as SamplingConfig
+    from mdlm_min.diffusion.sampling import generate as generate
     from mdlm_min.diffusion.sampling import unmask as unmask
     from mdlm_min.diffusion.schedule_check import validate as validate
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
-    from mdlm_min.model.llada import load_weights as load_weights
     from mdlm_min.model.llada import read_config as read_config
-    from mdlm_min.model.llada import save_weights as save_weights
+    from mdlm_min.model.llada_weights import load_weights as load_weights
+    from mdlm_min.model.llada_weights import save_weights as save_weights
     from mdlm_min.model.transformer import ModelConfig as ModelConfig
     from mdlm_min.model.transformer import Transformer as Transformer
     from mdlm_min.run.errors import InputError as InputError

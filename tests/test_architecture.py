@@ -15,24 +15,34 @@ from setuptools import find_packages
 import mdlm_min.evidence
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = ["run", "model", "data", "theory", "diffusion", "training", "tasks", "evidence", "cli"]
+LIBRARY = ["run", "model", "data", "theory", "diffusion", "training", "tasks", "evaluation", "evidence", "cli"]
 
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
 
 NEVER = {  # folder or file -> what it never imports
     "mdlm_min": ["baselines", "experiments", "tests"],
     "mdlm_min/run": [f"mdlm_min.{name}" for name in LIBRARY if name != "run"],
-    "mdlm_min/model": [f"mdlm_min.{name}" for name in ("diffusion", "data", "training", "tasks", "evidence", "cli")],
-    "mdlm_min/data": [f"mdlm_min.{name}" for name in ("diffusion", "model", "training", "tasks", "evidence", "cli")],
+    "mdlm_min/model": [
+        f"mdlm_min.{name}" for name in ("diffusion", "data", "training", "tasks", "evaluation", "evidence", "cli")
+    ],
+    "mdlm_min/data": [
+        f"mdlm_min.{name}" for name in ("diffusion", "model", "training", "tasks", "evaluation", "evidence", "cli")
+    ],
     "mdlm_min/theory": ["torch", *(f"mdlm_min.{name}" for name in LIBRARY if name not in ("theory", "run"))],
-    "mdlm_min/diffusion": [f"mdlm_min.{name}" for name in ("training", "tasks", "evidence", "cli")],
+    "mdlm_min/diffusion": [f"mdlm_min.{name}" for name in ("training", "tasks", "evaluation", "evidence", "cli")],
     "mdlm_min/diffusion/objective.py": ["mdlm_min.data"],
-    "mdlm_min/training": [f"mdlm_min.{name}" for name in ("data", "tasks", "evidence", "cli")],
-    "mdlm_min/tasks": ["mdlm_min.evidence", "mdlm_min.cli"],
+    "mdlm_min/training": [f"mdlm_min.{name}" for name in ("data", "tasks", "evaluation", "evidence", "cli")],
+    "mdlm_min/tasks": ["mdlm_min.evaluation", "mdlm_min.evidence", "mdlm_min.cli"],
+    "mdlm_min/evaluation": ["mdlm_min.evidence", "mdlm_min.cli"],
     "mdlm_min/evidence": ["torch", *(f"mdlm_min.{name}" for name in LIBRARY if name not in ("evidence", "run"))],
-    "baselines": ["experiments", "mdlm_min.evidence", "mdlm_min.cli"],
+    "baselines": ["experiments", "mdlm_min.evaluation", "mdlm_min.evidence", "mdlm_min.cli"],
     "experiments/*/run.py": ["experiments", "mdlm_min.evidence", "mdlm_min.cli"],  # a run never reads a result or a claim
-    "experiments/*/claims.py": ["experiments", "mdlm_min.training", "mdlm_min.cli"],  # a claim never trains
+    "experiments/*/claims.py": [
+        "experiments",
+        "mdlm_min.training",
+        "mdlm_min.evaluation",
+        "mdlm_min.cli",
+    ],  # a claim never trains
 }
 
 
@@ -91,11 +101,14 @@ EVIDENCE = [module.name for module in pkgutil.iter_modules(mdlm_min.evidence.__p
         "import mdlm_min; mdlm_min.InputError",
         f"import {', '.join(EVIDENCE)}",
         "from mdlm_min.cli.main import main; main(['list'])",
+        "from mdlm_min.cli.main import main; main(['verify'])",
     ],
-    ids=["library", "evidence", "command"],
+    ids=["library", "evidence", "list", "verify"],
 )
-def test_torch_is_not_loaded(program):
-    check = f"{program}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"
+def test_neither_torch_nor_matplotlib_is_loaded(program):
+    check = (
+        f"{program}\nimport sys\nfor name in ('torch', 'matplotlib'):\n    assert name not in sys.modules, f'{{name}} was loaded'"
+    )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

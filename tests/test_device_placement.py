@@ -5,6 +5,8 @@ call are an error, as they are on a GPU. Values are real, so results must also e
 (torch's own fake tensors need a build with CUDA for parameters, and have no values to select positions by.)
 """
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules
+from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import build
@@ -174,6 +178,34 @@ def test_a_tensor_on_another_device_is_found(injected, pretend_cuda):
             model._rotary_tables[CUDA] = model._rotary(CPU)
         places = [CPU if injected == name else CUDA for name in ("mask", "padding mask")]
         model(tokens.to(CUDA), *(mask.to(place) for place in places))
+
+
+GENERATION = [
+    {"temperature": 0.7, "cfg_scale": 1.0},
+    {"remasking": "margin", "temperature": 0.7},
+    {"remasking": "random"},
+    {"remasking": "ancestral"},
+    {"threshold": 0.5, "cache": "dual"},
+    {"factor": 1.0, "cache": "prefix", "refresh": 2, "cfg_scale": 1.0},
+]
+
+
+@pytest.mark.parametrize("changes", GENERATION, ids=str)
+def test_generation_is_on_one_device(changes, pretend_cuda):
+    """Rows of different lengths, all roles of tokens. Token 8 is the mask."""
+    tokens = torch.tensor([[1, 2, 3, 8, 8, 8, 8, 8, 8], [1, 8, 8, 8, 8, 8, 8, 8, 8]])
+    config = SamplingConfig(**{"steps": 6, "block_length": 3, **changes})
+    defer = frozenset({5}) if config.remasking in CONFIDENCES else frozenset()
+    rules = TokenRules(8, frozenset({1}), frozenset({2}), defer, frozenset({3}))
+    shape = ModelConfig(9, 9, 9, layers=2, heads=2, width=8, position_encoding="rotary", init="width")
+    found = []
+    for device in (CPU, CUDA):
+        with pretend_cuda if device == CUDA else contextlib.nullcontext():
+            model = Transformer(shape, torch.Generator().manual_seed(1)).to(device)
+            found.append(generate(model, tokens.to(device), rules, config, lengths=[9, 7]))
+    assert found[1].tokens.device.type == "cuda"
+    assert torch.equal(found[1].tokens.as_subclass(torch.Tensor), found[0].tokens)
+    assert found[1].passes == found[0].passes
 
 
 PARITY = {"data": {"n": 8, "k": 2, "train_samples": 100, "validation_samples": 50}, "network": {"width": 16}, "device": "cuda"}

@@ -9,7 +9,7 @@ from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, MissingArmError, arms_of, curves_of, quarter
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.statistics import Evidence, Mean, Share, Sooner, Times
-from mdlm_min.tasks.parity import stays_above
+from mdlm_min.tasks.summaries import stays_above
 
 HALFWAY = 0.75
 LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99

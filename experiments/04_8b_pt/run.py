@@ -1,28 +1,31 @@
-"""One arm of the pre-training comparison at any size, or the cost of the paper's own."""
+"""One arm of the pre-training comparison at any size, or the cost of the paper's own.
+
+What loads torch is imported where it is used: a table is made again without it.
+"""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mdlm_min.data.items import TASKS
-from mdlm_min.model.flops import training_operations
-from mdlm_min.model.llada import LLADA_8B, parameter_count
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks import plan, pretrain
-from mdlm_min.tasks.language import LEVELS
+from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS, LEVELS
 
 PUBLISHED = {"pretraining": (128, 4096, 15000, 20.0), "fine_tuning": (256, 1024, 1200, 6.0)}  # batch, length, steps; F.6's hours
 
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
+    from mdlm_min.tasks import pretrain
+
     if settings.get("kind") != "cost":
         pretrain.check(settings)
 
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
     """Do the run of these settings in its folder."""
+    from mdlm_min.tasks import pretrain
+
     if settings.get("kind") != "cost":
         pretrain.run(settings, seed, folder, progress)
         return
@@ -35,6 +38,10 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
 def cost() -> Row:
     """Operations of the published runs with logits at every position (as their framework has them) and at masked ones, and the
     share of eight H100s' peak that the published hours need."""
+    from mdlm_min.model.flops import training_operations
+    from mdlm_min.model.llada import LLADA_8B, parameter_count
+    from mdlm_min.tasks import plan
+
     rate = 8 * plan.GPUS["h100"].operations
     row: Row = {"parameters": float(parameter_count(LLADA_8B))}
     for name, (batch, length, steps, hours) in PUBLISHED.items():
@@ -53,7 +60,7 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     """What a table says of one run: losses, zero-shot scores, skipped steps; of the cost the shares of the peak."""
     last = rows[-1]
     names = ["test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS)]
-    names += [f"{task}_{name}" for task in TASKS for name in pretrain.ITEM_COLUMNS]
+    names += [f"{task}_{name}" for task in ITEM_TASKS for name in ITEM_COLUMNS]
     names += [f"{name}_utilisation_{kind}" for name in PUBLISHED for kind in ("full", "masked")]
     return [
         {**{name: last.get(name, float("nan")) for name in names}, "skipped": last.get("skipped", 0.0), "last_step": last["step"]}

@@ -16,6 +16,13 @@ def add_command(commands: Any, name: str, text: str, handler: Callable[[argparse
     return parser
 
 
+def folder_path(text: str) -> Path:
+    """The type of an argument that names a folder: an empty text is none, not the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name is not allowed; allowed: the path of a folder")
+    return Path(text)
+
+
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """The arguments that select the runs of an experiment."""
     from mdlm_min.evidence.plan_file import TIERS

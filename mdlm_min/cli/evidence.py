@@ -1,21 +1,20 @@
 """`mdlm verify`, `mdlm report` and `mdlm gpu-queue`: what the golden tables say."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, folder_path
 
 
 def add_parsers(commands: Any) -> None:
     """`mdlm verify`, `mdlm report`, `mdlm gpu-queue`."""
     text = "Recompute every verdict from the golden tables and compare fresh runs with them; exit 1 if anything has moved."
     parser = add_command(commands, "verify", text, verify)
-    parser.add_argument("--runs", type=Path, help="folder of fresh runs (default: runs, if it is there)")
+    parser.add_argument("--runs", type=folder_path, help="folder of fresh runs (default: runs, if it is there)")
     parser.add_argument("--accept", action="store_true", help="write the present verdicts and hashes as the accepted ones")
     text = "Write the page with every figure, table and verdict: report.md and report.html."
     parser = add_command(commands, "report", text, report)
-    parser.add_argument("--output", type=Path, help="folder to write to (default: results)")
+    parser.add_argument("--output", type=folder_path, help="folder to write to (default: results)")
     text = "List what has not been run, with its cost on a GPU, most wanted first."
     add_command(commands, "gpu-queue", text, gpu_queue)
 
@@ -29,14 +28,16 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the two pages; where they are the committed ones, also every generated part of the others."""
-    from mdlm_min.evidence import golden, pages, report
-    from mdlm_min.run.environment import ROOT
+    from mdlm_min.evidence import golden, history, report, verdicts
+    from mdlm_min.run.files import write_whole
 
-    for path in report.write(arguments.output or golden.RESULTS):
+    tables = golden.golden_tables()
+    judged, set_after = verdicts.judge_each(tables), history.prove(tables).set_after
+    for path in report.write(arguments.output or golden.RESULTS, judged, tables, set_after):
         print(path)
     if arguments.output in (None, golden.RESULTS):
-        report.write_readme(ROOT / "README.md")
-        pages.write()
+        for path, text in report.other_pages(judged, set_after).items():
+            write_whole(path, text)
     return 0
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command, add_selection, text_name
+from mdlm_min.cli.command import add_command, add_selection, folder_path, text_name
 from mdlm_min.run.errors import InputError
 
 
@@ -19,7 +19,7 @@ def add_parsers(commands: Any) -> None:
         "--jobs", type=int, help="runs at a time (default: the tier's own, or one per core, with one thread each)"
     )
     parser.add_argument(
-        "--runs", type=Path, help="folder of the run folders (default: runs; with --text runs/NAME, NAME being the text's)"
+        "--runs", type=folder_path, help="folder of the run folders (default: runs; with --text runs/NAME, NAME being the text's)"
     )
     parser.add_argument(
         "--text", default="", help="your own corpus, a folder or file of plain text, in place of the experiment's"
@@ -33,7 +33,7 @@ def add_parsers(commands: Any) -> None:
     text = "Make the finished runs of a tier its golden ones in results/, with their curves and provenance."
     parser = add_command(commands, "publish", text, publish)
     add_selection(parser)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument("--runs", type=folder_path, default=Path("runs"), help="folder of the run folders (default: runs)")
     parser.add_argument(
         "--finished",
         action="store_true",
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.sweep import sweep
+    from mdlm_min.run.environment import code_version
 
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, arguments.text, arguments.cells)
@@ -81,6 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     runs = arguments.runs or Path("runs", text_name(arguments.text) if arguments.text else "")
     folder = runs / experiment.name / arguments.tier
     print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {folder}")
+    if (commit := code_version()).endswith("+changed"):
+        print(
+            f"sources that are not committed ({commit}): `mdlm verify` will find no commit for these runs if they are published"
+        )
     sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
     table = golden.collect(specs, runs)
     table.write(folder)

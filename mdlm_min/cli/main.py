@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from mdlm_min.cli import evidence, experiments, pretraining, sample, train, window
+from mdlm_min.cli import evaluate, evidence, experiments, finetune, generate, pretraining, sample, train, window
 from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
-GROUPS = (experiments, evidence, train, sample, window, pretraining)
+GROUPS = (experiments, evidence, train, sample, finetune, generate, window, pretraining, evaluate)
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
@@ -20,8 +20,11 @@ examples:
   mdlm run parity --arms all --seeds 5 every arm, five seeds; finished runs are kept
   mdlm train --text corpus.txt         a small model of your text, and what it writes
   mdlm sample runs/train/corpus        more of its text
+  mdlm finetune --data talk.jsonl --start runs/train/corpus   answers, learned from conversations
+  mdlm generate LLADA --chat --prompt "Why is the sky blue?" --block-length 32   an answer, shown as it is written
   mdlm window --text corpus.txt        the mask rates that F.4 predicts for your corpus
   mdlm plan 8b_pt --gpus 8 --gpu h100  memory, hours and what to change before a large run
+  mdlm eval FOLDER --tasks arc_easy    benchmarks by lm-eval; arc_easy_local reads MDLM_DATA
   mdlm verify                          every claim's verdict, recomputed from results/
   mdlm report                          results/report.md and results/report.html"""
 

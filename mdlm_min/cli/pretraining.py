@@ -1,10 +1,13 @@
 """`mdlm plan` and `mdlm export`: before and after a large pre-training run."""
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from mdlm_min.evidence.experiment import Experiment
 
 
 def add_parsers(commands: Any) -> None:
@@ -13,7 +16,7 @@ def add_parsers(commands: Any) -> None:
 
     text = "Say what a run takes: memory on each GPU by part, hours, and what to change where it does not fit."
     parser = add_command(commands, "plan", text, plan)
-    parser.add_argument("experiment", help="one that pre-trains: 04_8b_pt")
+    parser.add_argument("experiment", help="one that trains LLaDA: 04_8b_pt, 05_8b_sft")
     parser.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
     parser.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
     parser.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
@@ -23,25 +26,41 @@ def add_parsers(commands: Any) -> None:
     )
     text = "Write the newest checkpoint of a pre-training run as a folder in LLaDA's released form."
     parser = add_command(commands, "export", text, export)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("run", type=folder_path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
+    parser.add_argument("--output", type=folder_path, required=True, help="folder to write")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 (default) or float32")
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan of the first run of a tier."""
-    from mdlm_min.evidence.experiment import Experiment
-    from mdlm_min.tasks.plan import describe
+    from mdlm_min.evidence.experiment import Experiment, experiment_folders
 
     experiment = Experiment(arguments.experiment)
+    if not _has_plan(experiment):
+        planned = [folder.name for folder in experiment_folders() if _has_plan(Experiment(folder.name))]
+        raise InputError(f"experiment: {experiment.name} trains no LLaDA and has no plan; allowed: {', '.join(planned)}")
+    from mdlm_min.tasks.finetune import FinetuneConfig
+    from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
+
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
     print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
+    config = config_of(settings)
+    if isinstance(config, FinetuneConfig):
+        from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
+
+        print(evaluation.describe(model_of(config), arguments.gpus, GPUS[arguments.gpu], arguments.utilisation))
     return 0
+
+
+def _has_plan(experiment: "Experiment") -> bool:
+    """Whether its runs are on LLaDA's samples, or on conversations."""
+    data = experiment.plan["defaults"].get("data")
+    return isinstance(data, dict) and bool(data.keys() & {"source", "padding"})
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the weights and say where."""
-    from mdlm_min.tasks.pretrain import export
+    from mdlm_min.tasks.text_model import export
 
     export(arguments.run, arguments.output, arguments.dtype)
     print(arguments.output)

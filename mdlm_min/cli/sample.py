@@ -2,32 +2,32 @@
 
 import argparse
 import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_min.cli.command import folder_path
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
     from mdlm_min.tasks.text_model import TextModel
 
 STYLES = {"given": "", "filled": "bold cyan", "right": "bold green", "wrong": "bold red"}
-# Method and temperature. Of a small model's texts those by low confidence read best; at temperature 1 they can get stuck in
+# Remasking and temperature. Of a small model's texts those by low confidence read best; at temperature 1 they can get stuck in
 # repetition, at 0 they always do. Filling in: what is most probable.
 WRITING, FILLING = ("low-confidence", 0.7), ("low-confidence", 0.0)
 
 
 def add_parsers(commands: Any) -> None:
     """`mdlm sample`."""
-    text = "Print text from a trained run: written, continued from --prompt, or filled in where --infill has gaps."
+    text = "Print text from a trained run or a released LLaDA: written, continued from --prompt, or filled in at --infill's gaps."
     parser: argparse.ArgumentParser = commands.add_parser("sample", help=text, description=text)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/train/corpus")
+    parser.add_argument("run", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="text to begin with")
     what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
     parser.add_argument("--length", type=int, help="tokens per text, prompt included (default: as many as the model can read)")
     parser.add_argument("--steps", type=int, help="steps, at most as many forward passes (default: one per token)")
     parser.add_argument("--temperature", type=float, help="0 for the most probable tokens (default: 0.7; 0 with --infill)")
-    parser.add_argument("--method", help="low-confidence (default), random or ancestral")
+    parser.add_argument("--remasking", help="low-confidence (default), margin, entropy, random or ancestral")
     parser.add_argument("--count", type=int, default=1, help="number of texts (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -39,20 +39,20 @@ def sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from mdlm_min.diffusion.sampling import SamplingConfig
-    from mdlm_min.tasks.text_model import GAP, TextModel
+    from mdlm_min.tasks.text_model import TextModel, check_gaps
 
     filling = arguments.infill is not None
-    if filling and not GAP.search(arguments.infill):
-        raise InputError(f"infill: {arguments.infill!r} has no gap; write [MASK] or __ where text is wanted")
+    if filling:
+        check_gaps(arguments.infill)
     for name in ("count", "length"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"{name}: {value} is not allowed; at least 1")
     if filling and arguments.length is not None:
         raise InputError(f"length: {arguments.length} is not allowed with --infill, whose text has its own length")
-    method, temperature = FILLING if filling else WRITING
+    remasking, temperature = FILLING if filling else WRITING
     config = SamplingConfig(
-        arguments.method or method,
+        arguments.remasking or remasking,
         1 if arguments.steps is None else arguments.steps,
         temperature if arguments.temperature is None else arguments.temperature,
     )
@@ -60,7 +60,7 @@ def sample(arguments: argparse.Namespace) -> int:
     template = model.template(arguments.infill) if filling else model.continuation(arguments.prompt or "", arguments.length or 0)
     steps = template.count(model.mask_token) if arguments.steps is None else arguments.steps
     templates = torch.tensor([template]).expand(arguments.count, -1)
-    config = SamplingConfig(config.method, steps, config.temperature)
+    config = SamplingConfig(config.remasking, steps, config.temperature)
     for index, filled in enumerate(model.fill(templates, config, arguments.seed).tolist()):
         if arguments.count > 1:
             print(f"--- {index + 1} of {arguments.count}")

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import text_name
+from mdlm_min.cli.command import folder_path, text_name
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest learning rate (default: 0.003)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/train/NAME, NAME being the text's)")
+    parser.add_argument("--run", type=folder_path, help="run folder (default: runs/train/NAME, NAME being the text's)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.set_defaults(handler=train)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, folder_path
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="with --probe: seed (default: 0)")
     parser.add_argument("--figure", type=Path, default=Path("window.png"), help="figure to write (default: window.png)")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
+        "--runs", type=folder_path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
     )
 
 
@@ -112,8 +112,9 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
     from mdlm_min.diffusion.mask_rate import window_around
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
-    from mdlm_min.tasks.gradient_probe import ProbeTask, suggested_rate
+    from mdlm_min.tasks.gradient_probe import ProbeTask
     from mdlm_min.tasks.language import run
+    from mdlm_min.tasks.summaries import suggested_rate
 
     settings = {
         "data": {"corpus": config.corpus, "tokenizer": config.tokenizer, "length": config.length},
@@ -141,7 +142,7 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
 
 def _draw_probes(rows: "Sequence[Row]", path: Path) -> None:
     from mdlm_min.evidence import figure
-    from mdlm_min.tasks.gradient_probe import RATES, suggested_rate
+    from mdlm_min.tasks.summaries import RATES, suggested_rate
 
     fig, axes = figure.grid(1, 2, width=5.0)
     for ax, measure, name in (

@@ -8,8 +8,8 @@ from mdlm_min.data.parity_corpus import PREFIX, make_parities
 from mdlm_min.data.text import Source, TextConfig, cache_folder, data_folder, find_sources, load_tokens
 from mdlm_min.data.tokenizer import find_tokenizer
 from mdlm_min.run.errors import InputError
+from mdlm_min.theory.formulas import ORDERS as ORDERS
 
-ORDERS = (2, 3, 4, 5, 6)
 MINIMUM = 5  # F.4 discards n-grams that occur fewer than five times
 _PARTITION = 1 << 24  # n-grams that are counted at a time, about 0.5 GB
 _CHUNK = 1 << 20  # tokens that are hashed at a time

@@ -293,7 +293,7 @@ class PretrainData:
 def open_data(config: SamplesConfig) -> PretrainData:
     """Everything that a configuration reads. Raises InputError for what is not there, and for a vocabulary that is too small."""
     files = json_files(config.source)
-    if files is None and not _is_hub_name(config.source):
+    if files is None and not is_hub_name(config.source):
         data = load_text(TextConfig(config.source, config.tokenizer, config.length))
         tokenizer = data.tokenizer
         assert tokenizer is not None  # text was tokenized by something
@@ -349,7 +349,8 @@ def json_files(source: str) -> list[Path] | None:
     return sorted(file for file in path.rglob("*") if file.name.endswith(JSON_ENDINGS)) or None
 
 
-def _is_hub_name(source: str) -> bool:
+def is_hub_name(source: str) -> bool:
+    """Whether a source that is no path reads as the name of a hub data set: owner/name."""
     return source not in HUB and find_path(source) is None and re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) is not None
 
 

@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdlm_min.data.bigrams import PairCounts
+
 
 class Surprisal:
     """Counts of a corpus (token ids, one dimension), and what they say about other tokens."""
 
     def __init__(self, corpus: np.ndarray, vocab_size: int, strength: float = 64.0) -> None:
         """`strength` is the default k of the bigram model."""
-        train, self.size, self.strength = corpus.astype(np.int64), vocab_size, strength
+        train, self.strength = corpus.astype(np.int64), strength
         self.counts = np.bincount(train, minlength=vocab_size)
         self.probability = (self.counts + 1.0) / (self.counts + 1.0).sum()
-        self.pairs, self.pair_counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
+        self.pairs = PairCounts(train, vocab_size)
         self.before = np.bincount(train[:-1], minlength=vocab_size)
 
     def given_previous(self, before: np.ndarray, tokens: np.ndarray, strength: float | None = None) -> np.ndarray:
         """-log p(token | before), float64, for arrays of token ids of the same shape."""
         k = self.strength if strength is None else strength
-        wanted = before.astype(np.int64) * self.size + tokens
-        place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
-        seen = np.where(self.pairs[place] == wanted, self.pair_counts[place], 0)
+        seen = self.pairs(before.astype(np.int64), tokens)
         return -np.log((seen + k * self.probability[tokens]) / (self.before[before] + k))
 
     def unigram(self, tokens: Tensor) -> Tensor:

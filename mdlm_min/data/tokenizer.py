@@ -7,10 +7,11 @@ are lower-cased runs of letters and digits, for counting n-grams only.
 """
 
 import hashlib
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids; bytes that are no UTF-8 become replacement marks."""
 
+    def special_id(self, name: str) -> int | None:
+        """Id of a special token, such as "<|eot_id|>", which stands for no text; None where the tokenizer has none."""
+
+    def to_json(self) -> str:
+        """A tokenizer.json of `tokenizers` with the same tokens. Raises InputError where there can be none."""
+
 
 class Bytes:
     """Every UTF-8 byte is a token."""
@@ -53,6 +60,12 @@ class Bytes:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return bytes(tokens).decode(errors="replace")
+
+    def special_id(self, name: str) -> int | None:
+        return None
+
+    def to_json(self) -> str:
+        return byte_level_json({bytes([byte]): byte for byte in range(256)})
 
 
 class GPT2:
@@ -94,6 +107,12 @@ class GPT2:
     def decode(self, tokens: Iterable[int]) -> str:
         return self._encoding.decode(list(tokens))
 
+    def special_id(self, name: str) -> int | None:
+        return 50256 if name == "<|endoftext|>" else None
+
+    def to_json(self) -> str:
+        return byte_level_json(self._encoding._mergeable_ranks, "<|endoftext|>")
+
 
 class TrainedBPE:
     """A tokenizer read from the JSON text that `tokenizers` writes. Special tokens are never read from a text."""
@@ -103,6 +122,7 @@ class TrainedBPE:
 
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True  # a text that spells out <|mdm_mask|> must not hold a mask
+        self._text = text
         self.vocab_size = int(self._tokenizer.get_vocab_size())
         self.identity = f"bpe{self.vocab_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -112,15 +132,55 @@ class TrainedBPE:
     def decode(self, tokens: Iterable[int]) -> str:
         return str(self._tokenizer.decode(list(tokens)))
 
+    def special_id(self, name: str) -> int | None:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return next((number for number, token in added.items() if token.content == name), None)
+
+    def to_json(self) -> str:
+        return self._text
+
+
+def byte_level_json(ranks: Mapping[bytes, int], special: str = "") -> str:
+    """tokenizer.json of a byte-level BPE, its texts cut as GPT-2 cuts them, from the id of every token: of two pairs that could
+    be merged, the one of lower id is. A `special` token has the next id."""
+    import tokenizers
+    from tokenizers import models
+
+    shown_as = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2: printable bytes stand for themselves,
+    shown_as += [byte for byte in range(256) if byte not in shown_as]  # the others for the characters from 256 on
+    letters = {byte: chr(byte if index < 188 else 68 + index) for index, byte in enumerate(shown_as)}
+    words = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            pairs = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
+            index = pairs.index(min(pairs))
+            parts[index : index + 2] = [parts[index] + parts[index + 1]]
+        if len(parts) == 2:
+            merges.append((words[parts[0]], words[parts[1]]))
+    tokenizer = tokenizers.Tokenizer(models.BPE({words[token]: rank for token, rank in ranks.items()}, merges))
+    _as_bytes(tokenizer)
+    if special:
+        tokenizer.add_special_tokens([special])
+    return str(tokenizer.to_str())
+
+
+def _as_bytes(tokenizer: Any) -> None:
+    """Cut texts as GPT-2 does, and into bytes."""
+    from tokenizers import decoders, pre_tokenizers
+
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+
 
 def train_bpe(chunks: Iterable[str], size: int) -> str:
     """JSON text of a byte-level BPE with `size` tokens, trained on the chunks."""
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import models, pre_tokenizers, trainers
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    _as_bytes(tokenizer)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(chunks, trainer)
@@ -143,6 +203,12 @@ class Words:
     def decode(self, tokens: Iterable[int]) -> str:
         words = list(self._ids)
         return " ".join(words[token] for token in tokens)
+
+    def special_id(self, name: str) -> int | None:
+        return None
+
+    def to_json(self) -> str:
+        raise InputError("data.tokenizer: 'words' grows as it reads; allowed: bytes, gpt2, bpe:SIZE or a tokenizer.json")
 
 
 def check_tokenizer(name: str) -> None:

@@ -7,17 +7,20 @@ mean without t:
 
     loss = (1/L) sum_{l=1}^{L} m(l),    m(l) = mean NLL of a masked token when exactly l tokens are masked
 
-(LLaDA, arXiv:2502.09992, Eq. 6). One forward pass with l masked tokens is one sample of m(l). LLaDA draws l uniformly.
-`estimate` adds three things:
-  allocation   l is cut into strata. Passes go where the standard error falls most (Neyman allocation: share of the stratum
-               times its deviation). A third of the passes measures the deviations;
-  blocks       every stratum visits the blocks in turn;
-  regression   known properties of a pass's tokens are regressed out of its NLL: l itself, the unigram NLL of its tokens, and,
-               with enough passes, their NLL under disjoint masks that cover every token of the split once. The means of
-               these properties over the split are exact. So only what they do not explain is left to chance.
+(LLaDA, arXiv:2502.09992, Eq. 6). One forward pass with l masked tokens is one sample of m(l). LLaDA draws l uniformly, evenly
+within each block. `estimate` differs in three things:
+  allocation   l is drawn with a probability that falls as 1/sqrt(l). The mean of l tokens has a deviation of about 1/sqrt(l),
+               so this is Neyman's allocation, fixed beforehand: a pilot sample would bias the stated error. A pass has the
+               weight w that makes up for it;
+  blocks       are visited in turn, and each visit has its own cell of the distribution of l, so that a block's passes cover
+               it evenly (a Latin hypercube sample of blocks and levels);
+  regression   what is known of a pass's tokens is regressed out of its NLL: their NLL in unigrams and in bigrams, the latter
+               where the neighbour is visible, and how hard they were in the other passes of their block. The expectation of
+               these over masks is exact, and a pass's mask does not depend on the other passes. So only what they do not
+               explain is left to chance, and the mean is unbiased but for the noise of 23 coefficients, shared by all passes.
+The stated error counts no difference between blocks where all are visited: see `_variance`.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +29,12 @@ import torch
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batch, length] -> NLL of the masked, row-major
+LEAST_PAIRS = 20  # of passes of the same block, to tell the blocks' variance from that of the passes
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Test loss in nats per token and its standard error.
+    """Test loss in nats per token, its standard error, and the degrees of freedom of that error.
 
     For each stratum of l: `centres`, its mean l as a mask rate, l / length; `levels`, the mean of m(l); `level_errors`, the
     standard error of that mean. `passes`: forward passes used, each of one block.
@@ -38,10 +42,24 @@ class Estimate:
 
     loss: float
     error: float
+    freedom: float
     centres: list[float]
     levels: list[float]
     level_errors: list[float]
     passes: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval of the loss, by Student's t."""
+        half = student_t(self.freedom) * self.error
+        return self.loss - half, self.loss + half
+
+
+def student_t(freedom: float) -> float:
+    """The .975 quantile of Student's t, by the expansion in 1 / freedom (Abramowitz and Stegun, 26.7.5). Within .5% from 5 on."""
+    z, inverse = 1.959963984540054, 1 / freedom
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return sum(term * inverse**power for power, term in enumerate(terms))
 
 
 def exact_masks(levels: Tensor, length: int, generator: torch.Generator) -> Tensor:
@@ -50,19 +68,18 @@ def exact_masks(levels: Tensor, length: int, generator: torch.Generator) -> Tens
     return noise.argsort(dim=1).argsort(dim=1) < levels[:, None]
 
 
-def pass_means(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor:
-    """Mean NLL of the masked tokens of each pass: float64 [passes]. Passes with similar numbers of them share a batch."""
-    order = mask.sum(dim=1).argsort(stable=True)
-    means = torch.empty(len(tokens), dtype=torch.float64)
-    for chosen in order.split(batch):
-        means[chosen] = nll_in_place(score, tokens[chosen], mask[chosen]).sum(dim=1) / mask[chosen].sum(dim=1)
-    return means
-
-
 def nll_in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
     """NLL of the masked tokens at their positions, zero elsewhere: float64 [passes, length]."""
     values = torch.zeros(mask.shape, dtype=torch.float64)
     values[mask] = score(tokens, mask).double().cpu()
+    return values
+
+
+def in_batches(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor:
+    """`nll_in_place` for any number of passes. Those with similar numbers of masked tokens share a batch."""
+    values = torch.empty(mask.shape, dtype=torch.float64)
+    for chosen in mask.sum(dim=1).argsort(stable=True).split(batch):
+        values[chosen] = nll_in_place(score, tokens[chosen], mask[chosen])
     return values
 
 
@@ -73,9 +90,9 @@ def llada_estimate(score: Score, blocks: Tensor, draws: int, generator: torch.Ge
     """
     count, length = blocks.shape
     start = torch.randint(length, (count, 1), generator=generator)
-    levels = (start + torch.linspace(0, length * (1 - 1 / draws), draws).round().long()) % length + 1
-    tokens = blocks.repeat_interleave(draws, dim=0)
-    return float(pass_means(score, tokens, exact_masks(levels.flatten(), length, generator), batch).mean())
+    levels = ((start + torch.linspace(0, length * (1 - 1 / draws), draws).round().long()) % length + 1).flatten()
+    mask = exact_masks(levels, length, generator)
+    return float((in_batches(score, blocks.repeat_interleave(draws, dim=0), mask, batch).sum(dim=1) / levels).mean())
 
 
 def estimate(
@@ -83,99 +100,143 @@ def estimate(
 ) -> Estimate:
     """Test loss of `score` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
 
-    prior: [count, length], a property of every token that is known beforehand, such as its unigram NLL; its mean is exact.
+    prior: [count, length, 1 or 3], what is known of every token beforehand: its NLL given nothing (unigrams), and, if known,
+    given the token before it and given the token after it (bigrams; equal to the first where the block has no such neighbour).
     Raises ValueError for fewer than 24 passes per stratum.
     """
     count, length = blocks.shape
     strata = min(strata, length)
     if passes < 24 * strata:
         raise ValueError(f"passes: {passes} is not allowed; at least {24 * strata} for {strata} strata")
-    known = (prior.double() - prior.double().mean())[..., None]
-    if parts := sweep_parts(passes / count, length):
-        swept = sweep(score, blocks, parts, generator, batch)
-        known = torch.cat((known, (swept - swept.mean())[..., None]), dim=-1)
-    left = passes - parts * count
-    edges = [1 + length * index // strata for index in range(strata + 1)]
-    ranges = list(itertools.pairwise(edges))
-    shares = torch.tensor([(high - low) / length for low, high in ranges], dtype=torch.float64)
-    first = left // 3 // strata
-    samples = [_sample(score, blocks, known, low, high, first, generator, batch) for low, high in ranges]
-    deviations = torch.tensor([math.sqrt(_regress(sample).variance) for sample in samples], dtype=torch.float64)
-    missing = (shares * deviations / (shares * deviations).sum() * left - first).clamp(min=0)
-    more = (missing / missing.sum() * (left - first * strata)).floor().long().tolist()
-    for index, ((low, high), extra) in enumerate(zip(ranges, more, strict=True)):
-        if extra:
-            samples[index] = torch.cat((samples[index], _sample(score, blocks, known, low, high, extra, generator, batch)))
-    fits = [_regress(sample) for sample in samples]
-    means = torch.tensor([fit.mean for fit in fits], dtype=torch.float64)
-    errors = torch.tensor([fit.error for fit in fits], dtype=torch.float64)
+    chosen, levels, weight = plan(count, length, passes, generator)
+    mask = exact_masks(levels, length, generator)
+    nll = in_batches(score, blocks[chosen], mask, batch)
+
+    edges = torch.tensor([1 + length * index // strata for index in range(strata + 1)])
+    stratum = torch.bucketize(levels, edges, right=True) - 1
+    centres, shares = (edges[:-1] + edges[1:] - 1).double() / 2, edges.diff().double() / length
+    inside = torch.nn.functional.one_hot(stratum, strata).double()
+    columns = torch.cat((inside, (levels - centres[stratum])[:, None] / length), dim=1)
+    columns = torch.cat((columns, _features(nll, mask, chosen, prior.double(), columns, weight)), dim=1)
+    fit = _regress(nll.sum(dim=1) / levels, columns, weight)
+
+    parts = inside * weight[:, None] / (inside * weight[:, None]).sum(dim=0)  # what a pass counts in the mean of its stratum
+    variance, freedom = _variance(fit.residual, parts @ shares, chosen, levels / length, count)
+    means = fit.solution[:strata]
     return Estimate(
-        float((shares * means).sum()), float((shares * errors).square().sum().sqrt()),
-        [(low + high - 1) / 2 / length for low, high in ranges], means.tolist(), errors.tolist(),
-        parts * count + sum(map(len, samples)),
+        float(means @ shares), math.sqrt(variance), freedom, (centres / length).tolist(), means.tolist(),
+        [math.sqrt(_variance(fit.residual, part, chosen, levels / length, count)[0]) for part in parts.T], passes,
     )  # fmt: skip
 
 
-def sweep_parts(passes_per_block: float, length: int) -> int:
-    """Number of disjoint masks that cover a block: a power of two, at most an eighth of its passes. 0 (none) below 32 passes."""
-    return 0 if passes_per_block < 32 else min(length, 1 << int(math.log2(passes_per_block / 8)))
+def plan(count: int, length: int, passes: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Which block each pass is of, how many tokens it masks, and its weight (mean 1): three tensors [passes].
+
+    Every block is visited as often as any other, give or take one. On visit v of V, the place of a block in the distribution
+    of l is drawn from [v/V, (v+1)/V), evenly over the blocks. The last, incomplete round draws from all of it.
+    """
+    density = torch.arange(1, length + 1, dtype=torch.float64).rsqrt()
+    density /= density.sum()
+    rounds, rest = divmod(passes, count)
+    chosen, places = [], []
+    for first, number, width in [(visit / rounds, count, 1 / rounds) for visit in range(rounds)] + [(0.0, rest, 1.0)]:
+        chosen.append(torch.randperm(count, generator=generator)[:number])
+        places.append(
+            first + width * (torch.arange(number) + torch.rand(number, generator=generator, dtype=torch.float64)) / number
+        )
+    level = torch.searchsorted(density.cumsum(dim=0), torch.cat(places), right=True).clamp(max=length - 1)
+    return torch.cat(chosen), level + 1, 1 / (length * density[level])
 
 
-def sweep(score: Score, blocks: Tensor, parts: int, generator: torch.Generator, batch: int) -> Tensor:
-    """NLL of every token once: float64 [count, length]. Each block has `parts` passes whose masks are disjoint and cover it."""
-    part = torch.rand(blocks.shape, generator=generator).argsort(dim=1) % parts
-    found = torch.zeros(blocks.shape, dtype=torch.float64)
-    for number in range(parts):
-        for rows in torch.arange(len(blocks)).split(batch):
-            found[rows] += nll_in_place(score, blocks[rows], part[rows] == number)
-    return found
+def _features(nll: Tensor, mask: Tensor, chosen: Tensor, prior: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+    """Properties of passes whose expectation over blocks and masks is zero, each also times the mask rate: [passes, features].
+
+    The known properties (`_known`): of the masked tokens less what is expected of a mask of that size; of the block less that of
+    all blocks. Hardness: by how much a token's NLL exceeded the one that the known properties let expect, in the other passes
+    of the same block that masked it, as a mean that is drawn to zero as if one more pass had found nothing; of the masked
+    tokens less that of the block.
+    """
+    levels = mask.sum(dim=1, keepdim=True).double()
+    rate = levels / mask.shape[1] - 0.5
+    known, expected, of_block = _known(prior, chosen, mask)
+    of_masked = torch.einsum("plk,pl->pk", known, mask.double()) / levels
+    found = torch.cat((of_masked - expected, of_block), dim=1)
+    found = torch.cat((found, found * rate), dim=1)
+    means = nll.sum(dim=1) / levels[:, 0]
+    fit = _regress(means, torch.cat((columns, found), dim=1), weight)
+    constant, changing = fit.solution[columns.shape[1] :].view(2, -1)[:, : known.shape[2]]
+    of_token = torch.einsum("plk,pk->pl", known - of_masked[:, None], constant + rate * changing)
+    excess = (nll - (means - fit.error)[:, None] - of_token) * mask
+    blocks, row = chosen.unique(return_inverse=True)
+    total = torch.zeros(len(blocks), mask.shape[1], dtype=torch.float64).index_add(0, row, excess)
+    seen = torch.zeros_like(total).index_add(0, row, mask.double())
+    hardness = (total[row] - excess) / (seen[row] - mask.double() + 1)
+    contrast = (hardness * mask).sum(dim=1, keepdim=True) / levels - hardness.mean(dim=1, keepdim=True)
+    return torch.cat((found, contrast, contrast * rate), dim=1)
+
+
+def _known(prior: Tensor, chosen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is known of tokens: their properties [passes, length, k]; the expected mean of each over the masked tokens, for a mask
+    of that size [passes, k]; and means over the block less those over all blocks [passes, j].
+
+    The properties are the unigram NLL; what the neighbours would take from it; what those neighbours that are visible take
+    from it (k = 3, j = 2). Without the latter columns of the prior only the first (k = j = 1).
+    """
+    length, own = mask.shape[1], prior[chosen]
+    if prior.shape[2] == 1:
+        whole = prior.mean(dim=1)
+        return own, whole[chosen], (whole - whole.mean(dim=0))[chosen]
+    visible = torch.zeros(*mask.shape, 2, dtype=torch.float64)
+    visible[:, 1:, 0], visible[:, :-1, 1] = ~mask[:, :-1], ~mask[:, 1:]
+    taken = own[..., 1:] - own[..., :1]
+    known = torch.stack((own[..., 0], taken.sum(dim=-1), (taken * visible).sum(dim=-1)), dim=-1)
+    whole = torch.stack((prior[..., 0].mean(dim=1), (prior[..., 1:] - prior[..., :1]).sum(dim=-1).mean(dim=1)), dim=-1)
+    share = (length - mask.sum(dim=1)).double() / max(1, length - 1)  # of the masks with a token that show a neighbour of it
+    expected = torch.cat((whole[chosen], whole[chosen, 1:] * share[:, None]), dim=1)
+    return known, expected, (whole - whole.mean(dim=0))[chosen]
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Mean of a stratum, its standard error, and the variance of one pass around the regression."""
+    """Weighted least squares: coefficients; what is left of each row; the same, enlarged by the variance that the fit took."""
 
-    mean: float
-    error: float
-    variance: float
-
-
-def _regress(sample: Tensor) -> _Fit:
-    """Least squares of the first column on the others. These are centred on their exact means, so the intercept is the mean."""
-    design = torch.cat((torch.ones(len(sample), 1, dtype=torch.float64), sample[:, 1:]), dim=1)
-    used = design.std(dim=0) > 1e-12
-    used[0] = True
-    design = design[:, used]
-    inverse = torch.linalg.pinv(design.T @ design, hermitian=True)
-    solution = inverse @ (design.T @ sample[:, :1])
-    variance = float((sample[:, :1] - design @ solution).square().sum()) / max(1, len(sample) - design.shape[1])
-    return _Fit(float(solution[0]), math.sqrt(variance * float(inverse[0, 0])), variance)
+    solution: Tensor
+    error: Tensor
+    residual: Tensor
 
 
-def _sample(
-    score: Score, blocks: Tensor, known: Tensor, low: int, high: int, passes: int, generator: torch.Generator, batch: int
-) -> Tensor:
-    """Passes with low .. high - 1 masked tokens, one row each: [passes, 2 + 2 features].
+def _regress(values: Tensor, columns: Tensor, weight: Tensor) -> _Fit:
+    """Least squares of `values` [passes] on `columns`, weighted. `residual` is divided by sqrt(1 - leverage)."""
+    root = weight.sqrt()[:, None]
+    scaled = columns * root
+    inverse = torch.linalg.pinv(scaled.T @ scaled, hermitian=True)
+    solution = inverse @ (scaled.T @ (values[:, None] * root))[:, 0]
+    error = values - columns @ solution
+    leverage = ((scaled @ inverse) * scaled).sum(dim=1)
+    return _Fit(solution, error, error / (1 - leverage).clamp(min=0.05).sqrt())
 
-    Columns: mean NLL; the number of masked tokens; the means of `known` ([count, length, features], each of mean zero) over
-    the masked tokens, and over the whole block. All columns but the first have mean zero.
+
+def _variance(residual: Tensor, part: Tensor, chosen: Tensor, rate: Tensor, count: int) -> tuple[float, float]:
+    """Variance of sum(part * residual), for parts [passes] that sum to one, and its degrees of freedom.
+
+    A residual is the pass's own error plus sqrt(1 - t) times a deviation of its block, of variance D. (On three trained models
+    D is then much the same from t = 0 to .8. With all tokens masked a model knows the prior alone, which is regressed out.) Let
+    P_b be the sum of part * sqrt(1 - t) in block b. Only sum (P_b - mean)^2 D of the deviations' variance is error, nothing where
+    all blocks count alike. D is found from products of two passes of a block that are neighbours in t. The estimate is a sum
+    over blocks, whose scatter gives the degrees of freedom (Satterthwaite).
     """
-    count, length = blocks.shape
-    levels, chosen = _even_levels(low, high - 1, passes, generator), _in_turn(count, passes, generator)
-    mask = exact_masks(levels, length, generator)
-    values = pass_means(score, blocks[chosen], mask, batch)
-    of_masked = torch.einsum("plf,pl->pf", known[chosen], mask.double()) / levels[:, None]
-    level = levels[:, None] - (low + high - 1) / 2
-    return torch.cat((values[:, None], level, of_masked, known[chosen].mean(dim=1)), dim=1)
-
-
-def _even_levels(low: int, high: int, passes: int, generator: torch.Generator) -> Tensor:
-    """`passes` numbers from low .. high in random order. Each occurs as often as any other, give or take one."""
-    places = (torch.arange(passes) + torch.rand((), generator=generator)) * (high - low + 1) / passes
-    return low + places.long().clamp(max=high - low)[torch.randperm(passes, generator=generator)]
-
-
-def _in_turn(count: int, passes: int, generator: torch.Generator) -> Tensor:
-    """`passes` random indices of blocks. No block occurs a second time before all have occurred once."""
-    rounds = [torch.randperm(count, generator=generator) for _ in range(-(-passes // count))]
-    return torch.cat(rounds)[:passes]
+    used = part > 0
+    part, chosen, rate, error = part[used], chosen[used], rate[used], (part * residual)[used]
+    order = rate.argsort(stable=True)
+    order = order[chosen[order].argsort(stable=True)]
+    block, error, own = chosen[order].unique_consecutive(return_inverse=True)[1], error[order], (part * (1 - rate).sqrt())[order]
+    sums = torch.zeros(int(block[-1]) + 1, dtype=torch.float64)
+    terms = sums.index_add(0, block, error.square())
+    pairs = block[1:] == block[:-1]
+    if pairs.sum() >= LEAST_PAIRS:
+        no_error = own.square().sum() - sums.index_add(0, block, own).square().sum() + own.sum().square() / count
+        common = sums.index_add(0, block[1:][pairs], (error[1:] * error[:-1])[pairs])
+        less = terms - common * no_error / (own[1:] * own[:-1])[pairs].sum().clamp(min=1e-12)
+        terms = less if less.sum() > 0 else terms  # else chance has hidden the passes' own error: the larger estimate stands
+    variance = float(terms.sum())
+    return variance, max(2.0, 2 * variance**2 / max(float((terms - terms.mean()).square().sum()), 1e-300))

@@ -181,15 +181,19 @@ class ScheduledDiffusion:
         mask: Tensor,
         rate: Tensor | None,
         whole: tuple[int, int] | None = None,
+        divisor: Tensor | None = None,
         context: Context | None = None,
     ) -> Tensor:
         """The batch's loss, a scalar, from the loss of each masked token ([masked], row-major). `whole`: sequences and tokens
-        of the whole batch, where these rows are a part of it."""
+        of the whole batch, where these rows are a part of it. `divisor`: [batch], in the place of these tokens
+        (objective.divisors)."""
         if rate is None:
             raise ValueError("a schedule's masks have rates")
         context = replace(context or Context(*mask.shape), nll=nll.detach())
         weight = self.schedule.weight(rate, mask, context).to(nll)
         each = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
+        if divisor is not None:
+            return (nll * each / divisor[:, None].expand(mask.shape)[mask]).sum()
         sizes = context.sizes()
         tokens = whole[1] if whole else int(sizes.sum()) if isinstance(sizes, Tensor) else sizes * len(mask)
         return (nll * each).sum() / tokens

@@ -3,6 +3,9 @@
 A loss has two independent choices: what a masked token costs (cross-entropy, squared error) and what a sequence's
 masked tokens weigh. Every loss is a mean over sequences and per token of the sequence. With weight "1/t" and t uniform on
 [0, 1] it is then the bound on the negative log-likelihood in nats per token.
+
+Where a part of each sequence is trained on, the answer of a prompt, a third choice is what the sum is divided by. The field has
+several, and fine-tuned models differ between them; `divisors` has them by name.
 """
 
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 
 WEIGHTS = ("1/t", "1/(t p(t))", "none", "mean")
 TOKEN_LOSSES = ("cross_entropy", "squared_error")
+DIVISORS = ("answer", "token", "batch", "masked")
 
 
 def sign_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -23,6 +27,21 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square() / 2
 
 
+def divisors(name: str, answers: Tensor, masked: Tensor) -> Tensor:
+    """What each sequence's weighted sum is divided by, float32 [sequences]; the loss is the sum of the quotients.
+
+    answers: tokens of each sequence's answer, what follows it in the loss included; masked: how many of them are masked; both
+    int64 [sequences], of the whole batch: all processes and all passes of a step.
+      "answer"   the answer's own tokens times the number of sequences (LLaDA's guidelines; "sequence" in dllm);
+      "token"    the tokens of all answers ("token" in dllm, which counts those of the local device; NeMo; SMDM; d1);
+      "batch"    the number of sequences ("batch" in dllm);
+      "masked"   the masked tokens of all answers (dFactory's mean over masked tokens, with weight "none").
+    """
+    count = len(answers)
+    whole = {"answer": answers * count, "token": answers.sum(), "batch": torch.tensor(count), "masked": masked.sum()}[name]
+    return whole.clamp(min=1).float().expand(count)
+
+
 def masked_loss(
     token_loss: Tensor,
     mask: Tensor,
@@ -30,6 +49,7 @@ def masked_loss(
     weight: str,
     density: Tensor | None = None,
     whole: tuple[int, int] | None = None,
+    divisor: Tensor | None = None,
 ) -> Tensor:
     """Mean over sequences of the weighted sum of the masked tokens' losses; a scalar.
 
@@ -37,6 +57,7 @@ def masked_loss(
     density: p(t) at each of these rates, [batch]. Both are needed only by the weights that name them.
     whole: sequences and tokens of the whole batch, where these rows are a part of it or padded; the parts' losses then add up
     to the batch's, whose L is the mean length.
+    divisor: [batch], in the place of L times the number of sequences, for the weights that have an L: see `divisors`.
     weight, for a sequence of L tokens, M of them masked at rate t:
       "1/t"          sum / (t L): Eq. 1 and the objective of section 5, divided by L. The likelihood bound for t ~ U[0,1] only;
       "1/(t p(t))"   sum / (t p(t) L): the likelihood bound for every density p that is positive on (0, 1]; for another one the
@@ -46,15 +67,15 @@ def masked_loss(
     """
     batch, columns = mask.shape
     sequences, tokens = whole or (batch, batch * columns)
-    length = tokens / sequences
-    if weight == "mean":
+    length = tokens / sequences if divisor is None else divisor / sequences
+    if weight == "mean" and divisor is None:
         scale = 1 / mask.sum(dim=1).clamp(min=1)
     elif weight == "none":
-        scale = torch.full((batch,), 1 / length, device=mask.device)
+        scale = torch.ones(batch, device=mask.device) * (1 / length)
     elif weight == "1/t" and rate is not None:
         scale = 1 / (rate * length)
     elif weight == "1/(t p(t))" and rate is not None and density is not None:
         scale = 1 / (rate * density * length)
     else:
-        raise ValueError(f"weight {weight!r} with rate {rate} and density {density}")
+        raise ValueError(f"weight {weight!r} with rate {rate}, density {density} and divisor {divisor}")
     return (token_loss * scale[:, None].expand(batch, columns)[mask]).sum() / sequences

@@ -27,8 +27,8 @@ class Process(Protocol):
 class MaskedDiffusion:
     """Masked diffusion (Definitions 3.4 and 3.6): t from `rate`, each token masked with probability t, `weight` on the loss.
 
-    `weight` is one of objective.WEIGHTS. Raises InputError for an unknown weight, and for a mask rate that the weight is not
-    defined for: t = 0 under an inverse of t, a fixed rate under 1/(t p(t)).
+    `weight` is one of objective.WEIGHTS. Raises InputError for an unknown weight, for a mask rate that is always 0, and for one
+    that the weight is not defined for: t = 0 under an inverse of t, a fixed rate under 1/(t p(t)).
     """
 
     rate: MaskRate
@@ -42,6 +42,8 @@ class MaskedDiffusion:
                 f"mask_rate: {self.rate.text!r} can be t = 0, where weight {self.weight} is infinite; allowed: t > 0, or "
                 f"weight none, mean"
             )
+        if self.rate.highest == 0:
+            raise InputError(f"mask_rate: {self.rate.text!r} masks nothing, and nothing would be learned; allowed: rates above 0")
         self._density(torch.tensor([self.rate.mean]))
 
     def _density(self, rate: Tensor | None) -> Tensor | None:
@@ -52,9 +54,16 @@ class MaskedDiffusion:
         rate = self.rate.sample(batch, generator)
         return bernoulli(rate, length, generator), rate
 
-    def loss(self, nll: Tensor, mask: Tensor, rate: Tensor | None, whole: tuple[int, int] | None = None) -> Tensor:
+    def loss(
+        self,
+        nll: Tensor,
+        mask: Tensor,
+        rate: Tensor | None,
+        whole: tuple[int, int] | None = None,
+        divisor: Tensor | None = None,
+    ) -> Tensor:
         """Training loss, a scalar: see objective.masked_loss. `nll` holds the loss of each masked token, [masked]."""
-        return masked_loss(nll, mask, rate, self.weight, self._density(rate), whole)
+        return masked_loss(nll, mask, rate, self.weight, self._density(rate), whole, divisor)
 
 
 @dataclass(frozen=True)

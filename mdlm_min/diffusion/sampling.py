@@ -1,54 +1,138 @@
 """Generation: masked tokens are filled in over a number of steps, from a model's scores alone.
 
 A template (int64 [batch, length]) holds the mask token wherever a token is wanted; all other tokens stay as they are. Text
-from nothing, a prompt's continuation and infilling are templates of different shapes. The methods differ in which positions a
-step reveals:
+from nothing, a prompt's continuation and infilling are templates of different shapes. Templates of different lengths share a
+batch: they are padded on the right, and nothing attends to the padding. `remasking` says which positions a step fixes:
   ancestral       each masked position with probability (t - s) / t, on the time grid t = 1, 1 - 1/N, ..., down to s = 0: the
-  reverse
-                  process of MDLM (arXiv:2406.07524, Eq. 7). Positions revealed in one step are drawn independently, so the
+                  reverse process of MDLM (arXiv:2406.07524, Eq. 7). Positions fixed in one step are drawn independently, so the
                   distribution is the model's own only for many steps;
-  random          as many in each step, chosen at random (LLaDA's "random" remasking). With a step for every masked position
-                  the tokens are drawn one by one in a random order: the model's own distribution, with no grid error;
-  low-confidence  as many in each step, those whose chosen token has the highest probability (LLaDA, arXiv:2502.09992: the
-                  rest, of low confidence, is masked again).
+  random          as many in each step, chosen at random. With a step for every masked position the tokens are drawn one by one
+                  in a random order: the model's own distribution, with no grid error;
+  low-confidence, margin, entropy
+                  as many in each step, those of the highest confidence (remasking.py).
+
+Exact are all settings but four: the tokens are those of the plain algorithm, which scores everything in every step. What is
+saved is exact: the last block and the head are computed only at positions that may be fixed now, and a row takes part in a pass
+only while it has such positions. `threshold` and `factor` (fix more positions where the model is sure), and `cache` (keep keys
+and values) are approximate: faster, with other tokens.
 
 All noise comes from streams keyed by seed, item and step, and is drawn on the CPU. So an item's noise does not depend on its
-neighbours in the batch, on its place there or on the device.
+neighbours in the batch, on its place there or on the device. What is left of them is rounding, which matters where two positions
+are equally confident but for it: in a sequence of masks alone, read with rotary positions, all are.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from mdlm_min.diffusion.generation_record import Generation
+from mdlm_min.diffusion.reading import CACHES, Reader, Scorer
+from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules, choose, confident, top
+from mdlm_min.diffusion.schedule import Schedule
+from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 
-METHODS = ("ancestral", "random", "low-confidence")
-Scorer = Callable[
-    [Tensor, Tensor], Tensor
-]  # tokens [batch, length], positions (bool, same shape) -> logits [positions, vocabulary]
+REMASKING = ("ancestral", "random", *CONFIDENCES)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a template is filled. At `temperature` 0 the most probable token is chosen; 1 draws from the model's distribution."""
 
-    method: str = "low-confidence"
-    steps: int = 64
-    temperature: float = 1.0
+    remasking: Annotated[str, OneOf(REMASKING)] = "low-confidence"
+    steps: Annotated[int, Range(1)] = 64
+    temperature: Annotated[float, Range(0, float("inf"), open_most=True)] = 1.0
+    block_length: Annotated[int, Range(0)] = 0  # blocks are filled from left to right; 0: one block
+    cfg_scale: Annotated[float, Range(0, 1e6)] = 0.0  # classifier-free guidance; 0: none
+    # Approximate: see the top of the file. 0 turns them off.
+    threshold: Annotated[float, Range(0, 1)] = 0.0  # fix every position whose confidence reaches it
+    factor: Annotated[float, Range(0, 1e6)] = 0.0  # fix as many as confidence allows, the more, the surer (remasking.confident)
+    cache: Annotated[str, OneOf(CACHES)] = "none"
+    refresh: Annotated[int, Range(0)] = 0  # a cache is renewed in every so many passes; 0: at each block's start only
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method: {self.method!r} is unknown; allowed: {', '.join(METHODS)}")
-        if self.steps < 1:
-            raise InputError(f"steps: {self.steps} is not allowed; at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature: {self.temperature} is not allowed; at least 0 (0 for the most probable token)")
+        check_fields(self)
+        for name in ("threshold", "factor"):
+            if getattr(self, name) and self.remasking != "low-confidence":
+                raise InputError(f"{name}: needs remasking 'low-confidence', whose confidence is a probability")
+        if self.threshold and self.factor:
+            raise InputError("factor: is not allowed together with threshold; choose one")
+        if self.refresh and self.cache == "none":
+            raise InputError("refresh: needs a cache, prefix or dual")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tokens are those of the plain algorithm."""
+        return not (self.threshold or self.factor) and (self.cache == "none" or self.refresh == 1)
 
 
 @torch.no_grad()
+def generate(
+    score: Scorer,
+    template: Tensor,
+    rules: TokenRules,
+    config: SamplingConfig,
+    seed: int = 0,
+    items: Sequence[int] | None = None,
+    lengths: Sequence[int] | None = None,
+    watch: Callable[[Tensor], None] | None = None,
+) -> Generation:
+    """`template` with every wanted token filled in, and what it took.
+
+    `score` is called for each step that fixes anything, and only for the rows and positions that it needs. `items` number the
+    rows (default: 0, 1, ...): a row's noise is a function of `seed`, its number and the step. `lengths`: each row's own length,
+    behind which it is padding (default: no padding). With a stop token in `rules`, a row is done as soon as one is fixed and
+    nothing before it is masked; what is wanted after it becomes the stop token too. `watch` sees the tokens after each step.
+
+    Raises InputError for fewer steps than a row has blocks, for rules that leave no token to choose, and for `defer` where no
+    confidence is used.
+    """
+    if rules.defer and config.remasking not in CONFIDENCES:
+        raise InputError(f"defer: needs remasking by confidence ({', '.join(CONFIDENCES)}), not {config.remasking!r}")
+    started = time.perf_counter()
+    batch, length = template.shape
+    tokens, items = template.clone(), range(batch) if items is None else items
+    lengths = [length] * batch if lengths is None else lengths
+    column = torch.arange(length, device=template.device)
+    real = column < torch.tensor(lengths, device=template.device)[:, None]
+    wanted = (template == rules.mask) & real
+    schedule = Schedule(wanted, config.block_length, config.steps)
+    reader = Reader(
+        score, rules.mask, wanted, None if min(lengths, default=length) == length else real, config.cfg_scale, config.cache,
+        config.refresh,
+    )  # fmt: skip
+    first = wanted & (wanted.cumsum(dim=1) == 1)
+    masked = wanted.clone()
+    while masked.any():
+        schedule.advance(masked)
+        alive, numbers = schedule.places.any(dim=1).tolist(), schedule.number.tolist()
+        noise = [
+            stream(seed, f"unmask {item}", number) if live else None
+            for item, number, live in zip(items, numbers, alive, strict=True)
+        ]
+        asked = _asked(schedule, config.remasking, noise, lengths)
+        if not asked.any():
+            continue
+        scores = reader(tokens, asked, schedule.block, schedule.block_of)
+        chosen, confidence = choose(scores, asked, first, rules, config.remasking, config.temperature, noise)
+        if config.remasking in CONFIDENCES:
+            sure = confident(confidence, asked, config.threshold, config.factor)
+            asked = top(confidence, asked, schedule.count.maximum(sure))
+        tokens, masked = torch.where(asked, chosen, tokens), masked & ~asked
+        if rules.stop:
+            tokens, masked = _stopped(tokens, masked, wanted, rules.stop)
+        if watch is not None:
+            watch(tokens)
+    answer = wanted & ~_after_stop(tokens, masked, wanted, rules.stop, with_stop=True)
+    counts, passes = answer.sum(dim=1).tolist(), reader.passes.tolist()  # waits for the device
+    return Generation(tokens, passes, counts, time.perf_counter() - started)
+
+
 def unmask(
     score: Scorer,
     template: Tensor,
@@ -58,61 +142,35 @@ def unmask(
     suppress: Collection[int] = (),
     items: Sequence[int] | None = None,
 ) -> Tensor:
-    """`template` with every mask token filled in: int64 [batch, length].
-
-    `score` is called once for each step that reveals anything, and only for the positions that it needs. The mask token and
-    the tokens in `suppress` are never produced, at any temperature. `items` number the rows (default: 0, 1, ...): a row's
-    noise is a function of `seed`, its number and the step.
-    """
-    tokens = template.clone()
-    items = range(len(template)) if items is None else items
-    wanted = (template == mask_token).sum(dim=1)
-    for step in range(config.steps):
-        masked = tokens == mask_token
-        noise = [stream(seed, f"unmask {item}", step) for item in items]
-        count = wanted // config.steps + (step < wanted % config.steps)  # LLaDA's allocation: the first steps take the remainder
-        if config.method == "low-confidence":
-            asked = masked & (count > 0)[:, None]
-        else:
-            u = torch.stack([torch.rand(template.shape[1], generator=row, dtype=torch.float64) for row in noise])
-            u = u.to(tokens.device)
-            # (t - s) / t with t = 1 - step / N and s = t - 1 / N.
-            asked = masked & (u < 1 / (config.steps - step)) if config.method == "ancestral" else _top(u, masked, count)
-        if not asked.any():
-            continue
-        chosen, confidence = _choose(score(tokens, asked), asked, mask_token, config.temperature, noise, suppress)
-        if config.method == "low-confidence":
-            asked = asked & _top(confidence, asked, count)
-        tokens = torch.where(asked, chosen, tokens)
-    return tokens
+    """`template` with every mask token filled in: int64 [batch, length]. `generate` for those who need the tokens alone."""
+    return generate(score, template, TokenRules(mask_token, frozenset(suppress)), config, seed, items).tokens
 
 
-def _top(priority: Tensor, masked: Tensor, count: Tensor) -> Tensor:
-    """The `count` ([batch]) masked positions of highest priority in each row; of equals, the first. bool [batch, length]."""
-    order = priority.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(dim=1) < count[:, None]
+def _asked(schedule: Schedule, remasking: str, noise: list[torch.Generator | None], lengths: Sequence[int]) -> Tensor:
+    """Positions whose scores this step needs, bool [batch, length]: those it fixes, where scores do not decide which."""
+    places = schedule.places
+    if remasking in CONFIDENCES:
+        return places & (schedule.count > 0)[:, None]
+    u = torch.zeros(places.shape, dtype=torch.float64)
+    for row, (generator, length) in enumerate(zip(noise, lengths, strict=True)):
+        if generator is not None:
+            u[row, :length] = torch.rand(length, generator=generator, dtype=torch.float64)
+    u = u.to(places.device)
+    if remasking == "random":
+        return top(u, places, schedule.count)
+    return places & (u < 1 / schedule.left[:, None])  # (t - s) / t with s one step below t
 
 
-def _choose(
-    logits: Tensor, asked: Tensor, mask_token: int, temperature: float, noise: list[torch.Generator], suppress: Collection[int]
-) -> tuple[Tensor, Tensor]:
-    """A token for every asked position and its probability under the model, where they stand: int64 and float64 [batch, length].
+def _after_stop(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int], with_stop: bool = False) -> Tensor:
+    """Wanted positions after the first stop token of each row before which nothing is masked: bool [batch, length]."""
+    ends = torch.isin(tokens, torch.tensor(sorted(stop), dtype=tokens.dtype, device=tokens.device)) & wanted & ~masked
+    settled = ends & (masked.cumsum(dim=1) == 0)
+    ended = settled.cumsum(dim=1) > 0
+    return wanted & ended if with_stop else wanted & ended & ~(settled & (settled.cumsum(dim=1) == 1))
 
-    Adding Gumbel noise times the temperature and taking the largest is a draw from softmax(logits / temperature). In float64: at
-    lower precision the noise's tail is cut, which acts like a lower temperature (arXiv:2409.02908).
-    """
-    logits = logits.to(torch.float64, copy=True)
-    forbidden = sorted(token for token in {mask_token, *suppress} if token < logits.shape[1])
-    logits[:, forbidden] = -torch.inf
-    noisy = logits
-    if temperature:
-        shapes = [(count, logits.shape[1]) for count in asked.sum(dim=1).tolist()]
-        drawn = [
-            torch.empty(shape, dtype=torch.float64).exponential_(generator=row) for shape, row in zip(shapes, noise, strict=True)
-        ]
-        noisy = logits - temperature * torch.cat(drawn).log().to(logits.device)
-    best = noisy.argmax(dim=1)
-    chosen, confidence = torch.zeros_like(asked, dtype=torch.int64), torch.zeros_like(asked, dtype=torch.float64)
-    chosen[asked] = best
-    confidence[asked] = logits.softmax(dim=1).gather(1, best[:, None])[:, 0]
-    return chosen, confidence
+
+def _stopped(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int]) -> tuple[Tensor, Tensor]:
+    """Tokens and masked positions where rows that have ended are done: their stop token fills what was wanted after it."""
+    after = _after_stop(tokens, masked, wanted, stop)
+    first = (_after_stop(tokens, masked, wanted, stop, with_stop=True) & ~after).int().argmax(dim=1, keepdim=True)
+    return torch.where(after, tokens.gather(1, first), tokens), masked & ~after

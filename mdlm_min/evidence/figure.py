@@ -1,25 +1,25 @@
-"""Drawing for all experiments: one style, colours that stay apart for colour-blind readers, files written whole."""
+"""Drawing for all experiments: one style, colours that stay apart for colour-blind readers, files written whole.
 
+matplotlib is loaded when something is drawn: claims.py imports this file, and most commands draw nothing.
+"""
+
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from mdlm_min.run.files import write_whole
 
-mpl.rcParams.update(
-    {"axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9}
-)
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    Axes = Any  # claims.py has it in its annotations
 
 COLOURS = (
     "#0072B2",
@@ -37,9 +37,22 @@ COLOURS = (
 PUBLISHED = {"linestyle": "--", "linewidth": 1.0}
 
 
-def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **options: Any) -> tuple[Figure, np.ndarray]:
+@functools.cache
+def pyplot() -> Any:
+    """matplotlib.pyplot, which draws to files, in the suite's style."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes: dict[Any, Any] = {"axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9}
+    mpl.rcParams.update(sizes | {"xtick.labelsize": 9, "ytick.labelsize": 9})
+    return plt
+
+
+def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **options: Any) -> "tuple[Figure, np.ndarray]":
     """A figure and its axes [rows, columns]."""
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **options
     )
     for ax in axes.flat:
@@ -51,10 +64,12 @@ def grid(rows: int, columns: int, width: float = 4.6, height: float = 3.2, **opt
 
 def ordered(index: int, count: int) -> str:
     """Colour `index` of `count` that stand in an order."""
-    return mpl.colors.to_hex(plt.get_cmap("turbo")(0.05 + 0.9 * index / (count - 1)))
+    from matplotlib.colors import to_hex
+
+    return to_hex(pyplot().get_cmap("turbo")(0.05 + 0.9 * index / (count - 1)))
 
 
-def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
+def seed_band(ax: "Axes", curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
     """Median over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
 
     A run that stopped early keeps its last value. The median, not the mean: seeds tend to have learned or not.
@@ -66,7 +81,7 @@ def seed_band(ax: Axes, curves: Sequence[pd.DataFrame], metric: str, colour: str
     ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
 
-def legend_below(figure: Figure, columns: int) -> None:
+def legend_below(figure: "Figure", columns: int) -> None:
     """One legend for all axes without one of their own, below them, where it hides no curve; each label once."""
     found: dict[str, Artist] = {}
     for ax in figure.axes:
@@ -76,10 +91,10 @@ def legend_below(figure: Figure, columns: int) -> None:
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
     """Write a PNG whole, without a date in it, and free the figure."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    pyplot().close(figure)
     write_whole(path, out.getvalue())
     return path

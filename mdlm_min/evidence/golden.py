@@ -236,6 +236,11 @@ def _check_records(runs: Any) -> None:
                 value = value.get(key) if isinstance(value, dict) else None
             if type(value) not in kinds:
                 raise ValueError(f"{path} of {name} is {value!r:.40}; allowed: a {kinds[-1].__name__}")
+        starts = record["environment"].get("starts", [])
+        if not isinstance(starts, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("commit"), str) for one in starts
+        ):
+            raise ValueError(f"environment.starts of {name} is no list of starts with their commits")
         if not 0 <= record["config"]["seed"] < 2**63:
             raise ValueError(f"config.seed of {name} is out of range")
 

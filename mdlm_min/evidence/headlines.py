@@ -6,6 +6,7 @@ experiments/headlines.toml says which claims make a row: [[headline]] with its `
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mdlm_min.evidence.claim import VERDICTS, Verdict
@@ -14,6 +15,7 @@ from mdlm_min.evidence.verdicts import Judged
 from mdlm_min.run.errors import InputError
 
 PATH = EXPERIMENTS / "headlines.toml"
+DAGGER = "†"
 KEYS = {"text", "paper_size", "scaled_down", "missing"}
 
 
@@ -40,8 +42,9 @@ def short(verdict: Verdict) -> str:
     return "" if math.isnan(verdict.ours) else f"{verdict.ours:.2g}"
 
 
-def headlines(judged: Judged) -> list[Headline]:
-    """The rows for these verdicts. Raises InputError where the file names an unknown key or claim."""
+def headlines(judged: Judged, set_after: Mapping[str, str]) -> list[Headline]:
+    """The rows for these verdicts, with a dagger at what was set after its runs. Raises InputError where the file names an
+    unknown key or claim."""
     table = tomllib.loads(PATH.read_text())
     verdicts = {claim.id: verdict for claim, verdict in judged}
 
@@ -49,6 +52,7 @@ def headlines(judged: Judged) -> list[Headline]:
         if unknown := [name for name in names if name not in verdicts]:
             raise InputError(f"{PATH}: claim {unknown[0]!r} is unknown; allowed: {', '.join(verdicts)}")
         shown = {name: short(verdicts[name]) if len(names) <= table["numbers"] else "" for name in names}
+        shown = {name: " ".join(filter(None, (text, DAGGER * (name in set_after)))) for name, text in shown.items()}
         found = [Answer(kind, [pair for pair in shown.items() if verdicts[pair[0]].verdict == kind]) for kind in VERDICTS]
         return [answer for answer in found if answer.claims]
 

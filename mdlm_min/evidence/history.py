@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.evidence import rule_text
+from mdlm_min.evidence import rule_text, verdicts
 from mdlm_min.evidence.claim import Claim
+from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table, commits_of
 from mdlm_min.evidence.statistics import Evidence
-from mdlm_min.run.environment import sources_sha256
+from mdlm_min.run.environment import ROOT, sources_sha256
 from mdlm_min.run.errors import RunError
 
 FOLDERS = ("mdlm_min", "experiments")
@@ -94,6 +95,28 @@ def untraceable(history: History, tables: Iterable[Table]) -> list[str]:
 def library_sha256(sources: Mapping[str, bytes]) -> str:
     """What environment.source_sha256() was for these sources."""
     return sources_sha256({name: text for name, text in sources.items() if name.startswith("mdlm_min/")})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the history says of all golden tables: the claims that were set after their runs, with the reason, and a line for each
+    commit whose sources cannot be found. Where there is no history, `unchecked` says why, and the claims are those that were
+    accepted."""
+
+    set_after: Mapping[str, str]
+    untraceable: list[str]
+    unchecked: str = ""
+
+
+def prove(tables: list[Table], root: Path = ROOT) -> Proof:
+    """Look at these golden tables, which are all, and at every claim. Raises InputError for damaged results and RunError for
+    unreadable rules."""
+    history = History(root)
+    if history.missing:
+        accepted = {name: str(record.get("set_after", "")) for name, record in verdicts.read_accepted().items()}
+        return Proof({name: reason for name, reason in accepted.items() if reason}, [], history.missing)
+    claims = {name: Experiment(name).module("claims").CLAIMS for name in {table.experiment for table in tables}}
+    return Proof(set_after(history, claims, tables), untraceable(history, tables))
 
 
 def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: Iterable[Table]) -> dict[str, str]:

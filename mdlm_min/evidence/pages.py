@@ -10,17 +10,24 @@ from pathlib import Path
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Verdict
-from mdlm_min.evidence.experiment import EXPERIMENTS, Experiment, experiment_folders
-from mdlm_min.evidence.verdicts import Judged, interval, judge, number, strength
+from mdlm_min.evidence.experiment import EXPERIMENTS
+from mdlm_min.evidence.verdicts import Judged, interval, number, strength
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
 
 VERDICT_MARKS = ("<!-- verdicts: written by `mdlm report` -->\n", "<!-- end of verdicts -->")
 
 
+def text_of(path: Path) -> str:
+    """The page's text; empty where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
 def filled(path: Path, marks: tuple[str, str], text: str) -> str:
     """The page with `text` between its two marks. Raises InputError where it lacks them."""
-    page = path.read_text()
+    page = text_of(path)
     if any(page.count(mark) != 1 for mark in marks):
         raise InputError(f"{path}: the marks {marks[0].strip()} and {marks[1]} must each stand there once")
     before, start, rest = page.partition(marks[0])
@@ -28,13 +35,13 @@ def filled(path: Path, marks: tuple[str, str], text: str) -> str:
     return f"{before}{start}{text}{end}{after}"
 
 
-def verdict_table(judged: Judged) -> str:
-    """The verdicts of one experiment as a Markdown table, a row for each claim."""
+def verdict_table(judged: Judged, set_after: Mapping[str, str]) -> str:
+    """The verdicts of one experiment as a Markdown table, a row for each claim. `set_after` has those set after their runs."""
     rows = ["| claim | verdict | ours [95% interval] | seeds and p-value | published |", "| --- | --- | --- | --- | --- |"]
     for claim, verdict in judged:
         cells = (
             f"[{claim.id}](../../results/report.md#{claim.id.lower()})",
-            _verdict(verdict),
+            _verdict(verdict) + ", set after the runs" * (claim.id in set_after),
             _number(verdict),
             strength(verdict),
             claim.published,
@@ -74,21 +81,11 @@ def findings(judged: Judged) -> str:
         raise InputError(f"{EXPERIMENTS / 'findings.md'}: {error.message}; allowed: the claims {', '.join(found)}") from error
 
 
-def write() -> list[Path]:
-    """Write every generated part from the golden tables; returns the pages."""
-    pages = generated()
-    for path, text in pages.items():
-        write_whole(path, text)
-    return list(pages)
-
-
-def generated() -> dict[Path, str]:
-    """Every page with a generated part, as it should stand by the golden tables."""
-    pages, everything = {}, []
-    for folder in experiment_folders():
-        judged = judge(Experiment(folder.name), golden.golden_by_tier(folder.name))
-        if judged:
-            path = EXPERIMENTS / folder.name / "README.md"
-            pages[path] = filled(path, VERDICT_MARKS, verdict_table(judged))
-        everything += judged
-    return pages | {golden.RESULTS / "FINDINGS.md": findings(everything)}
+def generated(judged: Mapping[str, Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
+    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment."""
+    pages = {}
+    for name, pairs in judged.items():
+        if pairs:
+            path = EXPERIMENTS / name / "README.md"
+            pages[path] = filled(path, VERDICT_MARKS, verdict_table(pairs, set_after))
+    return pages | {golden.RESULTS / "FINDINGS.md": findings([pair for pairs in judged.values() for pair in pairs])}

@@ -8,19 +8,18 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mdlm_min.evidence import golden, verdicts
-from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict
+from mdlm_min.evidence import figure_record, golden, pages, verdicts
+from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, arms_of
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines
 from mdlm_min.evidence.interval import Interval, place
-from mdlm_min.evidence.pages import filled
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -69,27 +68,23 @@ def _command(experiment: Experiment, claim: Claim, tables: dict[str, golden.Tabl
     """What tests the claim: the tier's own arms where they are enough for its judge, else all arms."""
     command = f"mdlm run {experiment.name.partition('_')[2]} --tier {claim.tier}"
     if claim.tier in tables:
-        arms = {spec.arm for spec in experiment.runs(claim.tier)}
-        table = tables[claim.tier]
-        runs = {name: record for name, record in table.runs.items() if record["config"]["arm"] in arms}
+        arms, table = {spec.arm for spec in experiment.runs(claim.tier)}, tables[claim.tier]
+        if set(arms_of(table)) <= arms:
+            return command
         try:
-            claim.judge(golden.Table(table.experiment, table.tier, runs, table.curves, table.items))
+            claim.judge(table.part(lambda record: record["config"]["arm"] in arms))
         except MissingArmError:
             command += " --arms all"
     return command
 
 
-def _section(experiment: Experiment, folder: Path) -> Section:
-    tables = golden.golden_by_tier(experiment.name)
+def _section(experiment: Experiment, tables: dict[str, golden.Table], judged: verdicts.Judged, figures: list[Path]) -> Section:
     return Section(
         experiment.name,
         experiment.title,
         inspect.getdoc(experiment.module("claims").draw) or "",
-        draw(experiment, tables, folder / "figures") if tables else [],
-        [
-            Card(claim, verdict, _command(experiment, claim, tables), place(claim, verdict))
-            for claim, verdict in verdicts.judge(experiment, tables)
-        ],
+        figures,
+        [Card(claim, verdict, _command(experiment, claim, tables), place(claim, verdict)) for claim, verdict in judged],
         {f"results/{experiment.name}/{tier}/table.csv": _cells(table.frame()) for tier, table in tables.items()},
     )
 
@@ -125,30 +120,66 @@ def _render(name: str, **context: Any) -> str:
     return environment.get_template(name).render(verdicts=VERDICTS, **context)
 
 
-def readme_table(judged: verdicts.Judged) -> str:
+def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
     """The README's short table: what the paper says, the verdicts at its size and scaled down, and their counts."""
     counts = _counts(verdict for _, verdict in judged)
-    return _render("readme.md", headlines=headlines(judged), counts=counts)
+    return _render("readme.md", headlines=headlines(judged, set_after), counts=counts, set_after=set_after)
 
 
-def write_readme(path: Path) -> None:
-    """Put `readme_table` between the two marks of the README. Raises InputError where it lacks them."""
-    write_whole(path, filled(path, README_MARKS, readme_table(verdicts.judge_all())))
+def other_pages(judged: Mapping[str, verdicts.Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
+    """Every other page with a generated part, the README first, as it should stand. Raises InputError where one lacks its
+    marks."""
+    readme = golden.RESULTS.parent / "README.md"
+    flat = [pair for pairs in judged.values() for pair in pairs]
+    return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | pages.generated(judged, set_after)
 
 
-def write(folder: Path) -> list[Path]:
-    """Write the figures, report.md and report.html (which holds its figures) to `folder`; returns the two pages."""
-    sections = [_section(Experiment(path.name), folder) for path in experiment_folders()]
-    judged = [(card.claim, card.verdict) for section in sections for card in section.cards]
-    context = {
-        "sections": sections,
-        "headlines": headlines(judged),
-        "counts": _counts(verdict for _, verdict in judged),
+def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[Path]], tables: Iterable[golden.Table],
+             set_after: Mapping[str, str]) -> dict[str, Any]:  # fmt: skip
+    """What the pages are rendered from; verdicts and figures by experiment."""
+    by_tier: dict[str, dict[str, golden.Table]] = {name: {} for name in judged}
+    for table in tables:
+        by_tier[table.experiment][table.tier] = table
+    flat = [pair for pairs in judged.values() for pair in pairs]
+    return {
+        "sections": [_section(Experiment(name), by_tier[name], judged[name], figures.get(name, [])) for name in judged],
+        "headlines": headlines(flat, set_after),
+        "counts": _counts(verdict for _, verdict in flat),
+        "set_after": set_after,
     }
-    pages = [folder / "report.md", folder / "report.html"]
-    for page in pages:
+
+
+def write(
+    folder: Path, judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set_after: Mapping[str, str]
+) -> list[Path]:
+    """Write the figures of the golden tables, report.md and report.html (which holds its figures) to `folder`; returns the two
+    pages. `set_after` has the claims that were set after their runs."""
+    figures = {}
+    for name in dict.fromkeys(table.experiment for table in tables):
+        drawn = {table.tier: table for table in tables if table.experiment == name}
+        figures[name] = draw(Experiment(name), drawn, folder / "figures")
+    figure_record.write(folder / "figures", figures)
+    context = _context(judged, figures, tables, set_after)
+    written = [folder / "report.md", folder / "report.html"]
+    for page in written:
         write_whole(page, _render(page.name, **context))
-    return pages
+    return written
+
+
+def stale(judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set_after: Mapping[str, str]) -> list[str]:
+    """What of the committed figures and pages is not what the golden tables give, a line each. Nothing is drawn."""
+    folder = golden.RESULTS
+    figures = {
+        name: [folder / "figures" / one for one in found] for name, found in figure_record.read(folder / "figures").items()
+    }
+    wanted = {folder / "report.md": _render("report.md", **_context(judged, figures, tables, set_after))}
+    wanted |= other_pages(judged, set_after)
+    lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
+    return lines + [
+        f"{str(path).removeprefix(f'{folder.parent}/')}: not what the tables give; `mdlm report` writes it again"
+        for path, text in wanted.items()
+        if pages.text_of(path) != text
+    ]
 
 
 def print_gpu_queue() -> int:

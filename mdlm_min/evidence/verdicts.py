@@ -3,6 +3,9 @@
 import json
 import math
 import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
@@ -46,11 +49,17 @@ def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Ve
         ) from error
 
 
+def judge_each(tables: Iterable[golden.Table]) -> dict[str, Judged]:
+    """Every claim on these golden tables, by experiment."""
+    by_tier: dict[str, dict[str, golden.Table]] = {}
+    for table in tables:
+        by_tier.setdefault(table.experiment, {})[table.tier] = table
+    return {folder.name: judge(Experiment(folder.name), by_tier.get(folder.name, {})) for folder in experiment_folders()}
+
+
 def judge_all() -> Judged:
     """Every claim of every experiment on the golden tables."""
-    return [
-        pair for folder in experiment_folders() for pair in judge(Experiment(folder.name), golden.golden_by_tier(folder.name))
-    ]
+    return [pair for judged in judge_each(golden.golden_tables()).values() for pair in judged]
 
 
 def number(value: float) -> str:
@@ -69,20 +78,23 @@ def strength(verdict: Verdict) -> str:
     return f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}, p = {verdict.raw:.2g}{adjusted}"
 
 
-def print_verdicts(judged: Judged, notes: bool) -> None:
-    """One line per claim, with `notes` its note below it."""
+def print_verdicts(judged: Judged, notes: bool, set_after: Mapping[str, str] | None = None) -> None:
+    """One line per claim, with `notes` its note below it. `set_after` has the claims that were set after their runs."""
     for claim, verdict in judged:
+        reason = (set_after or {}).get(claim.id)
+        after = f"; SET AFTER THE RUNS: {reason}" if reason else ""
         print(
             f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
             f"({claim.quantity}){strength(verdict) and f'; {strength(verdict)}'}; "
-            f"tolerance: {claim.tolerance}"
+            f"tolerance: {claim.tolerance}{after}"
         )
         if notes:
             print(textwrap.fill(verdict.note, 120, initial_indent=" " * 10, subsequent_indent=" " * 10))
 
 
-def as_json(judged: Judged) -> str:
-    """The verdicts as they stand in results/verdicts.json; numbers that are not finite become null."""
+def as_json(judged: Judged, set_after: Mapping[str, str]) -> str:
+    """The verdicts as they stand in results/verdicts.json, with what was set after the runs (history.py); numbers that
+    are not finite become null."""
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
@@ -93,8 +105,28 @@ def as_json(judged: Judged) -> str:
             "published": claim.published, "tolerance": claim.tolerance, "tier": claim.tier, "verdict": verdict.verdict,
             "ours": finite(verdict.ours), "low": finite(verdict.low), "high": finite(verdict.high), "note": verdict.note,
             "smallest": finite(claim.smallest), "family": claim.family, "seeds": verdict.seeds,
-            "p": finite(verdict.raw), "adjusted_p": finite(verdict.adjusted),
+            "p": finite(verdict.raw), "adjusted_p": finite(verdict.adjusted), "set_after": set_after.get(claim.id, ""),
         }
         for claim, verdict in judged
     ]  # fmt: skip
     return json.dumps(records, indent=1) + "\n"
+
+
+def read_accepted() -> dict[str, dict[str, Any]]:
+    """The records of results/verdicts.json by claim id. Raises InputError for a damaged file."""
+    path = golden.RESULTS / "verdicts.json"
+    records = read_json(path, list)
+    if not all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records):
+        raise InputError(f"{path}: cannot be read (a record without an id); `mdlm verify --accept` writes it again")
+    return {record["id"]: record for record in records}
+
+
+def read_json(path: Path, kind: type, remedy: str = "mdlm verify --accept") -> Any:
+    """A JSON file that holds a list or a dict. Raises InputError for a damaged one; the command `remedy` writes it again."""
+    try:
+        value = json.loads(path.read_text(), parse_int=float)  # a whole number beyond the floats is infinite, no error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); `{remedy}` writes it again") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: cannot be read (no {kind.__name__}); `{remedy}` writes it again")
+    return value

@@ -2,12 +2,15 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.verdicts import Judged, as_json, judge_all, print_verdicts
+from mdlm_min.evidence.history import prove
+from mdlm_min.evidence.report import stale
+from mdlm_min.evidence.verdicts import Judged, as_json, judge_each, print_verdicts, read_accepted, read_json
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
 
@@ -23,13 +26,9 @@ def _hashes() -> dict[str, str]:
     return {path.relative_to(golden.RESULTS).as_posix(): sha256(path) for path in sorted(paths)}
 
 
-def _moved_verdicts(judged: Judged) -> list[str]:
-    path = golden.RESULTS / "verdicts.json"
-    records = _read_json(path, list)
-    if not all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records):
-        raise InputError(f"{path}: cannot be read (a record without an id); `mdlm verify --accept` writes it again")
-    accepted: dict[str, dict[str, Any]] = {record["id"]: record for record in records}
-    present = {record["id"]: record for record in json.loads(as_json(judged))}
+def _moved_verdicts(judged: Judged, set_after: Mapping[str, str]) -> list[str]:
+    accepted = read_accepted()
+    present = {record["id"]: record for record in json.loads(as_json(judged, set_after))}
     moved = []
     for name in sorted(accepted.keys() | present.keys()):
         old, new = accepted.get(name), present.get(name)
@@ -47,15 +46,15 @@ def _same(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _moved_tables() -> list[str]:
-    accepted: dict[str, str] = _read_json(golden.RESULTS / "hashes.json", dict)
+def _moved_tables(tables: list[golden.Table]) -> list[str]:
+    accepted: dict[str, str] = read_json(golden.RESULTS / "hashes.json", dict)
     present = _hashes()
     moved = [
         f"{name}: altered, missing or new"
         for name in sorted(accepted.keys() | present.keys())
         if accepted.get(name) != present.get(name)
     ]
-    for table in golden.golden_tables():
+    for table in tables:
         folder = golden.RESULTS / table.experiment / table.tier
         where = f"{table.experiment}/{table.tier}"
         try:
@@ -65,17 +64,31 @@ def _moved_tables() -> list[str]:
         if not same:
             moved.append(f"{where}/table.csv: not what its curves and runs give")
         moved += [f"{where}: the curves or items of {name} are not those that its run recorded" for name in table.forged()]
+        moved += _undefined(table)
     return moved
 
 
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(), parse_int=float)  # a whole number beyond the floats is infinite, no error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); `mdlm verify --accept` writes it again") from error
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: cannot be read (no {kind.__name__}); `mdlm verify --accept` writes it again")
-    return value
+def _undefined(table: golden.Table) -> list[str]:
+    """Runs with a metric that is not a number although it was one before, or although other seeds of the arm have one in the end.
+    A metric that an arm never has is none of its own."""
+    numbers = {  # of each cell and arm, the metrics that some seed has in the end
+        (record["cell"], record["config"]["arm"], name)
+        for run, record in table.runs.items()
+        for name, value in table.curves[run][-1].items()
+        if not math.isnan(value)
+    }
+    lines = []
+    for run, record in table.runs.items():
+        rows = table.curves[run]
+        for name in rows[-1]:
+            known = [not math.isnan(row.get(name, math.nan)) for row in rows]
+            lost = (
+                not all(known[known.index(True) :]) if any(known) else (record["cell"], record["config"]["arm"], name) in numbers
+            )
+            if lost:
+                lines.append(f"{table.experiment}/{table.tier}: {name} of {run} is not a number")
+                break
+    return lines
 
 
 def _machines(table: golden.Table) -> set[tuple[str, str]]:
@@ -98,6 +111,10 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
         fresh, accepted = (golden.read(folder / name / tier, name, tier) for folder in (runs, golden.RESULTS))
         same_machine = _machines(fresh) == _machines(accepted)
         frame = fresh.frame()
+        moved += [
+            f"{name}/{tier}, fresh: the curves or items of {run} are not those that its run recorded" for run in fresh.forged()
+        ]
+        moved += _undefined(fresh)
         keys = [key for key in ("cell", "arm", "seed", "quantity") if key in frame]
         golden_frame = accepted.frame()
         tolerance = Experiment(name).tolerance([str(name) for name in golden_frame.select_dtypes("number") if name in frame])
@@ -133,16 +150,26 @@ def verify(runs: Path | None, accept: bool) -> int:
     somebody accepts it."""
     if runs and not runs.is_dir():
         raise InputError(f"runs: {runs} is not a folder; allowed: a folder of fresh tables, as `mdlm run` writes them")
-    judged = judge_all()
-    print_verdicts(judged, notes=False)
-    forged = [name for table in golden.golden_tables() for name in table.forged()]
+    tables = golden.golden_tables()
+    by_experiment, proof = judge_each(tables), prove(tables)
+    judged = [pair for pairs in by_experiment.values() for pair in pairs]
+    print_verdicts(judged, notes=False, set_after=proof.set_after)
+    if proof.unchecked:
+        print(f"the history is not checked: {proof.unchecked}. What was set after the runs is as it was accepted")
+    forged = [name for table in tables for name in table.forged()]
     if accept and not forged:  # what contradicts its own run is never accepted
-        write_whole(golden.RESULTS / "verdicts.json", as_json(judged))
+        write_whole(golden.RESULTS / "verdicts.json", as_json(judged, proof.set_after))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
     compared, fresh = _fresh_differences(runs or Path("runs"))
     if runs and not compared:
         raise InputError(f"runs: {runs} holds no table of an experiment that has a golden one (EXPERIMENT/TIER/runs.json)")
-    moved = _moved_tables() + _moved_verdicts(judged) + fresh
+    moved = _moved_tables(tables) + proof.untraceable + _moved_verdicts(judged, proof.set_after) + fresh
+    moved += stale(by_experiment, tables, proof.set_after)
+    moved += [
+        f"{claim.id}: its number is not a number"
+        for claim, verdict in judged
+        if verdict.verdict != "not run" and math.isnan(verdict.ours)
+    ]
     for line in moved:
         print(f"MOVED {line}")
     print(f"{len(judged)} claims; {compared} fresh tables compared with golden ones; {len(moved)} differences")

@@ -22,19 +22,24 @@ class Work:
         return f"{self.tokens * rate:,.0f} tokens/s, {self.operations * rate / self.ceiling:.0%} of the matmul rate"
 
 
-def training_operations(config: ModelConfig, batch: int, selected: float) -> float:
-    """Floating-point operations of one step, forward and backward (three times forward), when the share `selected` of all
-    positions is scored: every block at every position, the last block's queries and MLP and the head at the selected ones.
+def forward_operations(config: ModelConfig, read: float, keys: float, selected: float) -> float:
+    """Floating-point operations of one sequence's forward pass: `read` positions go through the blocks and attend to `keys` of
+    them, or of them and of a cache; the last block's queries and MLP and the head are computed at `selected` positions.
 
     Counts matrix products only, 2 operations per multiply-add, attention scores included.
     """
-    tokens, width = batch * config.length, config.width
+    width = config.width
     mlp = 2 * (3 if config.mlp == "swiglu" else 2) * width * (config.mlp_width or 4 * width)
-    attention = 4 * config.length * width
-    full_blocks = (config.layers - 1) * (8 * width**2 + mlp + attention)
-    last_block = 4 * width**2 + selected * (4 * width**2 + mlp + attention)  # keys and values everywhere
-    head = selected * 2 * width * config.outputs
-    return 3.0 * tokens * (full_blocks + last_block + head)
+    keys_values = 2 * width * sum(config.projection_widths[1:])
+    rest = 4 * width**2 + mlp + 4 * keys * width  # queries, output projection, MLP, attention
+    return (config.layers - 1) * read * (keys_values + rest) + read * keys_values + selected * (rest + 2 * width * config.outputs)
+
+
+def training_operations(config: ModelConfig, batch: int, selected: float) -> float:
+    """Floating-point operations of one step, forward and backward (three times forward), when the share `selected` of all
+    positions is scored."""
+    length = config.length
+    return 3.0 * batch * forward_operations(config, length, length, selected * length)
 
 
 @functools.cache

@@ -1,23 +1,22 @@
-"""LLaDA-8B (arXiv:2502.09992): its configuration of the Transformer, and its released weights, in and out.
+"""LLaDA-8B (arXiv:2502.09992) as a configuration of the Transformer, and config.json of a released folder, in and out.
 
-A released folder holds config.json, model.safetensors.index.json and the shards that the index names. Its tensors have
-separate projections for queries, keys and values; ours are one matrix, rows in that order.
+What config.json leaves out has the default of LLaDA's own configuration class, which is mostly that of GPT-2's block. A field
+that changes what the model computes is honoured or refused by its name. Dropout is read by no one here: it acts in training
+alone, and ours has none.
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
 
 LLADA_8B = ModelConfig(
     vocab_size=126464,
@@ -35,54 +34,47 @@ LLADA_8B = ModelConfig(
     init="llada",
 )
 MASK_TOKEN, END_TOKEN, START_TOKEN = 126336, 126081, 126080  # <|mdm_mask|>, <|endoftext|> (also the padding), <|startoftext|>
-INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
+
+# What our Transformer computes: each field's value, and what LLaDA's class takes where the field is absent.
+HONOURED: dict[str, tuple[Any, Any]] = {
+    "model_type": ("llada", None),
+    "block_type": ("llama", "sequential"),
+    "block_group_size": (1, 1),
+    "layer_norm_type": ("rms", "default"),
+    "layer_norm_with_affine": (True, True),
+    "bias_for_layer_norm": (False, None),  # absent or null: as include_bias, which must be false
+    "attention_layer_norm": (False, False),
+    "activation_type": ("silu", "swiglu"),
+    "include_bias": (False, False),
+    "include_qkv_bias": (False, False),
+    "weight_tying": (False, True),
+    "input_emb_norm": (False, False),
+    "scale_logits": (False, False),
+    "rope": (True, False),
+    "rope_full_precision": (True, True),
+    "rope_scaling": (None, None),
+    "alibi": (False, False),
+    "clip_qkv": (None, None),
+    "quantization_config": (None, None),
+}
+_NULL_IS_FALSE = ("bias_for_layer_norm", "include_qkv_bias")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the mask, of the end of a text and of padding; None where a model has none."""
+
+    mask: int
+    end: int | None
+    padding: int | None
+
+
+LLADA_TOKENS = SpecialTokens(MASK_TOKEN, END_TOKEN, END_TOKEN)
 
 
 def scaled(layers: int, heads: int, width: int, **changes: Any) -> ModelConfig:
     """LLaDA's block at another size; the MLP keeps its ratio of three to the width."""
     return replace(LLADA_8B, layers=layers, heads=heads, width=width, mlp_width=3 * width, **changes)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a released tensor lies in our model: a parameter, and rows of it."""
-
-    parameter: str
-    start: int
-    stop: int
-
-
-def _places(model: Transformer) -> dict[str, _Place]:
-    """Every released name, in the order of the model."""
-    parameters = dict(model.named_parameters())
-    width = model.config.width
-
-    def whole(name: str) -> _Place:
-        return _Place(name, 0, len(parameters[name]))
-
-    places = {"model.transformer.wte.weight": whole("token_embedding.weight")}
-    for index in range(model.config.layers):
-        theirs, ours = f"model.transformer.blocks.{index}", f"blocks.{index}"
-        for row, name in enumerate(("q_proj", "k_proj", "v_proj")):
-            places[f"{theirs}.{name}.weight"] = _Place(f"{ours}.qkv.weight", row * width, (row + 1) * width)
-        for name, mine in (
-            ("attn_out", "attention_out"),
-            ("ff_proj", "mlp_gate"),
-            ("up_proj", "mlp_in"),
-            ("ff_out", "mlp_out"),
-            ("attn_norm", "norm_1"),
-            ("ff_norm", "norm_2"),
-        ):
-            places[f"{theirs}.{name}.weight"] = whole(f"{ours}.{mine}.weight")
-    places["model.transformer.ln_f.weight"] = whole("norm.weight")
-    places["model.transformer.ff_out.weight"] = whole("head.weight")
-    return places
-
-
-def _slices(model: Transformer) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters())
-    return {name: parameters[place.parameter].detach()[place.start : place.stop] for name, place in _places(model).items()}
 
 
 def check_model(config: ModelConfig) -> None:
@@ -94,152 +86,134 @@ def check_model(config: ModelConfig) -> None:
         )
 
 
-def load_weights(folder: Path, model: Transformer) -> None:
-    """Fill `model` from a released folder, tensor by tensor: at most one tensor is in memory besides the model.
-
-    Values are converted to the model's dtype. Raises InputError listing tensors that are missing, surplus or misshapen, and
-    for files that are missing or damaged; the check comes before the first value is copied.
-    """
-    check_model(model.config)
-    wanted = _slices(model)
-    files = _weight_map(folder)
-    problems = [f"missing: {name}" for name in wanted if name not in files]
-    problems += [f"surplus: {name}" for name in files if name not in wanted]
-    for file, names in _by_file(files):
-        with _open(folder / file) as shard:
-            there = set(shard.keys())
-            problems += [f"missing: {name} (the index names {file}, which lacks it)" for name in names if name not in there]
-            for name in set(names) & there & wanted.keys():
-                shape, expected = list(shard.get_slice(name).get_shape()), list(wanted[name].shape)
-                if shape != expected:
-                    problems.append(f"misshapen: {name} is {shape}, the model has {expected}")
-    if problems:
-        raise InputError(f"{folder}: {len(problems)} tensors do not fit the model: " + "; ".join(sorted(problems)))
-    for file, names in _by_file(files):
-        with _open(folder / file) as shard:
-            for name in names:
-                wanted[name].copy_(shard.get_tensor(name))
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    try:
-        index = json.loads((folder / INDEX).read_text())
-        found = {str(name): str(file) for name, file in index["weight_map"].items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{folder / INDEX}: cannot be read ({type(error).__name__}); a released folder has it beside its shards"
-        ) from error
-    return found
-
-
-def _by_file(files: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
-    for file in sorted(set(files.values())):
-        yield file, [name for name, where in files.items() if where == file]
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def save_weights(folder: Path, model: Transformer, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write `model` as a released folder: config.json, index and shards of at most `shard_bytes` (or one tensor).
-
-    At most one shard is in memory besides the model. Raises InputError where the folder cannot be written.
-    """
-    check_model(model.config)
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in _slices(model).items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_whole(folder / file, save({name: tensor.contiguous() for name, tensor in shard.items()}, {"format": "pt"}))
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-    write_whole(folder / "config.json", json.dumps(released_config(model.config), indent=2, sort_keys=True) + "\n")
-    write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
-
-
-def released_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json as LLaDA's own loader reads it."""
-    return {
-        "activation_type": "silu",
-        "alibi": False,
+def released_config(config: ModelConfig, tokens: SpecialTokens = LLADA_TOKENS) -> dict[str, Any]:
+    """config.json as LLaDA's own loader reads it. Raises InputError for a Transformer that is not LLaDA's block."""
+    check_model(config)
+    return {name: value for name, (value, _) in HONOURED.items() if value is not None} | {
         "architectures": ["LLaDAModelLM"],
         "attention_dropout": 0.0,
-        "attention_layer_norm": False,
         "auto_map": {
             "AutoConfig": "configuration_llada.LLaDAConfig",
             "AutoModel": "modeling_llada.LLaDAModelLM",
             "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
         },
-        "bias_for_layer_norm": False,
-        "block_group_size": 1,
-        "block_type": "llama",
         "d_model": config.width,
         "embedding_dropout": 0.0,
         "embedding_size": config.vocab_size,
-        "eos_token_id": END_TOKEN,
+        "eos_token_id": tokens.end,
         "flash_attention": False,
-        "include_bias": False,
-        "include_qkv_bias": False,
         "init_fn": "mitchell",
-        "layer_norm_type": "rms",
-        "layer_norm_with_affine": True,
-        "mask_token_id": MASK_TOKEN,
+        "mask_token_id": tokens.mask,
         "max_sequence_length": config.length,
-        "mlp_hidden_size": config.mlp_width,
-        "model_type": "llada",
+        "mlp_hidden_size": config.mlp_width or 4 * config.width,
         "n_heads": config.heads,
-        "n_kv_heads": config.heads,
+        "n_kv_heads": config.kv_heads or config.heads,
         "n_layers": config.layers,
-        "pad_token_id": END_TOKEN,
+        "pad_token_id": tokens.padding,
         "residual_dropout": 0.0,
-        "rms_norm_eps": 1e-05,
-        "rope": True,
-        "rope_full_precision": True,
+        "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rotary_base,
-        "scale_logits": False,
         "vocab_size": config.vocab_size,
-        "weight_tying": False,
     }
 
 
+def is_released(folder: Path) -> bool:
+    """Whether config.json in the folder is a released model's, not a run's."""
+    return "model_type" in _read(folder)
+
+
 def read_config(folder: Path) -> ModelConfig:
-    """The Transformer that a released folder's config.json describes. Raises InputError for one that is not LLaDA's block."""
+    """The Transformer that a released folder's config.json describes.
+
+    Raises InputError, naming the field, for what is not LLaDA's block and for values that make no model.
+    """
+    values, where = _read(folder), folder / "config.json"
+    for name, (wanted, absent) in HONOURED.items():
+        value = values.get(name, absent)
+        value = False if value is None and name in _NULL_IS_FALSE else value
+        if type(value) is not type(wanted) or value != wanted:
+            raise InputError(f"{where}: {name}: {shown(value)} is not supported; allowed: {json.dumps(wanted)}")
+    width, heads = _size(where, values, "d_model", 768), _size(where, values, "n_heads", 12)
+    if width % (2 * heads):
+        raise InputError(f"{where}: d_model: {width} is not allowed; n_heads = {heads} times an even width")
+    inner = _size(where, values, "mlp_hidden_size", None, _size(where, values, "mlp_ratio", 4) * width)
+    words = _size(where, values, "vocab_size", 50257)
+    rows = _size(where, values, "embedding_size", 50304, words)
+    if rows < words:
+        raise InputError(f"{where}: embedding_size: {rows} is not allowed; at least vocab_size = {words}")
+    kv_heads = _kv_heads(where, values, heads)
     try:
-        values = json.loads((folder / "config.json").read_text())
-        kind = (
-            values["block_type"],
-            values["layer_norm_type"],
-            values["activation_type"],
-            values["include_bias"],
-            values["weight_tying"],
-            values["rope"],
-        )
-        if kind != ("llama", "rms", "silu", False, False, True) or values["n_kv_heads"] not in (None, values["n_heads"]):
-            raise InputError(f"{folder / 'config.json'}: not LLaDA's block (block, norm, activation, bias, tying, rope: {kind})")
         return replace(
             LLADA_8B,
-            vocab_size=values["embedding_size"],
-            outputs=values["embedding_size"],
-            length=values["max_sequence_length"],
-            layers=values["n_layers"],
-            heads=values["n_heads"],
-            width=values["d_model"],
-            mlp_width=values["mlp_hidden_size"],
-            rotary_base=float(values["rope_theta"]),
+            vocab_size=rows,
+            outputs=rows,
+            length=_size(where, values, "max_sequence_length", 1024),
+            layers=_size(where, values, "n_layers", 12),
+            heads=heads,
+            kv_heads=0 if kv_heads == heads else kv_heads,
+            width=width,
+            mlp_width=inner,
+            norm_epsilon=_positive(where, values, "rms_norm_eps", 1e-5),
+            rotary_base=_positive(where, values, "rope_theta", 10000.0),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'}: cannot be read ({type(error).__name__}: {error})") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def read_special_tokens(folder: Path) -> SpecialTokens:
+    """The special tokens of a released folder's config.json. Raises InputError for ids that are missing, or none of the model."""
+    values, where = _read(folder), folder / "config.json"
+    most = read_config(folder).vocab_size - 1
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        value = values.get(name)
+        if not (type(value) is int and 0 <= value <= most) and (value is not None or name == "mask_token_id"):
+            raise InputError(f"{where}: {name}: {shown(value)} is not allowed; a token id from 0 to {most}")
+    tokens = SpecialTokens(values["mask_token_id"], values.get("eos_token_id"), values.get("pad_token_id"))
+    for name in ("eos_token_id", "pad_token_id"):
+        if values.get(name) == tokens.mask:
+            raise InputError(f"{where}: {name}: {tokens.mask} is mask_token_id too; they must differ")
+    return tokens
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    where = folder / "config.json"
+    try:
+        values = json.loads(where.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {shown(values)} is no JSON object")
+    return values
+
+
+def _size(where: Path, values: Mapping[str, Any], name: str, absent: int | None, null: int | None = None) -> int:
+    """A whole number of at least 1; `absent` stands for a field that is not there, `null` for one that holds null."""
+    value = values.get(name, absent)
+    value = null if value is None else value
+    if type(value) is not int or value < 1:
+        raise InputError(f"{where}: {name}: {shown(value)} is not allowed; a whole number, at least 1")
+    return value
+
+
+def _positive(where: Path, values: Mapping[str, Any], name: str, absent: float) -> float:
+    value = values.get(name, absent)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise InputError(f"{where}: {name}: {shown(value)} is not allowed; a number above 0")
+    return float(value)
+
+
+def _kv_heads(where: Path, values: Mapping[str, Any], heads: int) -> int:
+    """Heads of keys and values, as LLaDA's class reads two fields that can say it."""
+    multi_query = values.get("multi_query_attention")
+    if multi_query not in (None, True, False):
+        raise InputError(f"{where}: multi_query_attention: {shown(multi_query)} is not allowed; true, false or null")
+    implied = 1 if multi_query else heads
+    found = _size(where, values, "n_kv_heads", None, implied)
+    if multi_query is not None and found != implied:
+        raise InputError(f"{where}: n_kv_heads: {found} contradicts multi_query_attention = {json.dumps(multi_query)}")
+    if heads % found:
+        raise InputError(f"{where}: n_kv_heads: {found} is not allowed; a divisor of n_heads = {heads}")
+    return found
 
 
 def parameter_count(config: ModelConfig) -> int:

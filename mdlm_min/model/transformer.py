@@ -11,7 +11,9 @@ Rotary positions allow sequences shorter than the configured length, and sequenc
 lies beyond a sequence's end is padding, which nothing attends to.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,10 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mdlm_min.model.cache import KeyValueCache, Reading
+from mdlm_min.model.scoring import Head
 from mdlm_min.model.selection import Selection
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 
+KeepKeysValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 LARGEST_GAP = 60.0  # of attention scores in nats: exp(-60) = 1e-26, and its inverse in a gradient, are far inside float32's range
 
 
@@ -53,9 +58,21 @@ class ModelConfig:
     mlp_width: Annotated[int, Range(0, 1e7)] = 0  # 0 for four times the width
     bias: bool = True  # in every projection of a block
     rotary_base: Annotated[float, Range(0, 1e30, open_least=True)] = 10000.0
+    kv_heads: Annotated[int, Range(0, 1e5)] = 0  # heads of keys and values, each shared by as many queries; 0 for `heads`
+    norm_epsilon: Annotated[float, Range(0, 1, open_least=True)] = 1e-5
+
+    @property
+    def projection_widths(self) -> tuple[int, int, int]:
+        """Of queries, keys and values."""
+        shared = self.width // self.heads * (self.kv_heads or self.heads)
+        return self.width, shared, shared
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
+        if self.kv_heads and (self.heads % self.kv_heads or self.attention == "uniform"):
+            raise InputError(
+                f"model.kv_heads: {self.kv_heads} is not allowed; a divisor of model.heads = {self.heads}, with learned attention"
+            )
         if self.width % self.heads:
             raise InputError(f"model.width: {self.width} is not divisible by model.heads = {self.heads}")
         if self.position_encoding == "rotary" and (self.attention == "uniform" or self.width // self.heads % 2):
@@ -72,15 +89,16 @@ class ModelConfig:
 class Projections(nn.Linear):
     """Queries, keys and values from one matrix, its rows in that order."""
 
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__(width, 3 * width, bias)
+    def __init__(self, widths: tuple[int, int, int], bias: bool) -> None:
+        super().__init__(widths[0], sum(widths), bias)
+        self.widths = widths
 
     def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """q, k, v, each shaped as `x` ([..., width]); q only at the selection, [padded, width]."""
+        """q, k, v of `x` ([..., width]), each [..., its width]; q only at the selection, [padded, width]."""
         if selection is None:
-            q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
+            q, k, v = F.linear(x, self.weight, self.bias).split(self.widths, dim=-1)
             return q, k, v
-        sizes = (self.in_features, 2 * self.in_features)
+        sizes = (self.widths[0], self.widths[1] + self.widths[2])
         q_weight, kv_weight = self.weight.split(sizes)
         q_bias, kv_bias = self.bias.split(sizes) if self.bias is not None else (None, None)
         k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
@@ -96,7 +114,7 @@ class Block(nn.Module):
         self.config = config
         hidden = config.mlp_width or 4 * width
         self.norm_1 = make_norm(config)
-        self.qkv = Projections(width, config.bias)
+        self.qkv = Projections(config.projection_widths, config.bias)
         self.attention_out = nn.Linear(width, width, bias=config.bias)
         self.norm_2 = make_norm(config)
         self.mlp_in = nn.Linear(width, hidden, bias=config.bias)
@@ -111,13 +129,16 @@ class Block(nn.Module):
         selection: Selection | None = None,
         padding_mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        position: Tensor | None = None,
+        keep: KeepKeysValues | None = None,
     ) -> Tensor:
         """Output [batch, length, width], or [padded, width] given a selection.
 
         `x` is [batch, length, width]; or, given `index` ([batch, length]), the table of distinct inputs
         [distinct, width] that `index` points into. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding; None for no padding.
-        `rotary`: cosines and sines of `rotary_angles`, None for learned positions.
+        `rotary`: cosines and sines of `rotary_angles`, None for learned positions. `position`: where each token of `x` stands,
+        int64 [batch, length]; None for 0, 1, ... `keep` receives the keys and values of `x` and gives those to attend to.
         """
         if index is not None:
             y = None
@@ -127,20 +148,26 @@ class Block(nn.Module):
                 q, k, v = (F.embedding(index, part) for part in self.qkv(self.norm_1(x)))
                 y = self._attend(q if selection is None else selection.pick(q), k, v, selection, padding_mask)
             x = F.embedding(index if selection is None else selection.pick(index), x)
-        elif selection is not None:
-            q, k, v = self.qkv(self.norm_1(x), selection)
-            y = self._attend(self._rotate(q, rotary, selection.column), self._rotate(k, rotary), v, selection, padding_mask)
-            x = selection.pick(x)
         else:
-            q, k, v = self.qkv(self.norm_1(x))
-            y = self._attend(self._rotate(q, rotary), self._rotate(k, rotary), v, None, padding_mask)
+            q, k, v = self.qkv(self.norm_1(x), selection)
+            asking = position
+            if selection is not None:
+                asking = selection.column if position is None else selection.pick(position)
+            q, k = self._rotate(q, rotary, asking), self._rotate(k, rotary, position)
+            k, v = (k, v) if keep is None else keep(k, v)
+            y = self._attend(q, k, v, selection, padding_mask)
+            x = x if selection is None else selection.pick(x)
         x = x + self.attention_out(y)
         h = self.norm_2(x)
         inner = F.silu(self.mlp_gate(h)) * self.mlp_in(h) if self.config.mlp == "swiglu" else F.gelu(self.mlp_in(h))
         return x + self.mlp_out(inner)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2)  # [..., heads, rows, head width]
+        """[..., rows, width] to [..., heads, rows, head width]; heads of keys and values are repeated for the queries that share
+        them."""
+        x = x.unflatten(-1, (-1, self.config.width // self.config.heads)).transpose(-3, -2)
+        shared = self.config.heads // x.shape[-3]
+        return x if shared == 1 else x.repeat_interleave(shared, dim=-3)
 
     def _rotate(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, position: Tensor | None = None) -> Tensor:
         """Queries or keys [..., width] rotated by their position: the last but one axis, or `position` ([...])."""
@@ -149,7 +176,8 @@ class Block(nn.Module):
         cos, sin = (table[: x.shape[-2]] if position is None else table[position] for table in rotary)
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the same for every head
         # In float32 at least, whatever the queries and keys are in, as LLaDA does it.
-        first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (self.config.heads, -1)).chunk(2, dim=-1)
+        heads = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2 * cos.shape[-1]))
+        first, second = heads.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, selection: Selection | None, padding_mask: Tensor | None) -> Tensor:
@@ -197,8 +225,21 @@ class Block(nn.Module):
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm with LLaDA's epsilon."""
-    return nn.LayerNorm(config.width) if config.norm == "layernorm" else nn.RMSNorm(config.width, eps=1e-5)
+    """The block's normalisation: LayerNorm as nanoGPT has it, or RMSNorm as LLaDA has it."""
+    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
+    return kind(config.width, eps=config.norm_epsilon)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) times a gain; in float32 at least, and rounded to the dtype of `x` before the gain (LLaDA)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def rotary_angles(length: int, head_width: int, base: float) -> Tensor:
@@ -236,7 +277,7 @@ class Transformer(nn.Module):
             self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.width, config.outputs, bias=False)
+        self.head = Head(config.width, config.outputs)
         if config.tied:
             self.head.weight = self.token_embedding.weight
         if generator is not None:
@@ -260,13 +301,28 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, selection: Tensor | Selection | None = None, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        selection: Tensor | Selection | None = None,
+        padding_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        fresh: Tensor | None = None,
+    ) -> Tensor:
         """Scores [batch, length, outputs] of `tokens` (int64, [batch, length]); given a `selection` (bool, [batch, length]),
         only theirs, [selected, outputs], in row-major order. `padding_mask` (bool, [batch, length]) is True at real
         tokens, False at padding, whose own scores mean nothing; None for no padding.
 
-        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), and for padding
-        without rotary positions or in a causal model.
+        Given `targets` too, the right classes at the selection (int64 [selected]), their -log p in nats, float32 [selected]; of
+        many classes the scores are then never held whole (scoring.py).
+
+        `cache` keeps the keys and values of this pass. Given `fresh` (bool, [batch, length], the selection a part of it) as well,
+        only those positions are read, and the keys and values of all others are the cache's. Without gradients or targets.
+
+        Raises ValueError where the length is not the configured one (with rotary positions: longer than it), for padding without
+        rotary positions or in a causal model, for targets without a selection, and for a cache with targets or in a model that is
+        causal or attends uniformly.
         """
         batch, length = tokens.shape
         learned = self.config.position_encoding == "learned"
@@ -274,6 +330,12 @@ class Transformer(nn.Module):
             raise ValueError(f"tokens: length {length}, but the model was built for {self.config.length}")
         if padding_mask is not None and (learned or self.config.causal):
             raise ValueError("padding_mask: padding needs rotary positions and a bidirectional model")
+        if targets is not None and selection is None:
+            raise ValueError("targets: they need a selection")
+        if cache is not None:
+            if targets is not None:
+                raise ValueError("targets: not with a cache")
+            return self._forward_cached(tokens, selection, padding_mask, cache, fresh)
         distinct = self.config.vocab_size * length
         index = None
         if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
@@ -285,8 +347,36 @@ class Transformer(nn.Module):
         selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
             x, index = self._through(block, x, index, None, padding_mask), None
-        scores: Tensor = self.head(self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask)))
+        x = self.norm(self._through(self.blocks[-1], x, index, selection, padding_mask))
+        if targets is not None:
+            targets = F.pad(targets, (0, len(x) - len(targets)))  # as the selection is padded
+        scores: Tensor = self.head(x, targets)
         return scores if selection is None else scores[: selection.count]
+
+    @torch.no_grad()
+    def _forward_cached(
+        self,
+        tokens: Tensor,
+        selection: Tensor | Selection | None,
+        padding_mask: Tensor | None,
+        cache: KeyValueCache,
+        fresh: Tensor | None,
+    ) -> Tensor:
+        """See forward."""
+        if self.config.causal or self.config.attention == "uniform" or not isinstance(selection, Tensor):
+            raise ValueError("cache: needs a bidirectional model with learned attention, and a selection by position")
+        reading = None if fresh is None else Reading(fresh)
+        position = None if reading is None else reading.position
+        x = self.token_embedding(tokens if position is None else tokens.gather(1, position))
+        if self.config.position_encoding == "learned":
+            x = x + (self.position_embedding.weight if position is None else self.position_embedding(position))
+        chosen = Selection.of(selection) if reading is None else reading.within(selection)
+        places, last, rotary = None if reading is None else reading.places, len(self.blocks) - 1, self._rotary(x.device)
+        for layer, block in enumerate(self.blocks):
+            keep = functools.partial(cache.update, layer, places=places)
+            x = block(x, None, chosen if layer == last else None, padding_mask, rotary, position, keep)
+        scores: Tensor = self.head(self.norm(x))
+        return scores[: chosen.count]
 
     def _rotary(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of every position, float32 [length, head width / 2], the same for all blocks."""

@@ -11,7 +11,9 @@ from rich.text import Text
 from mdlm_min.run.time_left import TimeLeft
 
 
-class _Console(Console):
+class SteadyConsole(Console):
+    """A console that leaves the cursor alone."""
+
     def show_cursor(self, show: bool = True) -> bool:
         """Never hide it: a process that is killed could not bring it back."""
         return False
@@ -25,7 +27,7 @@ class LiveDisplay:
         self.latest: dict[str, str] = {}
         self.is_stopping = False
         self.lock = threading.Lock()  # between the thread that draws and the one that brings news
-        self.console = _Console(highlight=False)
+        self.console = SteadyConsole(highlight=False)
 
     def shown(self) -> Live:
         """The display on the screen, as a context. It clears its lines at the end."""

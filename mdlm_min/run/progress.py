@@ -26,10 +26,15 @@ class Display(Protocol):
         """A stop signal has come, and running runs write their checkpoints."""
 
 
+def can_redraw() -> bool:
+    """Whether standard output is a terminal that can move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
 @contextmanager
 def open_display(total: int) -> Iterator[Display]:
     """A display for `total` runs. It is live in a terminal that can move its cursor, and gone at the end."""
-    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if can_redraw():
         from mdlm_min.run.live_display import LiveDisplay
 
         live = LiveDisplay(total)

@@ -16,8 +16,8 @@ from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.language import LanguageTask
+from mdlm_min.tasks.summaries import RATES
 
-RATES = tuple(round(0.05 + 0.1 * index, 2) for index in range(10))
 BATCHES = 8  # at each rate, half of them for either side of a product
 
 
@@ -54,9 +54,3 @@ class ProbeTask(LanguageTask):
         mask = bernoulli(rates, tokens.shape[1], generator)
         loss = self.process.loss(self.nll(tokens, mask), mask, rates)
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(self.model.parameters()))])
-
-
-def suggested_rate(rows: list[Row], measure: str) -> float:
-    """The rate at which `measure` ("snr" or "gain") is largest, in the mean over all probes after step 0."""
-    later = [row for row in rows if row["step"] > 0]
-    return max(RATES, key=lambda rate: sum(row[f"{measure}_{rate}"] for row in later))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mdlm_min.data.bigrams import token_priors
 from mdlm_min.data.parity_corpus import PREFIX, layout, make_parities
 from mdlm_min.data.text import TextConfig, TextData, find_sources, load_text
 from mdlm_min.data.tokenizer import check_tokenizer
@@ -20,11 +20,11 @@ from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.summaries import LEVELS
 from mdlm_min.training.loop import Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
-LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))  # [0, .1), [.1, .2), ...: the columns of a loss over t
 STRATA = len(LEVELS)
 LEAST_PASSES = 24 * STRATA  # of an estimate in all strata
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,7 +88,7 @@ class LanguageTask(Task):
     def __init__(self, config: LanguageRunConfig, seed: int, data: TextData | None = None) -> None:
         self.config, self.seed = config, seed
         self.data = data or load_data(config.data)
-        self.prior = self.data.unigram_nll()
+        self.priors: dict[str, Tensor] = {}  # by split, for the estimate of its loss
         self.device = torch.device(config.device)
         self.dtype = DTYPES[config.dtype]
         shape = config.model_config(self.data.vocab_size)
@@ -105,8 +105,7 @@ class LanguageTask(Task):
     def nll(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """-log p in nats of the masked tokens given the others: float32 [masked], in row-major order of `mask`."""
         with self.autocast():
-            scores = self.model(tokens.masked_fill(mask, self.mask_token), mask)
-        return F.cross_entropy(scores.float(), tokens[mask], reduction="none")
+            return self.model(tokens.masked_fill(mask, self.mask_token), mask, targets=tokens[mask])
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's blocks (and masks), in nats per token."""
@@ -119,8 +118,10 @@ class LanguageTask(Task):
     def test_loss(self, split: str, passes: int) -> Row:
         """Loss over t in [0, 1] on the blocks of a split, its standard error, and both in each tenth of t."""
         blocks = self.data.blocks(split, self.config.data.length)
+        if split not in self.priors:
+            self.priors[split] = token_priors(self.data, blocks)
         return loss_over_rates(
-            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)), blocks, self.prior[blocks], passes, split
+            lambda tokens, mask: self.nll(tokens.to(self.device), mask.to(self.device)), blocks, self.priors[split], passes, split
         )
 
     def evaluate(self, step: int) -> Row:

@@ -24,12 +24,12 @@ from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.summaries import SOLVED
 from mdlm_min.training.loop import Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
 SUPERVISIONS = ("output", "secret", "masked")
-SOLVED = 0.99
 
 
 @dataclass(frozen=True)
@@ -166,17 +166,6 @@ class ParityTask(Task):
         return enough and all(min(row["train_accuracy"], row["validation_accuracy"]) >= SOLVED for row in last)
 
 
-def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:
-    """First step from which `metric` is at least `threshold` for `evaluations` evaluations in a row; infinity if never.
-
-    T_mem is this for the training accuracy, T_gen for the validation accuracy.
-    """
-    for index in range(len(rows) - evaluations + 1):
-        if all(row[metric] >= threshold for row in rows[index : index + evaluations]):
-            return rows[index]["step"]
-    return float("inf")
-
-
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
     check_device(build(ParityRunConfig, settings).device)
@@ -188,21 +177,3 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
     task = ParityTask(config, seed)
     folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
     train(task, config.train, folder, progress)
-
-
-def summarise(rows: list[Row]) -> list[dict[str, Any]]:
-    """What a table says of one run: T_mem, T_gen, their difference and ratio, accuracies, the share of signal masks."""
-    memorised, generalised = stays_above(rows, "train_accuracy"), stays_above(rows, "validation_accuracy")
-    shares = [row["signal_share"] for row in rows[1:]]
-    row = {
-        "t_mem": memorised,
-        "t_gen": generalised,
-        "delay": generalised - memorised if memorised < float("inf") else float("nan"),
-        "delay_ratio": generalised / memorised if 0 < memorised < float("inf") else float("nan"),
-        "final_train": rows[-1]["train_accuracy"],
-        "final_validation": rows[-1]["validation_accuracy"],
-        "best_validation": max(row["validation_accuracy"] for row in rows),
-        "signal_share": sum(shares) / len(shares) if shares else float("nan"),
-        "last_step": rows[-1]["step"],
-    }
-    return [row]

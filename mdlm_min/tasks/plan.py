@@ -5,23 +5,27 @@ shapes but no storage, and torch's memory tracker counts what is alive at each m
 and optimiser states over the GPUs, is arithmetic (arXiv:1910.02054, section 3).
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from mdlm_min.data.chat import NAMES
 from mdlm_min.model.flops import training_operations
-from mdlm_min.model.llada import parameter_count
+from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config
+from mdlm_min.model.scoring import SLICE, classes_at_a_time
 from mdlm_min.model.selection import Selection, grid_size
 from mdlm_min.model.transformer import ModelConfig, empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
+from mdlm_min.tasks.finetune import FinetuneConfig, new_shape, start_folder
 from mdlm_min.tasks.language import DTYPES
 from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.training.engine import EngineConfig
 
 GB = 1e9
+Config = PretrainConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ SEEN = "seen elsewhere: LLaDA-8B 26%, a 7B causal model with FSDP 46%"
 class Memory:
     """Bytes on one GPU at the peak of a step.
 
-    `logits` is the memory of the scores and their gradients when they are largest, which need not be the peak.
-    `logits_in_full` is the same if every position had scores. `host` lies in the memory of the node.
+    `logits` is the memory of the scores and their gradients when they are largest, which need not be the peak. `logits_in_full`
+    is the same if every position had scores and all classes were scored at a time. `host` lies in the memory of the node.
     """
 
     weights: float
@@ -102,8 +106,8 @@ def step_memory(
 ) -> dict[str, float]:
     """Peak bytes of one training step of `batch` sequences masked at `rate`, in one process.
 
-    Keys: "weights" (buffers included), "gradients", "optimizer", "activations". Without `keep_gradients` each gradient is freed
-    as soon as it is made, as with ZeRO 2 and 3.
+    The scores come in slices, as large as on a GPU. Keys: "weights" (buffers included), "gradients", "optimizer", "activations".
+    Without `keep_gradients` each gradient is freed as soon as it is made, as with ZeRO 2 and 3.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -111,7 +115,7 @@ def step_memory(
     selected_each = max(1, round(rate * model.length))
     with FakeTensorMode():
         network = empty_transformer(model, weights)
-        network.recompute = recompute
+        network.recompute, network.head.slice = recompute, SLICE["cuda"]
         stepper = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -130,8 +134,8 @@ def step_memory(
         tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
         with tracker:
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-                scores = network(tokens, selection)
-            F.cross_entropy(scores.float(), index[:count]).backward()
+                losses = network(tokens, selection, targets=index[:count])
+            losses.mean().backward()
             if optimizer:
                 stepper.step()
     [found] = [parts for parts in tracker.get_tracker_snapshot("peak").values() if parts["Total"]]
@@ -144,7 +148,7 @@ def step_memory(
     }
 
 
-def memory(config: PretrainConfig, gpus: int) -> Memory:
+def memory(config: Config, gpus: int) -> Memory:
     """Memory on each of `gpus` GPUs."""
     engine, model = config.engine, model_of(config)
     parameters = parameter_count(model)
@@ -155,11 +159,12 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     found = step_memory(
         model, batch, rate, weights, compute, engine.recompute, keep_gradients=engine.zero < 2, optimizer=not sharded
     )
-    wide = (
-        4 + 4 + 4 + (2 if compute == torch.bfloat16 else 0)
-    )  # scores in float32, log-probabilities, gradient; scores as computed
-    full = float(batch * model.length * model.outputs * wide)
-    logits = full * rate
+    rounded = 2 if compute == torch.bfloat16 else 0  # bytes of a score as computed
+    rows = batch * model.length
+    full = float(rows * model.outputs * (4 + 4 + 4 + rounded))  # scores in float32, log-probabilities, gradient
+    masked = max(1, round(rows * rate))
+    classes = classes_at_a_time(masked, model.outputs, SLICE["cuda"])
+    logits = full * rate if classes == model.outputs else float(masked * classes * (4 + rounded))
     if not sharded:
         return Memory(found["weights"], found["gradients"], found["optimizer"], found["activations"], logits, full)
     each = parameters * weights.itemsize
@@ -178,25 +183,46 @@ def memory(config: PretrainConfig, gpus: int) -> Memory:
     )
 
 
-def model_of(config: PretrainConfig) -> ModelConfig:
-    """The Transformer of a configuration whose data are not read.
+def config_of(settings: dict[str, Any]) -> Config:
+    """The configuration that settings describe: fine-tuning where they name a `kind` finetune, pre-training without a kind."""
+    rest = {name: value for name, value in settings.items() if name not in ("kind", "start_run")}
+    if settings.get("kind", "pretrain") == "pretrain":
+        return build(PretrainConfig, rest)
+    if settings["kind"] != "finetune" or settings.get("start_run"):
+        raise InputError("arm: is no run that stands for itself; allowed: one that pre-trains, or fine-tunes from a folder")
+    return build(FinetuneConfig, rest)
+
+
+def model_of(config: Config) -> ModelConfig:
+    """The Transformer of a configuration whose data are not read; a start whose folder is not named here counts as LLaDA-8B.
 
     A vocabulary size that is not stated follows from the tokenizer's name. Raises InputError for a tokenizer whose name does
     not tell it.
     """
-    size = config.data.vocab_size
-    if not size:
-        name = config.data.tokenizer
-        known = {"bytes": 256, "gpt2": 50257}
-        if name not in known and not name.startswith("bpe:"):
-            raise InputError(
-                f"data.vocab_size: 0 is not allowed with data.tokenizer = {name!r}; state the vocabulary size, at least 1"
-            )
-        size = (known[name] if name in known else int(name.removeprefix("bpe:"))) + 2
+    if isinstance(config, FinetuneConfig):
+        return _model_of_start(config)
+    size = config.data.vocab_size or _vocabulary(config.data.tokenizer, 2)
     return config.model_config(size)
 
 
-def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
+def _model_of_start(config: FinetuneConfig) -> ModelConfig:
+    if not config.start:
+        return new_shape(config, _vocabulary(config.data.tokenizer or "bytes", len(NAMES)))
+    unknown = config.start.startswith("$") and not os.environ.get(config.start[1:])
+    return replace(LLADA_8B if unknown else read_config(start_folder(config.start)), length=config.data.length)
+
+
+def _vocabulary(tokenizer: str, special: int) -> int:
+    """Size by the tokenizer's name, and so many special tokens."""
+    known = {"bytes": 256, "gpt2": 50257}
+    if tokenizer not in known and not tokenizer.startswith("bpe:"):
+        raise InputError(
+            f"data.vocab_size: 0 is not allowed with data.tokenizer = {tokenizer!r}; state the vocabulary size, at least 1"
+        )
+    return (known[tokenizer] if tokenizer in known else int(tokenizer.removeprefix("bpe:"))) + special
+
+
+def plan(config: Config, gpus: int, gpu: Gpu) -> Plan:
     """The plan of a configuration. Raises InputError if its batch cannot be divided among the GPUs."""
     model = model_of(config)
     operations = training_operations(model, config.batch, config.process().rate.mean) * config.train.steps
@@ -204,7 +230,7 @@ def plan(config: PretrainConfig, gpus: int, gpu: Gpu) -> Plan:
     return Plan(memory(config, gpus), gpu.memory, parameter_count(model), tokens, operations, gpus * gpu.operations)
 
 
-def alternatives(config: PretrainConfig, gpus: int) -> list[tuple[str, PretrainConfig]]:
+def alternatives(config: Config, gpus: int) -> list[tuple[str, Config]]:
     """Changes that need less memory, the cheapest first. Every change keeps those before it."""
     engine, found = config.engine, []
     share = config.batch // gpus
@@ -234,7 +260,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         raise InputError(
             f"gpus, utilisation: {gpus}, {utilisation} is not allowed; at least 1 GPU, and a share above 0, at most 1"
         )
-    config = build(PretrainConfig, settings)
+    config = config_of(settings)
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))
     found = plan(config, gpus, GPUS[gpu])
@@ -251,7 +277,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         f"  gradients   {need.gradients / GB:8.2f} GB",
         f"  optimiser   {need.optimizer / GB:8.2f} GB"
         + (f"  ({need.host / GB:,.0f} GB in the memory of the node)" if need.host else ""),
-        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at masked positions, "
+        f"  activations {need.activations / GB:8.2f} GB  (scores alone: {need.logits / GB:.2f} GB at a time, "
         f"{need.logits_in_full / GB:.2f} GB at all positions)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",

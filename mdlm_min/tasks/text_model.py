@@ -1,22 +1,29 @@
-"""A trained run as a model that writes: its newest checkpoint, its tokenizer, and text with gaps to fill in."""
+"""A trained model that speaks text: a run's newest checkpoint or a released LLaDA, its tokenizer, and text with gaps to fill."""
 
 import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mdlm_min.data.tokenizer import Tokenizer
-from mdlm_min.diffusion.sampling import SamplingConfig, unmask
-from mdlm_min.run.config import build
+from mdlm_min.data.samples import open_data
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.diffusion.generation_record import Generation
+from mdlm_min.diffusion.remasking import TokenRules
+from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
+from mdlm_min.model.llada_weights import load_weights, save_weights, stored_dtype
+from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import RunFolder, settings_of
-from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
-from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
+from mdlm_min.tasks.language import DTYPES, LanguageRunConfig, load_data
+from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
-from mdlm_min.training.engine import EngineConfig
 from mdlm_min.training.loop import check_device
 
 GAP = re.compile(r"\[MASK\]|_{2,}")
@@ -24,53 +31,48 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a byte model can writ
 
 
 class TextModel:
-    """Fills in masked tokens and speaks text. `length` is the most tokens that it can read at once."""
+    """Fills in masked tokens and speaks text.
 
-    def __init__(self, task: LanguageTask | PretrainTask) -> None:
-        """From a task whose model is trained. Raises InputError for data that were never text."""
-        if task.data.tokenizer is None:
+    `end_token` ends a text (None: the model has none); `suppressed` are the ids that stand in no text, the end token among them;
+    `length` is the most tokens that the model can read at once. `dtype` is what is computed in.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None,
+        mask_token: int,
+        end_token: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """By default computed in the dtype of the weights. Raises InputError where there is no tokenizer: data never text."""
+        if tokenizer is None:
             raise InputError("run: its data were never text; allowed: a run on text")
-        self.task, self.model = task, task.model
-        self.tokenizer: Tokenizer = task.data.tokenizer
-        self.length = self.model.config.length
-        beyond = range(self.tokenizer.vocab_size, self.model.config.outputs)  # no token of any text
-        if isinstance(task, PretrainTask):
-            self.mask_token, self.suppressed = task.data.mask_token, {*beyond, task.data.end_token}
-        else:
-            self.mask_token, self.suppressed = task.mask_token, {*beyond}
+        weight = next(model.parameters())
+        self.model, self.tokenizer, self.mask_token, self.end_token = model, tokenizer, mask_token, end_token
+        self.device, self.dtype = weight.device, dtype or weight.dtype
+        self.length = model.config.length
+        self.suppressed = {*range(tokenizer.vocab_size, model.config.outputs), *(() if end_token is None else (end_token,))}
+        self._mixed = self.dtype != weight.dtype
+
+    def autocast(self) -> torch.autocast:
+        """The context to call `model` in: mixed precision where `dtype` is not that of the weights."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self._mixed)
 
     @staticmethod
-    def load(path: Path, device: str = "cpu") -> "TextModel":
-        """The newest checkpoint of a run folder. Raises InputError for a folder that holds no trained language model, and for one
-        whose text has changed since: the tokenizer could be another."""
-        folder = RunFolder(path)
-        if not (path / "config.json").exists():
-            raise InputError(f"run: {path} is not a run folder; allowed: one that `mdlm train` or `mdlm run` has written")
-        settings = settings_of(folder.read_json("config.json"))
-        kind = settings.pop("kind", "masked")
-        data = settings.get("data")
-        if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
-            allowed = "a run of `mdlm train`, 03_wikitext_bins or 04_8b_pt"
-            raise InputError(f"run: {path} holds no masked diffusion model of text; allowed: {allowed}")
-        found = checkpoints(folder.checkpoints)
-        if not found:
-            raise InputError(f"run: {path} has no checkpoint yet; train it first")
+    def load(path: Path, device: str = "cpu", dtype: str = "") -> "TextModel":
+        """A run folder's newest checkpoint, or a released LLaDA folder.
+
+        `dtype` is what is computed in: a run's weights stay what they were trained in, a released folder's are converted. By
+        default it is the run's own, or that of the released weights. Raises InputError for a folder that holds no masked
+        diffusion model of text, for a released model that cannot be honoured to the letter, and for a run whose text has changed
+        since: the tokenizer could be another.
+        """
         check_device(device)
-        task: LanguageTask | PretrainTask
-        if "source" in data:
-            pretraining = replace(build(PretrainConfig, settings), device=device, engine=EngineConfig())
-            task = PretrainTask(pretraining, 0, folder)
-        else:
-            task = LanguageTask(replace(build(LanguageRunConfig, settings), device=device), 0)
-        if (folder.read_json("data.json").get("sha256")) != task.data.sha256:
-            name = data.get("corpus", data.get("source"))
-            raise InputError(f"data: {name!r} has changed since {path} was trained; bring the old text back")
-        saved = Checkpoint(found[-1])
-        try:
-            task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
-        except (KeyError, RuntimeError) as error:  # config.json was changed after the run
-            raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json") from error
-        return TextModel(task)
+        if dtype and dtype not in DTYPES:
+            raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+        released = (path / "config.json").is_file() and is_released(path)
+        return (_released if released else _trained)(path, device, dtype)
 
     def template(self, text: str) -> list[int]:
         """Tokens of a text with gaps: [MASK] is one masked token, a run of n >= 2 underscores is n of them. Raises InputError for
@@ -78,7 +80,7 @@ class TextModel:
         tokens: list[int] = []
         end = 0
         for gap in GAP.finditer(text):
-            tokens += self._before_gap(text[end : gap.start()])
+            tokens += self.before_gap(text[end : gap.start()])
             tokens += [self.mask_token] * (1 if gap[0] == "[MASK]" else len(gap[0]))
             end = gap.end()
         tokens += self.tokenizer.encode(text[end:]).tolist()
@@ -94,26 +96,67 @@ class TextModel:
         length = length or self.length
         if not 1 <= length <= self.length:
             raise InputError(f"length: {length} is not allowed; 1 to {self.length}, which this model can read")
-        tokens = self._before_gap(prompt)
+        tokens = self.before_gap(prompt)
         if len(tokens) >= length:
             raise InputError(f"prompt: it has {len(tokens)} tokens; allowed: fewer than the text's length, {length}")
         return tokens + [self.mask_token] * (length - len(tokens))
 
-    def _before_gap(self, text: str) -> list[int]:
+    def with_answer(self, prompt: Sequence[int], length: int) -> list[int]:
+        """A prompt's tokens and then `length` masked ones. Raises InputError for more than the model can read."""
+        if len(prompt) + length > self.length:
+            allowed = f"at most {self.length} together, which this model can read"
+            raise InputError(f"length: {length} is not allowed behind a prompt of {len(prompt)} tokens; {allowed}")
+        return [*prompt, *[self.mask_token] * length]
+
+    def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
         return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
 
+    def rules(
+        self,
+        stop: Collection[int] = (),
+        suppress: Collection[int] = (),
+        begin_suppress: Collection[int] = (),
+        defer: Collection[int] = (),
+    ) -> TokenRules:
+        """Roles of tokens in generation. Those that the model suppresses are produced only where they are meant, to stop or as
+        deferred ones."""
+        never = (self.suppressed - {*stop, *defer}) | {*suppress}
+        return TokenRules(
+            self.mask_token, frozenset(never), frozenset(begin_suppress), frozenset(defer), frozenset(stop) - frozenset(suppress)
+        )
+
+    def generate(
+        self,
+        templates: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        rules: TokenRules | None = None,
+        items: Sequence[int] | None = None,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Generation:
+        """Templates of any lengths in one batch, filled in: `tokens` [batch, longest], each row's own to the left. See
+        diffusion.sampling.generate; by default the tokens that stand in no text are suppressed."""
+        lengths = [len(template) for template in templates]
+        learned = self.model.config.position_encoding == "learned"
+        tokens = torch.full((len(templates), self.length if learned else max(lengths)), self.mask_token)
+        for row, template in zip(tokens, templates, strict=True):
+            row[: len(template)] = torch.tensor(template)
+        with self.autocast():
+            found = generate(
+                self._score_blocks if learned else self.model, tokens.to(self.device), rules or self.rules(), config, seed, items,
+                lengths, watch,
+            )  # fmt: skip
+        return replace(found, tokens=found.tokens[:, : max(lengths)].cpu())
+
+    def _score_blocks(self, tokens: Tensor, asked: Tensor, padding_mask: Tensor | None = None, **cached: Any) -> Tensor:
+        """A model with learned positions reads blocks of its full length only: what is behind a text stays masked."""
+        scores: Tensor = self.model(tokens, asked, **cached)
+        return scores
+
     def fill(self, template: Tensor, config: SamplingConfig, seed: int = 0) -> Tensor:
         """`template` (int64 [batch, length]) with its masked tokens filled in; row i's noise depends on `seed` and i alone."""
-        length = template.shape[1]
-        if self.model.config.position_encoding == "learned":  # such a model reads blocks of its full length only
-            template = F.pad(template, (0, self.length - length), value=self.mask_token)
-        with self.task.autocast():
-            filled = unmask(
-                self.model, template.to(self.task.device), self.mask_token, config, seed,
-                suppress=self.suppressed,
-            )  # fmt: skip
-        return filled[:, :length].cpu()
+        return self.generate(template.tolist(), config, seed).tokens
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
         """A text of `length` tokens that begins with the prompt; by default one token per step. Raises InputError as
@@ -126,3 +169,99 @@ class TextModel:
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; control characters other than line ends and tabs become replacement marks."""
         return _CONTROL.sub("\ufffd", self.tokenizer.decode(tokens))
+
+
+def check_gaps(text: str) -> None:
+    """Raise InputError for a text without a gap to fill in."""
+    if not GAP.search(text):
+        raise InputError(f"infill: {shown(text)} has no gap; write [MASK] or __ where text is wanted")
+
+
+def _released(path: Path, device: str, dtype: str) -> TextModel:
+    config, tokens = read_config(path), read_special_tokens(path)
+    tokenizer = find_tokenizer(str(path / "tokenizer.json"), list, "", path, None)
+    model = empty_transformer(config, DTYPES[dtype] if dtype else stored_dtype(path))
+    load_weights(path, model)
+    return TextModel(model.to(device), tokenizer, tokens.mask, tokens.end)
+
+
+def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = None) -> TextModel:
+    """`weights` is their dtype: by default the one that they were trained in, or wider."""
+    if not (path / "config.json").is_file():
+        allowed = "one that `mdlm train` or `mdlm run` has written, or a released LLaDA folder"
+        raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
+    folder = RunFolder(path)
+    settings = settings_of(folder.read_json("config.json"))
+    if (path / "model.json").is_file():
+        return _described(folder, settings, device, dtype, weights)
+    kind = settings.pop("kind", "masked")
+    data = settings.get("data")
+    if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
+        allowed = "a run of `mdlm train`, 03_wikitext_bins or 04_8b_pt"
+        raise InputError(f"run: {path} holds no masked diffusion model of text; allowed: {allowed}")
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise InputError(f"run: {path} has no checkpoint yet; train it first")
+    if "source" in data:
+        pretraining = build(PretrainConfig, settings)
+        samples = open_data(pretraining.data)
+        _check_data(folder, pretraining.data.source, samples.sha256)
+        compute = DTYPES[dtype or pretraining.dtype]
+        weights = weights or torch.promote_types(DTYPES[pretraining.weights], compute)
+        model = _newest(Checkpoint(found[-1]), pretraining.model_config(samples.vocab_size), weights).to(device)
+        return TextModel(model, samples.tokenizer, samples.mask_token, samples.end_token, compute)
+    language = build(LanguageRunConfig, settings)
+    text = load_data(language.data)
+    _check_data(folder, language.data.corpus, text.sha256)
+    model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), weights or torch.float32).to(device)
+    return TextModel(model, text.tokenizer, text.vocab_size, None, DTYPES[dtype or language.dtype])
+
+
+def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str, weights: torch.dtype | None) -> TextModel:
+    """Of a folder that says itself what its model is, in model.json and tokenizer.json."""
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
+    described = folder.read_json("model.json")
+    compute = DTYPES[dtype or settings.get("dtype", "float32")]
+    weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
+    try:
+        tokenizer = find_tokenizer(str(folder.path / "tokenizer.json"), list, "", folder.path, None)
+        config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
+    except KeyError as error:
+        raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
+    return TextModel(_newest(Checkpoint(found[-1]), config, weights).to(device), tokenizer, mask, end, compute)
+
+
+def _check_data(folder: RunFolder, name: str, sha256: str) -> None:
+    if folder.read_json("data.json").get("sha256") != sha256:
+        raise InputError(f"data: {name!r} has changed since {folder.path} was trained; bring the old text back")
+
+
+def _newest(saved: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> Transformer:
+    """The Transformer of a checkpoint, its weights in `dtype`: at most one tensor is in memory besides it."""
+    model = empty_transformer(config, dtype)
+    for name, parameter in model.named_parameters():
+        if f"model.{name}" not in saved or (found := saved[f"model.{name}"]).shape != parameter.shape:
+            raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json")  # changed after the run
+        parameter.detach().copy_(found)
+    return model
+
+
+def export(path: Path, output: Path, dtype: str) -> None:
+    """Write the newest checkpoint of the run folder `path` as a folder in LLaDA's released form: weights in `dtype`, the run's
+    own mask, end and padding tokens, and its tokenizer as a tokenizer.json.
+
+    At most one copy of the model is in memory. Raises InputError for a run that has no checkpoint or whose model is not LLaDA's
+    block, for data that have changed since, and where the output is a file or another run.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output: {output} is a file; allowed: a folder")
+    if (output / "config.json").exists() and not is_released(output):
+        raise InputError(f"output: {output} is a run folder or another model's; allowed: a new folder, or an older export")
+    model = _trained(path, "cpu", "", DTYPES[dtype])
+    tokens = SpecialTokens(model.mask_token, model.end_token, model.end_token)  # what is beyond a text's end is padding
+    save_weights(output, model.model, tokens)
+    write_whole(output / "tokenizer.json", model.tokenizer.to_json())

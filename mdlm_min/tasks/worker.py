@@ -18,7 +18,7 @@ from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import locked, write_whole
 from mdlm_min.run.run_folder import Follower, RunFolder, settings_of
-from mdlm_min.tasks import pretrain
+from mdlm_min.tasks import finetune, pretrain
 from mdlm_min.training import distributed
 from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, join_processes
 from mdlm_min.training.launch import MARK
@@ -29,6 +29,7 @@ from mdlm_min.training.task import Task
 # folder.
 TASKS: dict[str, tuple[type[Any], Callable[[dict[str, Any], int, RunFolder], Task]]] = {
     "pretrain": (pretrain.PretrainConfig, pretrain.prepare),
+    "finetune": (finetune.FinetuneConfig, finetune.prepare),
 }
 
 

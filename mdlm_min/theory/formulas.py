@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
+ORDERS = (2, 3, 4, 5, 6)  # of n-grams
 WIKITEXT_WEIGHTS = (0.7427, 0.2063, 0.0401, 0.0084, 0.0024)  # w_2 .. w_6 as published in F.4
 
 

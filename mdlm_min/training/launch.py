@@ -17,6 +17,7 @@ from pathlib import Path
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.run.signals import on_stop_signals
+from mdlm_min.training.compile_lock import left_behind
 from mdlm_min.training.engine import EngineConfig
 
 WORKER = "mdlm_min.tasks.worker"
@@ -49,6 +50,11 @@ def launch(task: str, engine: EngineConfig, folder: RunFolder, progress: Callabl
     """Start the workers and wait for their end. Raises what stopped them: InputError, RunError, or KeyboardInterrupt after a
     stop."""
     line = launch_line(task, engine, folder.path)
+    if locks := left_behind():
+        raise InputError(
+            f"{locks[0]}: left behind by a compilation that was killed, and every run on DeepSpeed would wait for it; delete it, "
+            f"unless another machine is compiling in this folder now"
+        )
     for name in ("stop", "error.json"):
         (folder.path / name).unlink(missing_ok=True)
     said = f"launch: {shlex.join(line)}"

@@ -1,6 +1,7 @@
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.evidence.experiment import Experiment
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,25 @@ def test_every_experiment_s_smoke_tier_runs_and_draws(experiment, tmp_path, caps
     text = capsys.readouterr().out
     assert "table: " in text
     assert experiment == "theory" or "figure: " in text  # the theory's figure needs all of T1 to T9
+
+
+@pytest.mark.parametrize("name", ["parity", "01_parity", "theory", "wikitext_bins"])
+def test_an_experiment_without_a_plan_is_named_with_those_that_have_one(name, capsys):
+    assert main(["plan", name]) == 2
+    error = capsys.readouterr().err
+    assert f"{Experiment(name).name} trains no LLaDA and has no plan; allowed: 04_8b_pt, 05_8b_sft" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--text", "x", "--run", ""], ["run", "parity", "--runs", " "], ["sample", ""], ["verify", "--runs", ""]],
+    ids=" ".join,
+)
+def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "an empty name is not allowed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,15 @@ def made(tmp_path):
 
 @pytest.mark.parametrize("value", ODD)
 def test_values_arrive_as_they_were_typed(made, value):
-    names = {"TEXT": "--text", "ARMS": "--arms", "HOSTFILE": "--hostfile", "TIER": "--tier", "SEEDS": "--seeds", "JOBS": "--jobs"}
+    names = {
+        "TEXT": "--text",
+        "ARMS": "--arms",
+        "CELLS": "--cells",
+        "HOSTFILE": "--hostfile",
+        "TIER": "--tier",
+        "SEEDS": "--seeds",
+        "JOBS": "--jobs",
+    }
     arguments, data = made("exp-wikitext-bins", f"DATA={value}", *(f"{name}={value}" for name in names))
     assert arguments[:2] == ["run", "wikitext_bins"]
     given = dict(argument.split("=", 1) for argument in arguments[2:])
@@ -63,7 +71,7 @@ def test_values_arrive_as_they_were_typed(made, value):
 
 def test_what_is_not_given_is_left_to_the_program(made):
     arguments, data = made("exp-parity")
-    assert arguments == ["run", "parity", "--tier=cpu", "--seeds=0", "--arms=", "--processes=0", "--hostfile="]
+    assert arguments == ["run", "parity", "--tier=cpu", "--seeds=0", "--arms=", "--cells=", "--processes=0", "--hostfile="]
     assert data is None
 
 

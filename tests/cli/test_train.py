@@ -90,7 +90,7 @@ def test_a_prompt_is_continued(run, capsys):
 
 
 def test_texts_differ_by_number_and_seed_and_can_be_had_again(run, capsys):
-    options = ["--length", "12", "--temperature", "3", "--method", "ancestral", "--steps", "5"]
+    options = ["--length", "12", "--temperature", "3", "--remasking", "ancestral", "--steps", "5"]
     three = sampled(run, *options, "--count", "3", capsys=capsys)
     assert three == sampled(run, *options, "--count", "3", capsys=capsys)
     texts = [part.partition("\n")[2] for part in three.split("--- ")[1:]]
@@ -108,7 +108,7 @@ def test_texts_differ_by_number_and_seed_and_can_be_had_again(run, capsys):
         (["--count", "0"], "count: 0 is not allowed; at least 1"),
         (["--steps", "0"], "steps: 0 is not allowed; at least 1"),
         (["--temperature", "-1"], "temperature: -1.0 is not allowed"),
-        (["--method", "beam"], "method: 'beam' is unknown"),
+        (["--remasking", "beam"], "remasking: 'beam' is unknown"),
         (["--infill", ""], "infill: '' has no gap"),
         (["--infill", "no gap _"], "infill: 'no gap _' has no gap"),
         (["--infill", "_" * 17], "infill: the text has 17 tokens; allowed: at most 16"),

@@ -8,6 +8,7 @@ import torch
 
 from mdlm_min.data import text
 from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text
+from mdlm_min.data.tokenizer import GPT2, Bytes, TrainedBPE, Words
 from mdlm_min.run.errors import InputError
 
 LINES = [f"line {number} of a small corpus, with a word or two more\n" for number in range(400)]
@@ -315,3 +316,34 @@ def test_two_processes_may_write_the_same_tokens(corpus):
     both = [subprocess.Popen([sys.executable, "-c", program, str(corpus)], stdout=subprocess.PIPE) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert outputs[0] == outputs[1] != b""
+
+
+def as_json(tokenizer):
+    return TrainedBPE(tokenizer.to_json())
+
+
+ODD = "It's  a\ttest: 3,141 \u00e9\u4e16\U0001f600 don't\r\n\n  \x00\x7f <|endoftext|> end "
+
+
+def test_bytes_as_a_tokenizer_json_give_the_same_tokens():
+    written = as_json(Bytes())
+    assert written.encode(ODD).tolist() == Bytes().encode(ODD).tolist()
+    assert written.vocab_size == 256
+    for byte in range(256):
+        assert written.decode([byte]) == Bytes().decode([byte])
+    assert written.decode(ODD.encode()) == ODD
+
+
+@pytest.mark.slow
+def test_gpt2_as_a_tokenizer_json_gives_the_same_tokens(data_folder):
+    ours = GPT2(data_folder / "gpt2-bpe")
+    written = as_json(ours)
+    assert written.vocab_size == ours.vocab_size
+    text = ODD + gzip.decompress((data_folder / "wikitext-2" / "wiki.test.tokens.gz").read_bytes()).decode()[:200_000]
+    assert written.encode(text).tolist() == ours.encode(text).tolist()
+    assert written.decode(ours.encode(ODD)) == ODD
+
+
+def test_words_have_no_tokenizer_json():
+    with pytest.raises(InputError, match="'words' grows as it reads"):
+        Words().to_json()

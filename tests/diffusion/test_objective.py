@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.diffusion.objective import divisors, masked_loss, sign_cross_entropy, squared_error
 from mdlm_min.theory.checks import Enumeration
 
 MASK = torch.tensor([[True, False, True, False], [False, False, False, False], [False, True, False, False]])
@@ -68,3 +68,29 @@ def test_equals_eq_1_by_enumeration(token_loss, full):
 def test_a_weight_without_its_rates_is_an_error():
     with pytest.raises(ValueError, match="rate None"):
         masked_loss(TOKEN_LOSS, MASK, None, "1/t")
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("answer", (2 * 3, 4 * 3, 3 * 3)), ("token", (9, 9, 9)), ("batch", (3, 3, 3)), ("masked", (3, 3, 3))],
+)
+def test_divisors_by_hand(name, by):
+    found = divisors(name, torch.tensor([2, 4, 3]), MASK.sum(dim=1))
+    assert found.tolist() == list(by)
+    expected = (1 + 2) / 0.5 / by[0] + 5 / 0.1 / by[2]
+    assert masked_loss(TOKEN_LOSS, MASK, RATE, "1/t", divisor=found).item() == pytest.approx(expected)
+    parts = [
+        masked_loss(TOKEN_LOSS[:2], MASK[:2], RATE[:2], "1/t", whole=(3, 9), divisor=found[:2]),
+        masked_loss(TOKEN_LOSS[2:], MASK[2:], RATE[2:], "1/t", whole=(3, 9), divisor=found[2:]),
+    ]
+    assert sum(parts).item() == pytest.approx(expected)
+
+
+def test_the_mean_over_masked_tokens_is_divisor_masked_without_a_weight():
+    found = masked_loss(TOKEN_LOSS, MASK, RATE, "none", divisor=divisors("masked", torch.tensor([2, 4, 3]), MASK.sum(dim=1)))
+    assert found.item() == pytest.approx(float(TOKEN_LOSS.mean()))
+
+
+def test_a_mean_over_each_sequence_has_no_other_divisor():
+    with pytest.raises(ValueError, match="weight 'mean'"):
+        masked_loss(TOKEN_LOSS, MASK, RATE, "mean", divisor=torch.ones(3))

@@ -94,5 +94,11 @@ def test_unusable_weights_name_field_value_and_what_is_allowed():
             MaskedDiffusion(MaskRate.parse("0"), weight)
     with pytest.raises(InputError, match=r"mask_rate: '0.5\*0.5\+0.5\*U\[0,1\]' holds a fixed rate and has no density"):
         MaskedDiffusion(MaskRate.parse("0.5*0.5+0.5*U[0,1]"), "1/(t p(t))")
-    MaskedDiffusion(MaskRate.parse("0"), "mean")
+    MaskedDiffusion(MaskRate.parse("0.5*0+0.5*U[0,1]"), "mean")  # sometimes 0
     MaskedDiffusion(MaskRate.parse("0.5*0.5+0.5*U[0,1]"), "1/t")
+
+
+@pytest.mark.parametrize("weight", ["none", "mean"])
+def test_a_mask_rate_that_masks_nothing_is_refused(weight):
+    with pytest.raises(InputError, match="mask_rate: '0' masks nothing, and nothing would be learned; allowed: rates above 0"):
+        MaskedDiffusion(MaskRate.parse("0"), weight)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mdlm_min.diffusion.sampling import METHODS, SamplingConfig, unmask
+from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, unmask
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.errors import InputError
 
@@ -129,10 +129,10 @@ def test_low_confidence_at_temperature_0_is_the_plain_loop(steps):
     assert not (found == 7).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("remasking", REMASKING)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_item_does_not_depend_on_its_neighbours_or_its_place(method, temperature):
-    model, template, config = transformer(), templates(), SamplingConfig(method, 4, temperature)
+def test_an_item_does_not_depend_on_its_neighbours_or_its_place(remasking, temperature):
+    model, template, config = transformer(), templates(), SamplingConfig(remasking, 4, temperature)
     together = unmask(model, template, 7, config, seed=5)
     order = [3, 0, 4, 2, 1]
     torch.testing.assert_close(unmask(model, template[order], 7, config, 5, items=order), together[order])
@@ -144,11 +144,11 @@ def test_an_item_does_not_depend_on_its_neighbours_or_its_place(method, temperat
         assert not torch.equal(same[0], same[1])  # two items, two streams
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("remasking", REMASKING)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
-def test_fixed_tokens_stay_and_suppressed_ones_never_appear(method, temperature):
+def test_fixed_tokens_stay_and_suppressed_ones_never_appear(remasking, temperature):
     template = templates().repeat(20, 1)
-    found = unmask(transformer(), template, 7, SamplingConfig(method, 3, temperature), seed=0, suppress=(2, 5))
+    found = unmask(transformer(), template, 7, SamplingConfig(remasking, 3, temperature), seed=0, suppress=(2, 5))
     assert torch.equal(found[template != 7], template[template != 7])
     assert not torch.isin(found[template == 7], torch.tensor([2, 5, 7])).any()
     if temperature == 50:
@@ -172,7 +172,7 @@ def test_only_needed_positions_are_scored_and_idle_steps_cost_nothing():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "beam"}, "method: 'beam' is unknown; allowed: ancestral, random, low-confidence"),
+        ({"remasking": "beam"}, "remasking: 'beam' is unknown; allowed: ancestral, random, low-confidence, margin, entropy"),
         ({"steps": 0}, "steps: 0 is not allowed; at least 1"),
         ({"temperature": -1.0}, "temperature: -1.0 is not allowed"),
         ({"temperature": float("nan")}, "temperature: nan is not allowed"),

@@ -11,7 +11,7 @@ from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.sweep import execute
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.run.run_folder import RunFolder, metrics_sha256
 
 COMMITTED = sorted((ROOT / "results").glob("*/*/table.csv")) + sorted((ROOT / "results" / "published").glob("*.csv"))
 
@@ -20,6 +20,7 @@ COMMITTED = sorted((ROOT / "results").glob("*/*/table.csv")) + sorted((ROOT / "r
 def results(tmp_path, monkeypatch):
     """A copy of results/ that a test may damage."""
     shutil.copytree(ROOT / "results", tmp_path / "results")
+    shutil.copy(ROOT / "README.md", tmp_path)
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)  # without a folder of fresh runs
     return tmp_path / "results"
@@ -117,9 +118,11 @@ def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, caps
     table = golden.read(runs / "01_parity" / "smoke", "01_parity", "smoke")
     table.curves["output/seed0"][-1]["validation_accuracy"] = 0.5
     table.write(runs / "01_parity" / "smoke")
-    compared, [line] = verify._fresh_differences(runs)
+    compared, [forged, line] = verify._fresh_differences(runs)
     assert compared == 1
+    assert forged == "01_parity/smoke, fresh: the curves or items of output/seed0 are not those that its run recorded"
     assert line.startswith("01_parity/smoke output: final_validation differs by 0.")
+    table.runs["output/seed0"]["finished"]["metrics_sha256"] = metrics_sha256(table.curves["output/seed0"])
     for record in table.runs.values():
         record["environment"]["processor"] = "another"
     table.write(runs / "01_parity" / "smoke")

@@ -39,12 +39,12 @@ def test_an_unbounded_interval_is_not_shown():
     assert pages.said(Verdict("underpowered", "", 0.98, -math.inf, math.inf, 1)) == "0.98, 1 seed"
 
 
-def test_the_committed_pages_are_what_the_verdicts_give():
-    pages_now = pages.generated()
+def test_every_claim_stands_on_its_experiment_s_page_with_its_mark(judged):
+    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"})
+    page = pages_now[EXPERIMENTS / "01_parity" / "README.md"]
+    rows = {claim.id: next(line for line in page.splitlines() if line.startswith(f"| [{claim.id}]")) for claim, _ in judged}
+    assert [name for name, row in rows.items() if "set after the runs" in row] == [judged[0][0].id]
     assert RESULTS / "FINDINGS.md" in pages_now
-    assert EXPERIMENTS / "03_wikitext_lasting" / "README.md" in pages_now
-    for path, text in pages_now.items():
-        assert path.read_text() == text, f"{path}: `mdlm report` writes it again"
 
 
 def test_a_page_without_its_marks_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import shutil
 import pytest
 
 from mdlm_min.cli.main import main
-from mdlm_min.evidence import golden, verify
+from mdlm_min.evidence import experiment, golden, history, pages, report, verify
 from mdlm_min.run.environment import ROOT
+from mdlm_min.run.run_folder import metrics_sha256
 
 SMALL = ("02_uniform_attention/cpu",)
 
@@ -18,28 +19,38 @@ SMALL = ("02_uniform_attention/cpu",)
 @pytest.fixture(scope="module")
 def accepted(tmp_path_factory):
     """A small results folder whose verdicts and hashes are accepted: one experiment and the published numbers."""
-    folder = tmp_path_factory.mktemp("accepted") / "results"
+    root = tmp_path_factory.mktemp("accepted")
     for name in (*SMALL, "published"):
-        shutil.copytree(ROOT / "results" / name, folder / name)
+        shutil.copytree(ROOT / "results" / name, root / "results" / name)
+    shutil.copytree(ROOT / "experiments", root / "experiments")
+    shutil.copy(ROOT / "README.md", root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden, "RESULTS", folder)
-        patch.chdir(folder.parent)
+        use(root, patch)
+        assert main(["report"]) == 0
         assert main(["verify", "--accept"]) == 0
-    return folder
+    return root
+
+
+def use(root, patch):
+    """Results and pages are those of this folder; the history is that of the repository."""
+    patch.setattr(golden, "RESULTS", root / "results")
+    for module in (experiment, pages):
+        patch.setattr(module, "EXPERIMENTS", root / "experiments")
+    patch.chdir(root)
 
 
 @pytest.fixture
 def results(accepted, tmp_path, monkeypatch):
     """A copy of it that a test may damage."""
-    shutil.copytree(accepted, tmp_path / "results")
-    monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(accepted, tmp_path, dirs_exist_ok=True)
+    use(tmp_path, monkeypatch)
     return tmp_path / "results"
 
 
 FILES = [
     "verdicts.json", "hashes.json", "02_uniform_attention/cpu/table.csv", "02_uniform_attention/cpu/runs.json",
     "02_uniform_attention/cpu/curves.csv.gz", "published/fig5_uniform_attention.csv",
+    "figures/record.json", "figures/02_uniform_attention_cpu.png", "report.md",
 ]  # fmt: skip
 
 
@@ -234,3 +245,102 @@ def test_a_tolerance_for_a_column_that_is_not_there_is_named(results, tmp_path, 
     monkeypatch.setattr(verify, "Experiment", Typo)
     assert main(["verify", "--runs", folder]) == 2
     assert "tolerance.final_valdation: the table has no such column" in capsys.readouterr().err
+
+
+def moved(capsys, *options):
+    """The lines about what has moved; `verify` says so with its exit code too."""
+    code = main(["verify", *options])
+    lines = [line.removeprefix("MOVED ") for line in capsys.readouterr().out.splitlines() if line.startswith("MOVED")]
+    assert code == bool(lines)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "name", ["results/report.md", "README.md", "experiments/02_uniform_attention/README.md", "results/FINDINGS.md"]
+)
+def test_a_page_that_the_tables_do_not_give_is_stale(results, name, capsys):
+    path = results.parent / name
+    text = path.read_text()
+    mark = {"README.md": report.README_MARKS[0], "experiments": pages.VERDICT_MARKS[0]}.get(name.split("/")[0])
+    place = text.index(mark) + len(mark) if mark else len(text) // 2
+    path.write_text(f"{text[:place]}x{text[place:]}")
+    assert moved(capsys) == [f"{name}: not what the tables give; `mdlm report` writes it again"]
+    assert main(["report"]) == 0
+    assert path.read_text() == text
+
+
+def test_figures_of_other_tables_claims_or_bytes_are_stale(results, capsys):
+    claims = results.parent / "experiments" / "02_uniform_attention" / "claims.py"
+    claims.write_text(claims.read_text() + "# drawn otherwise\n")
+    assert moved(capsys) == ["figures of 02_uniform_attention: drawn from other tables or claims; `mdlm report` draws them again"]
+    claims.write_text(claims.read_text().removesuffix("# drawn otherwise\n"))
+    picture = results / "figures" / "02_uniform_attention_cpu.png"
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert moved(capsys) == ["figures/02_uniform_attention_cpu.png: altered or missing; `mdlm report` draws it again"]
+
+
+def rewrite(folder, change):
+    """The golden table with changed records and curves whose hashes are made again: all but the history is forged well."""
+    table = golden.read(folder / SMALL[0], *SMALL[0].split("/"))
+    change(table.runs, table.curves)
+    for name, record in table.runs.items():
+        record["columns"] = list(table.curves[name][0])
+        record["finished"]["metrics_sha256"] = metrics_sha256(table.curves[name])
+    table.write(folder / SMALL[0])
+    main(["report"])
+    main(["verify", "--accept"])
+
+
+def test_a_commit_that_is_not_there_or_has_other_sources_is_found_though_accepted(results, capsys):
+    def change(runs, curves):
+        first, second, third, *_ = runs.values()
+        first["environment"]["commit"] = "0123456789ab"
+        second["environment"]["source_sha256"] = "0" * 64
+        third["environment"]["commit"] += "+changed"
+
+    rewrite(results, change)
+    capsys.readouterr()
+    lines = moved(capsys)
+    assert len(lines) == 3
+    assert f"{SMALL[0]}: the commit of 1 runs, 0123456789ab, is not in the history" in lines
+    assert sum("does not contain the sources that they recorded" in line for line in lines) == 1
+    assert sum("had changes that were never committed" in line for line in lines) == 1
+
+
+def test_a_metric_that_is_no_number_is_found_though_accepted(results, capsys):
+    def change(runs, curves):
+        (gap, *_), (last, *_) = ([name for name in curves if name.startswith(arm)] for arm in ("adamw_gpt2", "output_gpt2"))
+        curves[gap][2]["validation_accuracy"] = float("nan")
+        for row in curves[last]:
+            row["train_accuracy"] = float("nan")
+
+    rewrite(results, change)
+    capsys.readouterr()
+    lines = moved(capsys)
+    assert f"{SMALL[0]}: validation_accuracy of adamw_gpt2/seed0 is not a number" in lines
+    assert f"{SMALL[0]}: train_accuracy of output_gpt2/seed0 is not a number" in lines
+
+
+def test_forged_fresh_curves_are_found(results, tmp_path, capsys):
+    def nudge(runs, curves):
+        next(iter(curves.values()))[-1]["validation_accuracy"] += 1e-9  # within every tolerance
+
+    lines = moved(capsys, "--runs", fresh(results, tmp_path, nudge))
+    assert [line for line in lines if "fresh: the curves or items of" in line] == lines
+    assert len(lines) == 1
+
+
+def test_claims_set_after_their_runs_are_said_and_accepted(results, capsys):
+    records = {record["id"]: record["set_after"] for record in json.loads((results / "verdicts.json").read_text())}
+    assert "no such claim at 938d58117f4d" in records["P5-AdamW"]
+    main(["verify"])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("P5-AdamW")]
+    assert f"SET AFTER THE RUNS: {records['P5-AdamW']}" in line
+
+
+def test_without_a_history_the_accepted_marks_are_shown_and_it_says_so(results, monkeypatch, capsys):
+    monkeypatch.setattr(history.History, "missing", "this clone is shallow; `git fetch --unshallow` brings the history")
+    assert main(["verify"]) == 0
+    output = capsys.readouterr().out
+    assert "the history is not checked: this clone is shallow" in output
+    assert "SET AFTER THE RUNS: no such claim at 938d58117f4d" in output

@@ -5,7 +5,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
+from mdlm_min.model.cache import KeyValueCache
+from mdlm_min.model.flops import Work, forward_operations, matmul_ceiling, training_operations
 from mdlm_min.model.transformer import ModelConfig, Transformer
 
 
@@ -20,6 +21,20 @@ def test_operations_are_those_that_torch_counts(causal):
     ):  # torch does not count the CPU's fused attention
         model(tokens).sum()
     assert 3 * counter.get_total_flops() == pytest.approx(training_operations(config, 8, selected=1.0), rel=0.02)
+
+
+def test_a_pass_over_some_positions_costs_what_is_read_and_scored():
+    config = ModelConfig(300, 16, 300, layers=3, heads=2, width=32, position_encoding="rotary", mlp="swiglu", bias=False)
+    model, cache = Transformer(config, torch.Generator().manual_seed(0)), KeyValueCache()
+    tokens = torch.randint(300, (8, 16))
+    place = torch.arange(16).expand(8, -1)
+    counted = []
+    for fresh in (None, place >= 11):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(tokens, place >= 13, cache=cache, fresh=fresh)
+        counted.append(counter.get_total_flops())
+    for found, read in zip(counted, (16, 5), strict=True):
+        assert found == pytest.approx(8 * forward_operations(config, read, keys=16, selected=3), rel=0.02)
 
 
 def test_the_last_block_and_the_head_cost_what_is_selected():

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from mdlm_min.model.llada import INDEX, LLADA_8B, load_weights, parameter_count, read_config, save_weights, scaled
+from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config, released_config, scaled
+from mdlm_min.model.llada_weights import INDEX, load_weights, save_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 
@@ -123,6 +125,7 @@ def test_missing_and_surplus_tensors_are_listed(tmp_path, change, message):
 def test_misshapen_tensors_are_listed_and_nothing_is_copied(tmp_path):
     save_weights(tmp_path, tiny(vocab_size=60, outputs=60))
     model = tiny(1)
+    (tmp_path / "config.json").write_text(json.dumps(released_config(model.config)))
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(
         InputError,
@@ -148,3 +151,72 @@ def test_another_block_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="LLaDA's weights need rotary positions"):
         save_weights(tmp_path, Transformer(ModelConfig(5, 4, 5, width=8), torch.Generator()))
+
+
+def test_one_file_without_an_index_is_read_too(tmp_path):
+    model, other = tiny(0), tiny(1)
+    save_weights(tmp_path, model)
+    [shard] = tmp_path.glob("*.safetensors")
+    shard.rename(tmp_path / "model.safetensors")
+    (tmp_path / INDEX).unlink()
+    load_weights(tmp_path, other)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), other.parameters(), strict=True))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="model.safetensors: cannot be read"):
+        load_weights(tmp_path, other)
+
+
+@pytest.mark.parametrize("place", ["../x.safetensors", "/tmp/x.safetensors", "sub/x.safetensors", "..", "", "a.bin", 3, None])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, place):
+    folder = tmp_path / "model"
+    save_weights(folder, tiny())
+    [shard] = folder.glob("*.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(shard.read_bytes())
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.transformer.ln_f.weight"] = place
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match="allowed: the name of a .safetensors file in the same folder"):
+        load_weights(folder, tiny())
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"weight_map": []}', '{"weight_map": null}', "{"])
+def test_what_is_no_index_is_one_line(tmp_path, text):
+    save_weights(tmp_path, tiny())
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(InputError, match=f"{INDEX}: cannot be read"):
+        load_weights(tmp_path, tiny())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "named"),
+    [
+        (torch.float64, ""), (torch.float32, ""), (torch.float16, ""), (torch.bfloat16, ""),
+        (torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.int64, "I64"), (torch.bool, "BOOL"),
+    ],
+)  # fmt: skip
+def test_only_floating_point_weights_are_read(tmp_path, dtype, named):
+    model, other = tiny(0), tiny(1)
+    save_weights(tmp_path, model)
+    [shard] = tmp_path.glob("*.safetensors")
+    with safe_open(shard, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    name = "model.transformer.blocks.0.ff_out.weight"
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, shard)
+    if named:
+        with pytest.raises(InputError, match=f"dtype: {name} is {named}; allowed: F16, BF16, F32, F64"):
+            load_weights(tmp_path, other)
+    else:
+        load_weights(tmp_path, other)
+        assert torch.equal(other.blocks[0].mlp_out.weight, tensors[name].float())
+
+
+def test_weights_of_another_configuration_are_refused_though_their_shapes_fit(tmp_path):
+    save_weights(tmp_path, tiny())
+    other = {"rope_theta": {"rotary_base": 1e4}, "rms_norm_eps": {"norm_epsilon": 1e-6}, "n_heads": {"heads": 4}}
+    for field, changes in other.items():
+        with pytest.raises(InputError, match=f"{field} is .*, but the model has"):
+            load_weights(tmp_path, tiny(**changes))
+    load_weights(tmp_path, tiny(length=5))  # shorter texts are the same model's
+    with pytest.raises(InputError, match="max_sequence_length is 12, but the model has 13"):
+        load_weights(tmp_path, tiny(length=13))

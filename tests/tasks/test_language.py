@@ -11,8 +11,9 @@ from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
-from mdlm_min.tasks.gradient_probe import RATES, ProbeTask, suggested_rate
-from mdlm_min.tasks.language import LEVELS, LanguageRunConfig, LanguageTask, check, run
+from mdlm_min.tasks.gradient_probe import ProbeTask
+from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, check, run
+from mdlm_min.tasks.summaries import LEVELS, RATES, suggested_rate
 
 SMALL = {
     "data": {"corpus": "parities:2", "length": 12},

@@ -1,24 +1,24 @@
 import gzip
 import itertools
 import json
-import math
 
-import numpy as np
 import pytest
 import torch
 
 from mdlm_min.data.items import Item, items_file, load_items
 from mdlm_min.data.tokenizer import Bytes
+from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
 from mdlm_min.run.errors import InputError
-from mdlm_min.tasks.multiple_choice import _passes, judge_items
+from mdlm_min.tasks.multiple_choice import judge_items
 
 # What a masked token costs in the model below: a function of its id and of how many are masked.
 COST = torch.linspace(0.1, 3.0, 256, dtype=torch.float64)
+EXACT = LikelihoodConfig(2**13)
 
 
-def score(tokens, mask):
-    levels = mask.sum(dim=1, keepdim=True).expand_as(mask)
-    return (COST[tokens] * (1 + levels / 10))[mask]
+def score(passes):
+    levels = passes.mask.sum(dim=1, keepdim=True).expand_as(passes.mask)
+    return (COST[passes.tokens] * (1 + levels / 10))[passes.mask]
 
 
 def exact_nll(text):
@@ -32,43 +32,42 @@ def exact_nll(text):
     return total / size
 
 
-def test_the_nll_of_an_answer_is_llada_s_sum_over_levels_and_masks():
-    item = Item("any prompt", (" abc", " z"), 0)
-    judged = [judge_items(score, [item], Bytes(), 64, 4, f"name {number}")[0].nll for number in range(300)]
-    expected = exact_nll(" abc") / 3
-    assert np.mean(judged) == pytest.approx(expected, abs=4 * np.std(judged) / math.sqrt(300))
-    assert np.std(judged) > 0
+def test_the_nll_of_the_right_answer_is_per_byte_and_short_answers_are_exact():
+    [judged] = judge_items(score, [Item("any prompt", (" z", " abc\u00e9"), 1)], Bytes(), 64, EXACT)
+    assert judged.nll == pytest.approx(exact_nll(" abc\u00e9") / 5)
 
 
-def test_the_likelier_answer_is_chosen_by_sum_and_by_byte():
-    # A long answer of cheap tokens: more in sum, less per byte.
-    [judged] = judge_items(score, [Item("p", (" !!!!!!!!!!!!", " z"), 0)], Bytes(), 64, 8, "name")
+def test_the_likelier_answer_is_chosen_by_sum_and_by_character_as_in_lm_eval():
+    # A long answer of cheap tokens: more in sum, less per character.
+    [judged] = judge_items(score, [Item("p", (" !!!!!!!!!!!!", " z"), 0)], Bytes(), 64, EXACT)
     assert (judged.acc, judged.acc_norm) == (False, True)
+    # An e with an accent is two bytes and one character: per byte this answer would be the likelier one.
+    texts = (" \u00e9!!", " z")
+    costs = [exact_nll(text) for text in texts]
+    assert costs[0] / 4 < costs[1] < costs[0] / 3
+    [judged] = judge_items(score, [Item("p", texts, 1)], Bytes(), 64, EXACT)
+    assert judged.acc_norm
 
 
-def test_masks_are_in_the_answer_only_and_the_same_for_every_model():
-    made = _passes(Item("prompt", (" yes or no", " b"), 0), 3, Bytes(), 64, 5, "task")
-    again = _passes(Item("prompt", (" yes or no", " b"), 0), 3, Bytes(), 64, 5, "task")
-    assert [one.mask.tolist() for one in made] == [one.mask.tolist() for one in again]
-    assert all(not one.mask[:6].any() and one.mask.any() for one in made)
-    assert [one.choice for one in made].count(1) == 2  # an answer of two tokens has two levels
-    levels = sorted(int(one.mask.sum()) for one in made if one.choice == 0)
-    assert len(set(levels)) == 5  # spread evenly
-    assert {int(one.mask.sum()) for one in made if one.choice == 1} == {1, 2}
-
-
-def test_a_prompt_that_is_too_long_loses_its_head():
-    [made] = _passes(Item("abcdefgh", ("yz",), 0), 0, Bytes(), 6, 1, "task")
-    assert bytes(made.tokens.tolist()) == b"efghyz"
-
-
-def test_batches_do_not_change_what_is_found():
-    items = [Item("p" * size, (" a" * (1 + size), " bb"), size % 2) for size in range(7)]
-    wide = judge_items(score, items, Bytes(), 64, 3, "name", batch_tokens=4096)
-    narrow = judge_items(score, items, Bytes(), 64, 3, "name", batch_tokens=1)
+def test_items_are_judged_in_their_order_whatever_the_batch():
+    items = [Item("p" * size, (" a" * (1 + size), " bb", " c d e"), size % 2 * 2) for size in range(7)]
+    wide = judge_items(score, items, Bytes(), 64, LikelihoodConfig(3))
+    narrow = [judge_items(score, [item], Bytes(), 64, LikelihoodConfig(3), batch_tokens=1)[0] for item in items]
     assert [(one.acc, one.acc_norm, round(one.nll, 9)) for one in wide] == [
         (one.acc, one.acc_norm, round(one.nll, 9)) for one in narrow
     ]
+    assert len({round(one.nll, 6) for one in wide}) > 3
+
+
+def test_a_prompt_that_is_too_long_loses_its_head():
+    seen = []
+
+    def looking(passes):
+        seen.append(bytes(passes.tokens[0].tolist()))
+        return score(passes)
+
+    judge_items(looking, [Item("abcdefgh", ("yz",), 0)], Bytes(), 6, EXACT)
+    assert set(seen) == {b"efghyz"}
 
 
 def test_items_read_as_lm_eval_reads_them(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ import pytest
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import RunFolder, open_run
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, run, stays_above, summarise
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, run
+from mdlm_min.tasks.summaries import stays_above
+from mdlm_min.tasks.summaries import summarise_parity as summarise
 from mdlm_min.theory.formulas import signal_probability
 
 EASY = {

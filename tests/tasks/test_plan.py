@@ -1,11 +1,12 @@
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.model.llada import scaled
+from mdlm_min.model.llada import LLADA_8B, SpecialTokens, released_config, scaled
+from mdlm_min.model.scoring import SLICE
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
@@ -19,7 +20,7 @@ from mdlm_min.training.optimizer import TrainConfig, make_optimizer
 def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
     """Peak bytes of a real training step, by the allocator's own account."""
     network = Transformer(model, stream(0, "weights"))
-    network.recompute = recompute
+    network.recompute, network.head.slice = recompute, SLICE["cuda"]
     optimizer = make_optimizer(network, TrainConfig())
     tokens = torch.randint(0, model.vocab_size, (batch, model.length))
     mask = torch.zeros_like(tokens, dtype=torch.bool)
@@ -28,8 +29,8 @@ def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            scores = network(tokens, mask)
-        F.cross_entropy(scores.float(), tokens[mask]).backward()
+            losses = network(tokens, mask, targets=tokens[mask])
+        losses.mean().backward()
         optimizer.step()
 
     step()
@@ -47,6 +48,8 @@ def measured_peak(allocation_peak, model, batch, rate, dtype, recompute):
         (scaled(4, 4, 192, length=128, vocab_size=1026, outputs=1026), 16, 0.55, torch.bfloat16, False),
         (scaled(6, 4, 128, length=128, vocab_size=1026, outputs=1026), 16, 0.5, torch.float32, True),
         (scaled(2, 2, 64, length=64, vocab_size=50259, outputs=50259), 4, 0.5, torch.bfloat16, True),
+        (scaled(1, 2, 16, length=64, vocab_size=50259, outputs=50259), 20, 0.8, torch.float32, False),  # in slices
+        (scaled(1, 2, 16, length=64, vocab_size=50259, outputs=50259), 20, 0.8, torch.bfloat16, False),
     ],
 )
 def test_planned_memory_is_within_a_tenth_of_measured(model, batch, rate, dtype, recompute, allocation_peak):
@@ -91,15 +94,15 @@ def test_operations_and_hours():
 
 def test_a_plan_that_does_not_fit_says_what_to_change():
     paper = Experiment("8b_pt").runs("paper")[0].settings
-    small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 32}
-    small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 16}
+    small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 128}
+    small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 64}
     text = plan.describe(small, 2, "h100", 0.4)
     assert "not yet with engine.recompute = true" in text
     assert text.splitlines()[-1].startswith("fits        no. It does with engine.micro_batch = 1")
     assert "scores alone" in text
     with pytest.raises(InputError, match="gpu: 'toaster' is unknown; allowed: a100"):
         plan.describe(small, 2, "toaster", 0.4)
-    with pytest.raises(InputError, match="batch: 32 cannot be cut into 3 processes"):
+    with pytest.raises(InputError, match="batch: 128 cannot be cut into 3 processes"):
         plan.describe(small, 3, "h100", 0.4)
 
 
@@ -121,4 +124,29 @@ def test_the_paper_s_own_plan_fits_eight_h100s():
     text = plan.describe(Experiment("8b_pt").runs("paper")[0].settings, 8, "h100", 0.4)
     assert "8,015,581,184 parameters" in text
     assert "7.864 billion tokens" in text
+    assert text.endswith("fits        yes")
+
+
+def test_fine_tuning_is_planned_from_its_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLADA_8B_BASE", raising=False)
+    tuned = Experiment("8b_sft").runs("paper")[0].settings
+    assert plan.model_of(plan.config_of(tuned)) == replace(LLADA_8B, length=1024)
+    shape = scaled(2, 2, 64, length=2048, vocab_size=300, outputs=300)
+    (tmp_path / "config.json").write_text(json.dumps(released_config(shape, SpecialTokens(299, 298, 298))))
+    monkeypatch.setenv("LLADA_8B_BASE", str(tmp_path))
+    assert plan.model_of(plan.config_of(tuned)) == replace(shape, length=1024)
+    new = {"kind": "finetune", "vocab_size": 500, "model": {"layers": 1, "heads": 2, "width": 16}, "data": {"length": 64}}
+    assert plan.model_of(plan.config_of(new)) == scaled(1, 2, 16, length=64, vocab_size=500, outputs=500)
+    assert plan.model_of(plan.config_of({**new, "vocab_size": 0})).vocab_size == 256 + 6
+    for other in ({"kind": "evaluate"}, {**new, "start_run": "cell/base"}):
+        with pytest.raises(InputError, match="arm: is no run that stands for itself"):
+            plan.config_of(other)
+
+
+@pytest.mark.slow
+def test_the_paper_s_own_fine_tuning_fits_eight_h100s(monkeypatch):
+    monkeypatch.delenv("LLADA_8B_BASE", raising=False)
+    text = plan.describe(Experiment("8b_sft").runs("paper", "from_5")[0].settings, 8, "h100", 0.4)
+    assert "8,015,581,184 parameters" in text
+    assert "0.315 billion tokens" in text
     assert text.endswith("fits        yes")

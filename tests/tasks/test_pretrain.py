@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from mdlm_min.diffusion.objective import masked_loss
-from mdlm_min.model.llada import load_weights, read_config
+from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.llada import SpecialTokens, read_config, read_special_tokens
+from mdlm_min.model.llada_weights import load_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build, merge
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
+from mdlm_min.tasks.text_model import TextModel, export
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
 
 
@@ -41,10 +44,10 @@ def test_the_loss_is_the_sum_of_its_parts_whatever_their_shares_of_masked_tokens
     assert made.parts == 4
     torch.testing.assert_close(sum(made.part_loss(0, part) for part in range(4)), whole, rtol=1e-6, atol=0)
     # The field's bug: the mean of the parts' own means is another number.
-    batch = made.batch(0)
-    assert len(set(batch.lengths.tolist())) > 1
+    lengths = made.drawn(0).padding_mask.sum(dim=1)
+    assert len(set(lengths.tolist())) > 1
     local = [
-        float(made.part_loss(0, part).detach()) * int(batch.lengths.sum()) / int(batch.lengths[2 * part : 2 * part + 2].sum())
+        float(made.part_loss(0, part).detach()) * int(lengths.sum()) / int(lengths[2 * part : 2 * part + 2].sum())
         for part in range(4)
     ]
     assert sum(local) / 4 != pytest.approx(float(whole.detach()), rel=1e-3)
@@ -52,19 +55,20 @@ def test_the_loss_is_the_sum_of_its_parts_whatever_their_shares_of_masked_tokens
 
 def test_the_weighted_loss_is_llada_s_sum_over_p_by_the_tokens_of_the_batch(settings):
     made = task(settings)
-    batch = made.batch(0)
+    drawn = made.drawn(0)
+    lengths = drawn.padding_mask.sum(dim=1)
     from mdlm_min.diffusion.masking import bernoulli
     from mdlm_min.run.random_streams import stream
 
     generator = stream(0, "masks", 0)
     rate = made.process.rate.sample(8, generator)
-    mask = bernoulli(rate, 32, generator) & (torch.arange(32) < batch.lengths[:, None])
+    mask = bernoulli(rate, 32, generator) & (torch.arange(32) < lengths[:, None])
     by_hand = 0.0
     for row in range(8):
-        length = int(batch.lengths[row])
-        alone = made.nll(batch.tokens[row : row + 1, :length], mask[row : row + 1, :length])
+        length = int(lengths[row])
+        alone = made.nll(drawn.tokens[row : row + 1, :length], mask[row : row + 1, :length])
         by_hand += float(alone.detach().sum()) / float(rate[row])
-    assert float(made.loss(0).detach()) == pytest.approx(by_hand / int(batch.lengths.sum()), rel=1e-5)
+    assert float(made.loss(0).detach()) == pytest.approx(by_hand / int(lengths.sum()), rel=1e-5)
 
 
 def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
@@ -76,7 +80,7 @@ def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
 
 
 def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder, tmp_path):
-    settings = merge(settings, {"items": 3, "item_passes": 2, "data": {"length": 64}})
+    settings = merge(settings, {"items": 3, "item_passes": 2, "data": {"length": 192}})
     with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
         pretrain.run(settings, 0, folder, lambda line: None)
     rows = folder.metrics()
@@ -90,10 +94,18 @@ def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder
     assert folder.read_json("finished.json")["items_sha256"]
 
 
+def test_answers_that_do_not_fit_are_refused_before_the_training(settings, data_folder, tmp_path):
+    settings = merge(settings, {"items": 3, "data": {"length": 64}})
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        with pytest.raises(InputError, match=r"data\.length: 64 .*hellaswag"):
+            pretrain.run(settings, 0, folder, lambda line: None)
+        assert not folder.metrics()
+
+
 def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
     with open_run(tmp_path / "run", {"arm": "any", "seed": 0, **settings}) as folder:
         pretrain.run(settings, 0, folder, lambda line: None)
-    pretrain.export(tmp_path / "run", tmp_path / "out", "float32")
+    export(tmp_path / "run", tmp_path / "out", "float32")
     config = read_config(tmp_path / "out")
     assert (config.layers, config.width, config.vocab_size) == (2, 16, 258)
     model = Transformer(config, None)
@@ -101,8 +113,37 @@ def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
     saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, saved[f"model.{name}"])
-    with pytest.raises(InputError, match="no checkpoint here"):
-        pretrain.export(tmp_path, tmp_path / "out", "float32")
+    assert read_special_tokens(tmp_path / "out") == SpecialTokens(mask=256, end=257, padding=257)
+    opened, run = TextModel.load(tmp_path / "out"), TextModel.load(tmp_path / "run")
+    assert (opened.mask_token, opened.end_token, opened.length) == (run.mask_token, run.end_token, run.length)
+    assert opened.suppressed == run.suppressed
+    text = "any text, \u00e9\u4e16\x00 and [MASK]"
+    assert opened.template(text) == run.template(text)
+    assert opened.tokenizer.decode(range(97, 105)) == "abcdefgh"
+    template = torch.tensor([run.continuation("line ")])
+    assert torch.equal(*(one.fill(template, SamplingConfig(steps=4, temperature=0)) for one in (opened, run)))
+
+
+def test_an_export_is_whole_and_replaces_only_an_export(settings, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    with pytest.raises(InputError, match="is not a run folder"):
+        export(tmp_path, out, "float32")
+    with open_run(run, {"seed": 0, **settings}) as folder:
+        pretrain.run(settings, 0, folder, lambda line: None)
+    export(run, out, "bfloat16")
+    names = {path.name for path in out.iterdir()}
+    for old in ("model-00007-of-00009.safetensors", "model.safetensors"):
+        (out / old).write_bytes(b"")
+    (out / "model-notes.safetensors").write_bytes(b"mine")
+    export(run, out, "float32")
+    assert {path.name for path in out.iterdir()} == names | {"model-notes.safetensors"}
+    assert TextModel.load(out).dtype == torch.float32
+    (tmp_path / "file").write_text("")
+    for output, message in ((tmp_path / "file", "output: .*file is a file"), (run, "output: .*run is a run folder")):
+        with pytest.raises(InputError, match=message):
+            export(run, output, "float32")
+    with pytest.raises(InputError, match="dtype: 'half' is unknown"):
+        export(run, out, "half")
 
 
 def test_changed_data_are_refused(settings, tmp_path):

@@ -2,7 +2,11 @@ import pytest
 import torch
 
 from mdlm_min.data.text import TextConfig
+from mdlm_min.data.tokenizer import train_bpe
 from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.llada import SpecialTokens, scaled
+from mdlm_min.model.llada_weights import save_weights
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import pretrain
@@ -18,7 +22,8 @@ def make(tmp_path):
 
     def made(tokenizer="bytes", **shape):
         config = LanguageRunConfig(TextConfig(str(path), tokenizer, 20), ShapeConfig(layers=1, heads=2, width=16, **shape))
-        return TextModel(LanguageTask(config, 0))
+        task = LanguageTask(config, 0)
+        return TextModel(task.model, task.data.tokenizer, task.mask_token)
 
     return made
 
@@ -55,7 +60,8 @@ def test_data_that_were_never_text_have_no_words():
         TextConfig("parities:4", length=12), ShapeConfig(layers=1, heads=2, width=16, position_encoding="learned")
     )
     with pytest.raises(InputError, match="never text"):
-        TextModel(LanguageTask(config, 0))
+        task = LanguageTask(config, 0)
+        TextModel(task.model, task.data.tokenizer, task.mask_token)
 
 
 def test_a_pre_training_run_writes_too_and_never_its_end_token(tmp_path):
@@ -77,3 +83,32 @@ def test_a_pre_training_run_writes_too_and_never_its_end_token(tmp_path):
     assert not (filled[:, 5:] == 101).any()
     saved = Checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert torch.equal(model.model.head.weight.detach(), saved["model.head.weight"])
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A tiny folder in LLaDA's released form, in bfloat16, and its model."""
+    size = 280
+    model = Transformer(scaled(1, 2, 16, vocab_size=size, outputs=size, length=32), torch.Generator().manual_seed(0)).bfloat16()
+    save_weights(tmp_path, model, SpecialTokens(mask=271, end=270, padding=270))
+    (tmp_path / "tokenizer.json").write_text(train_bpe(["the cat sat on the mat\n" * 40], 270))
+    return tmp_path, model
+
+
+def test_a_released_folder_needs_no_run(released):
+    path, written = released
+    model = TextModel.load(path)
+    assert (model.mask_token, model.end_token, model.length, model.dtype) == (271, 270, 32, torch.bfloat16)
+    assert model.suppressed == {*range(model.tokenizer.vocab_size, 280)}
+    assert all(torch.equal(*pair) for pair in zip(model.model.parameters(), written.parameters(), strict=True))
+    wider = TextModel.load(path, dtype="float32")
+    assert {parameter.dtype for parameter in wider.model.parameters()} == {wider.dtype} == {torch.float32}
+    template = torch.tensor([model.template("the [MASK] sat on ___")])
+    filled = model.fill(template, SamplingConfig("random", 4, 1.0))
+    assert filled[template != 271].tolist() == template[template != 271].tolist()
+    assert filled.max() < 270
+    with pytest.raises(InputError, match="dtype: 'int8' is unknown; allowed: float32, bfloat16"):
+        TextModel.load(path, dtype="int8")
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="tokenizer.json cannot be read"):
+        TextModel.load(path)

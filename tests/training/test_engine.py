@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdlm_min.model import scoring
 from mdlm_min.run.config import merge
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import open_run
@@ -108,6 +109,21 @@ def test_bfloat16_on_zero_follows_bfloat16_on_plain_torch(zero, settings, tmp_pa
     rows = execute(tmp_path / "run", settings, kind="deepspeed", processes=2, zero=zero)
     for row, other in zip(rows[1:], expected[1:], strict=True):
         assert row["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_head_whose_weights_are_shared_out_scores_in_slices(settings, tmp_path):
+    """ZeRO 3 gathers a module's weights when it is called, forward and backward: the sliced head is a module like any other."""
+    pytest.importorskip("deepspeed")
+    changes = {"data": {"vocab_size": 200_000, "random_lengths": 0.0}, "train": {"steps": 2}, "batch": 16, "mask_rate": "0.5"}
+    settings = merge(settings, changes, {"validation_passes": 0, "test_passes": 0})
+    assert scoring.WHOLE < 0.4 * 8 * 32 * 200_000  # masked tokens of a process times classes
+    expected = execute(tmp_path / "plain", settings)
+    rows = execute(tmp_path / "run", settings, kind="deepspeed", processes=2, zero=3)
+    assert rows[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=2e-5)
+    weights = final_weights(tmp_path / "plain")
+    for name, value in final_weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=4e-5, msg=name)
 
 
 LONGER = {"train": {"steps": 40, "eval_every": 5}}

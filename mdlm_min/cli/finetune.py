@@ -1,0 +1,137 @@
+"""`mdlm finetune`: a model that answers, from conversations and a released LLaDA folder or a run, and then answers of its own."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlm_min.cli.command import text_name
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from mdlm_min.data.conversations import Sample
+
+SHOWN = 3  # held-out prompts that are answered
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm finetune`."""
+    text = "Fine-tune a model on the answers of conversations, then show what it answers to held-out prompts."
+    parser: argparse.ArgumentParser = commands.add_parser("finetune", help=text, description=text)
+    parser.add_argument(
+        "--data", required=True,
+        help="JSON lines with a field messages (.jsonl, also .gz; a file or a folder), a hub data set's name, gsm8k, or "
+        "arithmetic:STEPS",
+    )  # fmt: skip
+    parser.add_argument("--start", required=True, help="a released LLaDA folder, or a run folder, such as runs/train/corpus")
+    parser.add_argument("--mask-rate", default="U[0.001,1]", help="mask rates to train on (default: U[0.001,1], LLaDA's)")
+    parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default) or none")
+    parser.add_argument("--divisor", default="answer", help="what the loss is divided by: answer (default), token, batch, masked")
+    parser.add_argument("--padding", default="eos", help="end tokens behind an answer, in the loss: eos (default), one, none")
+    parser.add_argument("--answers", default="last", help="the last answer of a conversation (default), or each")
+    parser.add_argument("--held-out", type=int, default=64, help="openings kept from training (default: 64)")
+    parser.add_argument("--malformed", type=float, default=0.01, help="share of records that may be malformed (default: 0.01)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps (default: 400)")
+    parser.add_argument("--length", type=int, default=0, help="most tokens of a sample (default: as many as the model reads)")
+    parser.add_argument("--batch", type=int, default=8, help="samples per step (default: 8)")
+    parser.add_argument("--micro-batch", type=int, default=0, help="samples of one pass (default: the whole batch)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 0.001; for 8B: 2e-5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/finetune/NAME, NAME being the data's)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
+    parser.set_defaults(handler=finetune)
+
+
+def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
+    """A fine-tuning run's configuration. Raises InputError for too few steps."""
+    if arguments.steps < 1:
+        raise InputError(f"steps: {arguments.steps} is not allowed; at least 1")
+    data = Path(arguments.data)
+    return {
+        "start": str(Path(arguments.start).resolve()),  # absolute, as the data: `mdlm generate` may be called from elsewhere
+        "data": {
+            "source": str(data.resolve()) if data.exists() else arguments.data,
+            "length": arguments.length or length,
+            "padding": arguments.padding,
+            "answers": arguments.answers,
+            "held_out": arguments.held_out,
+            "malformed": arguments.malformed,
+        },
+        "train": {
+            "steps": arguments.steps,
+            "eval_every": -(-arguments.steps // 4),
+            "learning_rate": arguments.learning_rate,
+            "warmup": arguments.steps // 8,
+            "weight_decay": 0.0,
+            "clip": 1.0,
+        },
+        "engine": {"micro_batch": arguments.micro_batch},
+        "mask_rate": arguments.mask_rate,
+        "weight": arguments.weight,
+        "divisor": arguments.divisor,
+        "batch": arguments.batch,
+        "dtype": arguments.dtype,
+        "device": arguments.device,
+    }
+
+
+def finetune(arguments: argparse.Namespace) -> int:
+    """Fine-tune, or go on, or only show what a finished run answers; returns the exit code."""
+    import torch
+
+    from mdlm_min.run.progress import open_display
+    from mdlm_min.run.run_folder import open_run
+    from mdlm_min.tasks import finetune
+    from mdlm_min.tasks.text_model import TextModel
+
+    if arguments.threads < 1:
+        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1")
+    torch.set_num_threads(arguments.threads)
+    length = arguments.length or TextModel.load(finetune.start_folder(arguments.start)).length
+    settings = settings_from(arguments, length)
+    finetune.check(settings)
+    path = arguments.run or Path("runs/finetune", text_name(arguments.data))
+    config = {"seed": arguments.seed, **settings}
+    with open_run(path, config) as folder:
+        if folder.is_finished(config):
+            print(f"{path}: this run is finished already")
+        else:
+            with open_display(1) as display:
+                finetune.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
+                display.end(path.name, "is trained")
+        rows, record, data = folder.metrics(), folder.read_json("finished.json"), folder.read_json("data.json")
+    print(
+        f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "
+        f"records {data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"
+    )
+    for line in data["malformed_records"]:
+        print(f"malformed: {line}")
+    before, after = rows[0], rows[-1]
+    print(
+        f"held-out answers: {before['valid_loss']:.3f} before, {after['valid_loss']:.3f} +- {after['valid_error']:.3f} nats per "
+        f"token after"
+    )
+    _show_answers(path, settings, arguments.device)
+    return 0
+
+
+def _show_answers(path: Path, settings: dict[str, Any], device: str) -> None:
+    """A few held-out prompts, and what the model answers to them in as many tokens as their own answers have."""
+    from mdlm_min.data.chat import ChatTemplate, ChatTokens
+    from mdlm_min.data.conversations import ChatConfig, Conversations
+    from mdlm_min.diffusion.sampling import SamplingConfig
+    from mdlm_min.run.config import build
+    from mdlm_min.tasks.text_model import TextModel
+
+    model = TextModel.load(path, device)
+    template = ChatTemplate(model.tokenizer, ChatTokens.of(model.tokenizer, model.mask_token, model.end_token))
+    special = template.special
+    held_out: list[Sample] = Conversations(build(ChatConfig, settings["data"], "data."), template).held_out[:SHOWN]
+    for sample in held_out:
+        prompt, size = sample.prompt.tolist(), len(sample.answer)
+        rules = model.rules(stop=(special.end_turn, special.end))
+        found = model.generate([prompt + [special.mask] * size], SamplingConfig("low-confidence", size, 0.0), rules=rules)
+        headers = [place for place, token in enumerate(prompt) if token == special.end_header]  # the last is the answer's
+        question = template.answer(prompt[headers[-2] + 1 :]).strip() if len(headers) > 1 else ""
+        print(f"\n{question}\n> {template.answer(found.tokens[0, len(prompt) :].tolist())}")

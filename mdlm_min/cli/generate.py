@@ -1,0 +1,278 @@
+"""`mdlm generate`: answers of a run or a released LLaDA, with all settings of generation, and what they cost.
+
+A single answer appears in a terminal as its tokens are fixed. The cost goes to standard error, so that the text can be piped.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlm_min.cli.command import add_command
+from mdlm_min.run.config import shown
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdlm_min.data.chat import ChatTemplate
+    from mdlm_min.diffusion.generation_record import Generation
+    from mdlm_min.diffusion.remasking import TokenRules
+    from mdlm_min.diffusion.sampling import SamplingConfig
+    from mdlm_min.tasks.text_model import TextModel
+
+KEYS = ("prompt", "infill", "messages")
+GIVEN, NEW, MASKED = "", "bold cyan", "dim"  # styles of tokens
+SHADE, REFRESH = "\u2591", 0.1  # the sign for a masked token; seconds between two pictures
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm generate`."""
+    text = "Generate answers to a prompt or to a file of prompts, or fill in gaps, and say what it took."
+    parser = add_command(commands, "generate", text, generate)
+    parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", help="text to answer or continue")
+    what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
+    what.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="JSON lines, each with prompt, infill or (with --chat) messages"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="for --prompts: the same lines, with answer, tokens and nfe")
+    parser.add_argument("--batch", type=int, default=8, help="for --prompts: answers generated together (default: 8)")
+    parser.add_argument("--chat", action="store_true", help="wrap prompts in the chat template")
+    parser.add_argument("--length", type=int, default=128, help="tokens of an answer (default: 128)")
+    parser.add_argument("--steps", type=int, help="steps (default: one per token)")
+    parser.add_argument("--block-length", type=int, default=0, help="tokens of a block, filled from left to right (default: all)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) for the most probable tokens")
+    parser.add_argument(
+        "--remasking", default="low-confidence", help="low-confidence (default), margin, entropy, random or ancestral"
+    )
+    parser.add_argument("--cfg-scale", type=float, default=0.0, help="classifier-free guidance (default: 0, none)")
+    parser.add_argument("--threshold", type=float, default=0.0, help="approximate: fix all tokens of at least this probability")
+    parser.add_argument("--factor", type=float, default=0.0, help="approximate: fix more tokens, the surer they are, such as 1.0")
+    parser.add_argument("--cache", default="none", help="approximate: keep keys and values: prefix or dual (default: none)")
+    parser.add_argument("--refresh", type=int, default=0, help="renew the cache every so many passes (default: once a block)")
+    ids = "token ids, comma-separated; end is the end token"
+    parser.add_argument("--suppress", default="", help=f"never produced: {ids}")
+    parser.add_argument("--begin-suppress", default="", help=f"not as the first token of an answer: {ids}")
+    parser.add_argument("--defer", default="", help=f"fixed after all others: {ids}")
+    parser.add_argument("--no-stop", action="store_true", help="suppress the end token: an answer has its full length")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--dtype", default="", help="float32 or bfloat16 (default: the model's own)")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A template, where its answer starts (None: it has gaps), and the line of the file that it comes from."""
+
+    template: list[int]
+    start: int | None
+    line: dict[str, Any]
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Print an answer, or write the file of answers; returns the exit code."""
+    for name in ("length", "batch"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"{name}: {getattr(arguments, name)} is not allowed; at least 1")
+    if (arguments.prompts is None) != (arguments.output is None):
+        raise InputError("output: belongs to --prompts; both or neither are given")
+    if arguments.chat and arguments.infill is not None:
+        raise InputError("chat: is not allowed with --infill, whose text has no turns")
+    own = {"prompt": arguments.prompt} if arguments.infill is None else {"infill": arguments.infill}
+    lines = _read(arguments.prompts) if arguments.prompts else [own]
+    config = _sampling(arguments, arguments.steps if arguments.steps is not None else 1)
+    from mdlm_min.tasks.text_model import TextModel
+
+    model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
+    chat = _chat(model) if arguments.chat else None
+    requests = [_request(model, chat, line, arguments, number) for number, line in enumerate(lines, 1)]
+    rules = _rules(model, chat, arguments)
+    if arguments.steps is None:
+        config = replace(config, steps=max(request.template.count(model.mask_token) for request in requests))
+    if arguments.prompts:
+        cost = _write_all(model, requests, config, rules, arguments)
+    else:
+        cost = _show(model, requests[0], config, rules, arguments.seed)
+    print(f"{cost} ({'exact' if config.exact else 'approximate'})", file=sys.stderr)
+    return 0
+
+
+def _sampling(arguments: argparse.Namespace, steps: int) -> "SamplingConfig":
+    from mdlm_min.diffusion.sampling import SamplingConfig
+
+    return SamplingConfig(
+        arguments.remasking, steps, arguments.temperature, arguments.block_length, arguments.cfg_scale, arguments.threshold,
+        arguments.factor, arguments.cache, arguments.refresh,
+    )  # fmt: skip
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file. Raises InputError for one that is missing, and for lines that are none of ours."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"prompts: {path} cannot be read as JSON lines ({error})") from error
+    if not lines:
+        raise InputError(f"prompts: {path} has no line")
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or sum(key in line for key in KEYS) != 1:
+            raise InputError(f"prompts: {path}, line {number}: {shown(line)} has not exactly one of {', '.join(KEYS)}")
+    return lines
+
+
+def _chat(model: "TextModel") -> "ChatTemplate":
+    from mdlm_min.data.chat import ChatTemplate
+
+    chat = ChatTemplate(model.tokenizer)
+    if chat.special.mask != model.mask_token or chat.vocab_size > model.model.config.vocab_size:
+        raise InputError("chat: this model has no tokens for a chat template; allowed: a fine-tuned one, without --chat any")
+    return chat
+
+
+def _request(
+    model: "TextModel", chat: "ChatTemplate | None", line: dict[str, Any], arguments: argparse.Namespace, number: int
+) -> _Request:
+    from mdlm_min.data.chat import check_messages
+    from mdlm_min.tasks.text_model import check_gaps
+
+    try:
+        if "messages" in line:
+            if chat is None:
+                raise InputError("messages: need --chat")
+            prompt = chat.render(check_messages(line["messages"]), add_generation_prompt=True)
+        else:
+            key = "infill" if "infill" in line else "prompt"
+            text = line[key]
+            if not isinstance(text, str):
+                raise InputError(f"{key}: {shown(text)} is no text")
+            if key == "infill":
+                check_gaps(text)
+                return _Request(model.template(text), None, line)
+            if chat is None:
+                prompt = model.before_gap(text)
+            else:
+                prompt = chat.render([{"role": "user", "content": text}], add_generation_prompt=True)
+        return _Request(model.with_answer(prompt, arguments.length), len(prompt), line)
+    except (InputError, ValueError) as error:
+        raise InputError(f"prompts: {arguments.prompts}, line {number}: {error}" if arguments.prompts else str(error)) from error
+
+
+def _rules(model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.Namespace) -> "TokenRules":
+    ends = set() if model.end_token is None else {model.end_token}
+    ends |= set() if chat is None else {chat.special.end, chat.special.end_turn}
+    given = {
+        name: _ids(name, getattr(arguments, name), ends, model.model.config.outputs)
+        for name in ("suppress", "begin_suppress", "defer")
+    }
+    if arguments.no_stop or arguments.infill is not None:
+        return model.rules(suppress=given["suppress"] | ends, begin_suppress=given["begin_suppress"], defer=given["defer"])
+    return model.rules(stop=ends, **given)
+
+
+def _ids(name: str, text: str, ends: set[int], vocabulary: int) -> set[int]:
+    found: set[int] = set()
+    for word in filter(None, text.split(",")):
+        if word == "end":
+            found |= ends
+        elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < vocabulary:
+            found.add(int(word))
+        else:
+            allowed = f"numbers from 0 to {vocabulary - 1}, or end, separated by commas"
+            raise InputError(f"{name.replace('_', '-')}: {shown(word)} is not a token id; allowed: {allowed}")
+    return found
+
+
+def _text(model: "TextModel", request: _Request, tokens: list[int], count: int) -> str:
+    """What is said: the answer before its stop token, or the whole text that had gaps."""
+    if request.start is None:
+        return model.decode(tokens[: len(request.template)])
+    return model.decode([token for token in tokens[request.start : request.start + count] if token not in model.suppressed])
+
+
+def _show(model: "TextModel", request: _Request, config: "SamplingConfig", rules: "TokenRules", seed: int) -> "Generation":
+    with _live(model, request) as watch:
+        made = model.generate([request.template], config, seed, rules, watch=watch)
+    print(_text(model, request, made.tokens[0].tolist(), made.answers[0]))
+    return made
+
+
+@contextmanager
+def _live(model: "TextModel", request: _Request) -> Iterator["Callable[[Tensor], None] | None"]:
+    """What shows the tokens of the one row so far, in a terminal; the picture is gone at the end."""
+    from mdlm_min.run.progress import can_redraw
+
+    if not can_redraw():
+        yield None
+        return
+    import time
+
+    from rich.live import Live
+    from rich.text import Text
+
+    from mdlm_min.run.live_display import SteadyConsole
+
+    last = float("-inf")
+    with Live(console=SteadyConsole(highlight=False), auto_refresh=False, transient=True) as live:
+
+        def watch(tokens: "Tensor") -> None:
+            nonlocal last
+            if time.monotonic() - last >= REFRESH:
+                last = time.monotonic()
+                parts = picture(model, request.template, tokens[0].tolist(), request.start or 0)
+                live.update(Text.assemble(*parts), refresh=True)
+
+        yield watch
+
+
+def picture(model: "TextModel", template: list[int], tokens: list[int], start: int) -> list[tuple[str, str]]:
+    """A text from position `start` on, part by part with its style: given, fixed, still masked."""
+    styles = [
+        GIVEN if wanted != model.mask_token else MASKED if token == model.mask_token else NEW
+        for wanted, token in zip(template, tokens, strict=False)
+    ]
+    parts = []
+    for style, group in itertools.groupby(range(start, len(template)), key=lambda place: styles[place]):
+        some = [tokens[place] for place in group]
+        if style == NEW:
+            some = [token for token in some if token not in model.suppressed]
+        parts.append((SHADE * len(some) if style == MASKED else model.decode(some), style))
+    return parts
+
+
+def _write_all(
+    model: "TextModel",
+    requests: list[_Request],
+    config: "SamplingConfig",
+    rules: "TokenRules",
+    arguments: argparse.Namespace,
+) -> "Generation":
+    """Answers in batches of similar lengths, written in the order of the file. Returns the cost of all."""
+    import torch
+
+    from mdlm_min.diffusion.generation_record import Generation
+    from mdlm_min.run.files import write_whole
+    from mdlm_min.run.progress import open_display
+
+    order = sorted(range(len(requests)), key=lambda index: len(requests[index].template))
+    batches = [order[first : first + arguments.batch] for first in range(0, len(order), arguments.batch)]
+    lines: list[dict[str, Any]] = [{}] * len(requests)
+    passes: list[int] = []
+    answers: list[int] = []
+    seconds = 0.0
+    with open_display(len(batches)) as display:
+        for number, batch in enumerate(batches, 1):
+            made = model.generate([requests[index].template for index in batch], config, arguments.seed, rules, items=batch)
+            for index, row, nfe, count in zip(batch, made.tokens.tolist(), made.passes, made.answers, strict=True):
+                answer = _text(model, requests[index], row, count)
+                lines[index] = {**requests[index].line, "answer": answer, "tokens": count, "nfe": nfe}
+            passes, answers, seconds = passes + made.passes, answers + made.answers, seconds + made.seconds
+            display.end(f"batch {number}", str(made))
+    write_whole(arguments.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return Generation(torch.empty(0, dtype=torch.int64), passes, answers, seconds)

@@ -1,0 +1,168 @@
+"""One evaluation: lm-eval's tasks on a model, the scores, and a log of every item for paired tests.
+
+A folder of results holds results.json (scores, settings, speed) and items.jsonl: for each item its task, number, hash, scores
+and, for choices, the NLL of each in nats; never a text. With `log_samples`, samples_TASK.jsonl holds lm-eval's full records,
+texts included; not of GPQA, whose text is neither stored nor printed (nor are generated answers to it kept in a cache).
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable
+
+from mdlm_min.evaluation.harness import MDLM
+from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
+from mdlm_min.run.config import shown
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
+
+HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
+GROUPS = {"paper": list(PAPER_TASKS), "paper_offline": [one.offline for one in PAPER_TASKS.values() if one.offline]}
+Log = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is evaluated. `tasks`: names of lm-eval's tasks, of offline ones, of PAPER_TASKS, or of GROUPS. `limit`: items of each
+    task (0: all). `shots` and `gen_kwargs` replace the task's own. `cache`: path of lm-eval's cache of answers."""
+
+    tasks: tuple[str, ...]
+    output: Path
+    limit: int = 0
+    shots: int | None = None
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat: bool = False
+    include_path: str = ""
+    log_samples: bool = False
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise InputError(f"tasks: none is given; allowed: {', '.join((*GROUPS, *PAPER_TASKS))}, or names of lm-eval's")
+        if self.limit < 0:
+            raise InputError(f"limit: {self.limit} is not allowed; at least 1, or 0 for all items")
+        if self.shots is not None and self.shots < 0:
+            raise InputError(f"shots: {self.shots} is not allowed; at least 0")
+        if self.include_path and not Path(self.include_path).is_dir():
+            raise InputError(f"include_path: {self.include_path} is no folder; allowed: one of lm-eval's task files (.yaml)")
+
+
+def evaluate(request: Request, settings: dict[str, Any]) -> Log:
+    """Evaluate the model that `settings` (HarnessConfig's fields) describe; writes the folder and returns results.json.
+
+    Raises InputError for an unknown task, and for one whose data cannot be had.
+    """
+    names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
+    tasks = [_described(name) for name in names]
+    model = MDLM(**settings)
+    manager = _task_manager([task.task for task in tasks], request.include_path)
+    log: Log = {
+        "model": asdict(model.config),
+        "request": asdict(request),
+        "lm_eval": lm_eval.__version__,
+        "scores": {},
+        "shots": {},
+    }
+    items: list[Log] = []
+    for task in tasks:
+        found = _evaluate_task(task, request, manager, model)
+        log["scores"] |= _scores(found)
+        log["shots"] |= found["n-shot"]
+        for name, samples in sorted(found["samples"].items()):
+            items += [_item(name, sample) for sample in samples]
+            if request.log_samples and not is_gpqa(name):
+                _write_lines(request.output / f"samples_{name}.jsonl", samples)
+    log["prompts_cut"], log["generation"] = model.cut, asdict(model.speed)
+    _write_lines(request.output / "items.jsonl", items)
+    write_whole(request.output / "results.json", json.dumps(log, indent=2, default=str) + "\n")
+    return log
+
+
+def _task_manager(names: list[str], include_path: str) -> TaskManager:
+    """The tasks that may be asked for: ours and those of `include_path`; lm-eval's own, whose index takes seconds, only where a
+    name is not among these. Raises InputError for an unknown name."""
+    places = [str(OFFLINE), *([include_path] if include_path else [])]
+    for defaults in (False, True):
+        manager = TaskManager(include_path=places, include_defaults=defaults)
+        unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
+        if not unknown:
+            return manager
+    allowed = ", ".join((*GROUPS, *PAPER_TASKS))
+    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
+
+
+def _described(name: str) -> PaperTask:
+    """A task of the paper with its shots, by either name; another one with lm-eval's own settings (shots -1)."""
+    for key, task in PAPER_TASKS.items():
+        if name == key:
+            return task
+        if name == task.offline:
+            return PaperTask(task.title, name, task.shots, task.items, task.metric, name, task.gen_kwargs)
+    return PaperTask(name, name, -1, 0, "")
+
+
+def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, model: MDLM) -> Log:
+    shots = request.shots if request.shots is not None else task.shots if task.shots >= 0 else None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        found: Log | None = lm_eval.simple_evaluate(
+            model,
+            tasks=[task.task],
+            num_fewshot=shots,
+            limit=request.limit or None,
+            gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
+            apply_chat_template=request.chat,
+            use_cache=f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None,
+            task_manager=manager,
+        )
+    except Exception as error:
+        if isinstance(error, ConnectionError) or type(error).__module__.split(".")[0] in HUB:
+            reason = str(error).strip().split("\n")[0]
+            instead = f"{task.offline} with MDLM_DATA, or " if task.offline and task.offline != task.task else ""
+            raise InputError(
+                f"tasks: {task.task}: its data cannot be had from the hub ({type(error).__name__}: {shown(reason)}); allowed "
+                f"offline: {instead}a hub cache that was filled before"
+            ) from error
+        raise
+    assert found is not None  # None is for the other processes of a distributed evaluation
+    return found
+
+
+def _identity(model: MDLM) -> str:
+    """A digest of all that answers depend on, for a cache's name: settings, and the sizes and times of the folder's files."""
+    settings = {name: value for name, value in asdict(model.config).items() if name not in ("batch_tokens", "batch_size")}
+    files = sorted(path for path in Path(model.config.folder).resolve().rglob("*") if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([settings, state], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _scores(found: Log) -> dict[str, dict[str, float]]:
+    """Numbers of each task and group: lm-eval's "acc,none" and "acc_stderr,none" as acc and acc_stderr; other filters by name."""
+    scores = {}
+    for name, values in {**found["results"], **found.get("groups", {})}.items():
+        numbers = {key: float(value) for key, value in values.items() if "," in key and isinstance(value, int | float)}
+        scores[name] = {key.removesuffix(",none").replace(",", " "): value for key, value in numbers.items()}
+        if name in found["n-samples"]:
+            scores[name]["items"] = float(found["n-samples"][name]["effective"])
+    return scores
+
+
+def _item(task: str, sample: Log) -> Log:
+    """An item's record without any text."""
+    scores = {name: sample[name] for name in sample["metrics"] if isinstance(sample[name], int | float)}
+    record = {"task": task, "item": sample["doc_id"], "hash": sample["doc_hash"], "filter": sample["filter"], **scores}
+    answers = sample["filtered_resps"]
+    if answers and all(isinstance(one, list | tuple) and isinstance(one[0], float) for one in answers):
+        record["nll"] = [-one[0] for one in answers]
+    return record
+
+
+def _write_lines(path: Path, records: Iterable[Log]) -> None:
+    write_whole(path, "".join(json.dumps(one, default=handle_non_serializable, ensure_ascii=False) + "\n" for one in records))

@@ -1,0 +1,192 @@
+"""LLaDA's released weights, in and out of the Transformer.
+
+A released folder holds config.json and either one model.safetensors or shards with an index that names them. Its tensors have
+separate projections for queries, keys and values; ours are one matrix, rows in that order.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mdlm_min.model.llada import LLADA_TOKENS, SpecialTokens, check_model, read_config, released_config
+from mdlm_min.model.transformer import Transformer
+from mdlm_min.run.config import shown
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # safetensors' names
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a released tensor lies in our model: a parameter, and rows of it."""
+
+    parameter: str
+    start: int
+    stop: int
+
+
+def _places(model: Transformer) -> dict[str, _Place]:
+    """Every released name, in the order of the model."""
+    parameters = dict(model.named_parameters())
+
+    def whole(name: str) -> _Place:
+        return _Place(name, 0, len(parameters[name]))
+
+    places = {"model.transformer.wte.weight": whole("token_embedding.weight")}
+    for index in range(model.config.layers):
+        theirs, ours = f"model.transformer.blocks.{index}", f"blocks.{index}"
+        start = 0
+        for name, rows in zip(("q_proj", "k_proj", "v_proj"), model.config.projection_widths, strict=True):
+            places[f"{theirs}.{name}.weight"] = _Place(f"{ours}.qkv.weight", start, start + rows)
+            start += rows
+        for name, mine in (
+            ("attn_out", "attention_out"),
+            ("ff_proj", "mlp_gate"),
+            ("up_proj", "mlp_in"),
+            ("ff_out", "mlp_out"),
+            ("attn_norm", "norm_1"),
+            ("ff_norm", "norm_2"),
+        ):
+            places[f"{theirs}.{name}.weight"] = whole(f"{ours}.{mine}.weight")
+    places["model.transformer.ln_f.weight"] = whole("norm.weight")
+    places["model.transformer.ff_out.weight"] = whole("head.weight")
+    return places
+
+
+def _slices(model: Transformer) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    return {name: parameters[place.parameter].detach()[place.start : place.stop] for name, place in _places(model).items()}
+
+
+def load_weights(folder: Path, model: Transformer) -> None:
+    """Fill `model` from a released folder, tensor by tensor: at most one tensor is in memory besides the model.
+
+    Values are converted to the model's dtype. The model may be built for shorter texts than config.json says. Raises InputError
+    where it differs otherwise, naming the field; listing tensors that are missing, surplus, misshapen or of a dtype whose numbers
+    are no weights by themselves (quantised ones); and for files that are missing or damaged. All checks come before the first
+    value is copied.
+    """
+    _check_config(folder, model)
+    wanted, problems = _slices(model), []
+    files = _weight_map(folder)
+    if files is None:
+        with _open(folder / SINGLE) as shard:
+            files = dict.fromkeys(shard.keys(), SINGLE)
+    problems += [f"missing: {name}" for name in wanted if name not in files]
+    problems += [f"surplus: {name}" for name in files if name not in wanted]
+    for file, names in _by_file(files):
+        with _open(folder / file) as shard:
+            there = set(shard.keys())
+            problems += [f"missing: {name} (the index names {file}, which lacks it)" for name in names if name not in there]
+            for name in set(names) & there & wanted.keys():
+                found, expected = shard.get_slice(name), list(wanted[name].shape)
+                if found.get_shape() != expected:
+                    problems.append(f"misshapen: {name} is {found.get_shape()}, the model has {expected}")
+                if found.get_dtype() not in DTYPES:
+                    problems.append(f"dtype: {name} is {found.get_dtype()}; allowed: {', '.join(DTYPES)}")
+    if problems:
+        raise InputError(f"{folder}: {len(problems)} tensors do not fit the model: " + "; ".join(sorted(problems)))
+    for file, names in _by_file(files):
+        with _open(folder / file) as shard:
+            for name in names:
+                wanted[name].copy_(shard.get_tensor(name))
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """bfloat16 where the embedding of a released folder is stored in it, else float32. Raises InputError where it is missing."""
+    name = "model.transformer.wte.weight"
+    files = _weight_map(folder)
+    file = SINGLE if files is None else files.get(name, "")
+    if not file:
+        raise InputError(f"{folder / INDEX}: missing: {name}")
+    with _open(folder / file) as shard:
+        if name not in set(shard.keys()):
+            raise InputError(f"{folder / file}: missing: {name}")
+        return torch.bfloat16 if shard.get_slice(name).get_dtype() == "BF16" else torch.float32
+
+
+def _check_config(folder: Path, model: Transformer) -> None:
+    theirs, mine = released_config(read_config(folder)), released_config(model.config)
+    if mine["max_sequence_length"] < theirs["max_sequence_length"]:
+        theirs["max_sequence_length"] = mine["max_sequence_length"]  # positions are rotations: the first are the same
+    for name in mine:
+        if mine[name] != theirs[name]:
+            raise InputError(f"{folder / 'config.json'}: {name} is {shown(theirs[name])}, but the model has {shown(mine[name])}")
+
+
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """The index: tensor to file; None where the folder has one file without an index."""
+    path = folder / INDEX
+    if not path.exists() and (folder / SINGLE).exists():
+        return None
+    try:
+        found = dict(json.loads(path.read_text())["weight_map"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}); a released folder has it beside its shards, or one {SINGLE}"
+        ) from error
+    for name, file in found.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            allowed = "the name of a .safetensors file in the same folder"
+            raise InputError(f"{path}: {shown(name)} is in {shown(file)}; allowed: {allowed}")
+    return found
+
+
+def _by_file(files: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    for file in sorted(set(files.values())):
+        yield file, [name for name, where in files.items() if where == file]
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def save_weights(folder: Path, model: Transformer, tokens: SpecialTokens = LLADA_TOKENS, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write `model` as a released folder: config.json, index and shards of at most `shard_bytes` (or one tensor).
+
+    At most one shard is in memory besides the model. Weights of an older export are deleted, its index first: an export that is
+    cut short leaves a folder that is refused, never old and new weights together. Raises InputError where the folder cannot be
+    written.
+    """
+    check_model(model.config)
+    for path in (folder / INDEX, *sorted(folder.glob("model*.safetensors"))):
+        if path.name == INDEX or _WEIGHTS.fullmatch(path.name):
+            _delete(path)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in _slices(model).items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_whole(folder / file, save({name: tensor.contiguous() for name, tensor in shard.items()}, {"format": "pt"}))
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(released_config(model.config, tokens), indent=2, sort_keys=True) + "\n")
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot delete {path}: {error.strerror}") from error

@@ -1,0 +1,92 @@
+"""mdlm finetune, from a run of mdlm train."""
+
+import json
+
+import pytest
+
+from mdlm_min.cli.main import main
+from mdlm_min.data.chat import NAMES
+from mdlm_min.tasks.text_model import TextModel
+
+TINY = ["--tokenizer", "bytes", "--length", "48", "--layers", "1", "--width", "48", "--batch", "8", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "abc.txt").write_text("abcdefgh\n" * 600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MDLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert main(["train", "--text", str(folder / "abc.txt"), "--run", str(folder / "run"), "--steps", "4", *TINY]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def talk(tmp_path):
+    """Every question has the same answer."""
+    path = tmp_path / "talk.jsonl"
+    records = [
+        {"messages": [{"role": "user", "content": f"say {index}"}, {"role": "assistant", "content": "yes"}]}
+        for index in range(40)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + "{broken\n")
+    return path
+
+
+def finetune(talk, base, run, *extra):
+    return main(
+        [
+            "finetune",
+            "--data",
+            str(talk),
+            "--start",
+            str(base),
+            "--run",
+            str(run),
+            "--held-out",
+            "8",
+            "--malformed",
+            "0.1",
+            *extra,
+        ]
+    )
+
+
+def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(base, talk, tmp_path, capsys):
+    arguments = ["--steps", "60", "--batch", "16", "--learning-rate", "0.01"]
+    assert finetune(talk, base, tmp_path / "run", *arguments) == 0
+    text = capsys.readouterr().out
+    assert "60 steps on 32 samples in" in text
+    assert "of 41 records 1 malformed, 0 answers cut, 0 prompts too long" in text
+    assert "malformed: talk.jsonl line 41: no JSON" in text
+    assert text.count("\nsay ") == text.count("\n> yes\n") == 3
+    model = TextModel.load(tmp_path / "run")
+    assert model.length == 48
+    assert model.model.config.vocab_size == 256 + len(NAMES)
+    before = (tmp_path / "run" / "finished.json").read_bytes()
+    assert finetune(talk, base, tmp_path / "run", *arguments) == 0
+    again = capsys.readouterr().out
+    assert "this run is finished already" in again
+    assert again.endswith(text[text.index("held-out answers") :])
+    assert (tmp_path / "run" / "finished.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--steps", "0"], "steps: 0 is not allowed; at least 1"),
+        (["--divisor", "sequence"], "divisor: 'sequence' is unknown; allowed: answer, token, batch, masked"),
+        (["--padding", "mask"], "data.padding: 'mask' is unknown"),
+        (["--mask-rate", "U[2,3]"], "mask_rate: "),
+        (["--length", "4000"], "data.length: 4000 is not allowed"),
+        (["--malformed", "0"], "data.source: 1 of 41 records are malformed"),
+        (["--start", "nowhere"], "start: 'nowhere' is no folder"),
+        (["--data", "nowhere"], "data.source: 'nowhere' is not there"),
+        (["--threads", "0"], "threads: 0 is not allowed"),
+    ],
+)
+def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):
+    assert finetune(talk, base, tmp_path / "run", *extra) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,282 @@
+"""mdlm generate, on a tiny released folder whose weights are random: what it says is what TextModel.generate says."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pyte
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from mdlm_min.cli.generate import SHADE, picture
+from mdlm_min.cli.main import main
+from mdlm_min.data.chat import NAMES, ChatTemplate
+from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.llada import SpecialTokens, scaled
+from mdlm_min.model.llada_weights import save_weights
+from mdlm_min.model.transformer import Transformer
+from mdlm_min.tasks.text_model import TextModel
+
+LETTERS = 256
+MASK, END, TURN = LETTERS, LETTERS + 1, LETTERS + 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A LLaDA of 280 tokens: bytes, the special tokens of the chat template, and ids beyond."""
+    path = tmp_path_factory.mktemp("llada")
+    config = scaled(2, 2, 16, vocab_size=280, outputs=280, length=96)
+    model = Transformer(config, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.head.weight *= 6
+    save_weights(path, model, SpecialTokens(mask=MASK, end=END, padding=END))
+    alphabet = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(NAMES))
+    (path / "tokenizer.json").write_text(tokenizer.to_str())
+    return path
+
+
+def said(folder, *options, capsys):
+    assert main(["generate", str(folder), *options]) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def expected(folder, prompt, config, seed=0, item=0, length=12, **rules):
+    model = TextModel.load(folder)
+    template = model.with_answer(prompt if isinstance(prompt, list) else model.before_gap(prompt), length)
+    made = model.generate([template], config, seed, model.rules(**{"stop": (END,), **rules}), items=[item])
+    answer = made.tokens[0, len(template) - length :].tolist()
+    return model.decode(answer[: made.answers[0]]), made
+
+
+OPTIONS = {
+    (): {},
+    ("--steps", "5", "--temperature", "1.5", "--seed", "3"): {"steps": 5, "temperature": 1.5, "seed": 3},
+    ("--block-length", "4", "--remasking", "entropy"): {"block_length": 4, "remasking": "entropy"},
+    ("--cfg-scale", "2", "--steps", "4"): {"cfg_scale": 2.0, "steps": 4},
+    ("--threshold", "0.3"): {"threshold": 0.3},
+    ("--factor", "2"): {"factor": 2.0},
+    ("--cache", "dual", "--block-length", "4"): {"cache": "dual", "block_length": 4},
+    ("--cache", "prefix", "--refresh", "2", "--block-length", "6"): {"cache": "prefix", "refresh": 2, "block_length": 6},
+    ("--remasking", "ancestral", "--steps", "3"): {"remasking": "ancestral", "steps": 3},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_every_setting_reaches_the_generation(folder, options, capsys):
+    values = {"steps": 12, "temperature": 0.0, **OPTIONS[options]}
+    seed = values.pop("seed", 0)
+    config = SamplingConfig(**values)
+    text, made = expected(folder, "the cat", config, seed)
+    out, err = said(folder, "--prompt", "the cat", "--length", "12", *options, capsys=capsys)
+    assert out == f"{text}\n"
+    kind = "exact" if config.exact else "approximate"
+    pattern = rf"NFE {made.passes[0]}, {made.tokens_per_pass:.2f} tokens per forward, [\d,.]+ tokens/s \({kind}\)\n"
+    assert re.fullmatch(pattern, err)
+
+
+def test_every_option_changes_what_is_said_or_what_it_takes(folder):
+    """The check above would pass for settings that change nothing."""
+    found = set()
+    for values in OPTIONS.values():
+        values = {"steps": 12, "temperature": 0.0, **values}
+        text, made = expected(
+            folder, "the cat", SamplingConfig(**{k: v for k, v in values.items() if k != "seed"}), values.get("seed", 0)
+        )
+        found.add((text, made.passes[0]))
+    assert len(found) >= 7
+
+
+def test_tokens_can_be_ruled_out(folder, capsys):
+    config = SamplingConfig(steps=12, temperature=0.0)
+    usual, made = expected(folder, "the cat", config)
+    answer = made.tokens[0, len("the cat") :].tolist()
+    for option, ids in (("--suppress", answer[:1]), ("--begin-suppress", answer[:1]), ("--defer", sorted(set(answer)))):
+        text, _ = expected(folder, "the cat", config, **{option[2:].replace("-", "_"): ids})
+        given = ",".join(map(str, ids))
+        out, _ = said(folder, "--prompt", "the cat", "--length", "12", option, given, capsys=capsys)
+        assert out == f"{text}\n" != f"{usual}\n"
+
+
+def test_an_answer_stops_at_the_end_token_unless_told_not_to(folder, capsys):
+    options = ["--prompt", "x", "--length", "40", "--temperature", "9", "--steps", "40", "--remasking", "random"]
+    model = TextModel.load(folder)
+    lengths = set()
+    for seed in range(12):
+        _, err = said(folder, *options, "--seed", str(seed), "--block-length", "8", capsys=capsys)
+        lengths.add(int(re.match(r"NFE (\d+)", err)[1]))
+        made = model.generate(
+            [model.with_answer(model.before_gap("x"), 40)],
+            SamplingConfig("random", 40, 9.0, 8),
+            seed,
+            model.rules(suppress=(END,)),
+        )
+        out, err = said(folder, *options, "--seed", str(seed), "--block-length", "8", "--no-stop", capsys=capsys)
+        assert err.startswith("NFE 40")
+        assert out == model.decode([token for token in made.tokens[0, 1:].tolist() if token < LETTERS]) + "\n"
+    assert min(lengths) < 40
+
+
+def test_gaps_are_filled_in(folder, capsys):
+    out, err = said(folder, "--infill", "ab__e[MASK]", capsys=capsys)
+    model = TextModel.load(folder)
+    template = model.template("ab__e[MASK]")
+    made = model.generate([template], SamplingConfig(steps=3, temperature=0.0), 0, model.rules(suppress=(END,)))
+    assert out == model.decode(made.tokens[0].tolist()) + "\n"
+    assert out.startswith("ab")
+    assert err.startswith("NFE 3,")
+
+
+def test_a_file_of_prompts_keeps_its_order_and_answers_do_not_depend_on_the_batch(folder, tmp_path, capsys):
+    prompts = ["the cat sat on the mat", "a", "what is this?", "of", "one two three"]
+    lines = [{"prompt": prompt, "id": number} for number, prompt in enumerate(prompts)] + [{"infill": "a__b"}]
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    found = []
+    for batch in ("1", "4"):
+        options = ["--prompts", str(path), "--output", str(output), "--length", "12", "--temperature", "1", "--batch", batch]
+        _, err = said(folder, *options, capsys=capsys)
+        found.append([json.loads(line) for line in output.read_text().splitlines()])
+        assert re.match(r"NFE [\d.]+, [01].[0-9]{2} tokens per forward, ", err)
+    assert found[0] == found[1]
+    assert [{key: line[key] for key in line.keys() & {"prompt", "id", "infill"}} for line in found[0]] == lines
+    for number, (prompt, line) in enumerate(zip(prompts, found[0], strict=False)):
+        text, made = expected(folder, prompt, SamplingConfig(steps=12), item=number)
+        assert (line["answer"], line["tokens"], line["nfe"]) == (text, made.answers[0], made.passes[0])
+
+
+def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(folder, tmp_path, capsys):
+    chat = ChatTemplate(TextModel.load(folder).tokenizer)
+    talk = [{"role": "user", "content": "hi"}]
+    text, _ = expected(folder, chat.render(talk, True), SamplingConfig(steps=12, temperature=0.0), stop=(END, TURN))
+    out, _ = said(folder, "--prompt", "hi", "--chat", "--length", "12", capsys=capsys)
+    assert out == f"{text}\n"
+    assert out != said(folder, "--prompt", "hi", "--length", "12", capsys=capsys)[0]
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text(json.dumps({"messages": talk}))
+    said(folder, "--prompts", str(path), "--output", str(output), "--chat", "--length", "12", capsys=capsys)
+    assert json.loads(output.read_text())["answer"] == text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", "a", "--length", "0"], "length: 0 is not allowed; at least 1"),
+        (["--prompt", "a", "--length", "96"], "length: 96 is not allowed behind a prompt of 1 tokens; at most 96 together"),
+        (["--prompt", "a", "--batch", "0"], "batch: 0 is not allowed; at least 1"),
+        (["--prompt", "a", "--output", "x"], "output: belongs to --prompts"),
+        (["--prompts", "a"], "output: belongs to --prompts"),
+        (["--prompts", "missing", "--output", "x"], "prompts: missing cannot be read as JSON lines"),
+        (["--infill", "a"], "infill: 'a' has no gap"),
+        (["--infill", "__", "--chat"], "chat: is not allowed with --infill"),
+        (["--prompt", "a", "--remasking", "beam"], "remasking: 'beam' is unknown"),
+        (["--prompt", "a", "--steps", "0"], "steps: 0 is not allowed"),
+        (["--prompt", "a", "--steps", "2", "--block-length", "8"], "steps: 2 is not allowed with 12 blocks of 8"),
+        (["--prompt", "a", "--cache", "all"], "cache: 'all' is unknown"),
+        (["--prompt", "a", "--refresh", "2"], "refresh: needs a cache"),
+        (["--prompt", "a", "--threshold", "2"], "threshold: 2.0 is not allowed"),
+        (["--prompt", "a", "--suppress", "1,x"], "suppress: 'x' is not a token id; allowed: numbers from 0 to 279, or end"),
+        (["--prompt", "a", "--begin-suppress", "280"], "begin-suppress: '280' is not a token id"),
+        (["--prompt", "a", "--defer", "end", "--remasking", "random"], "defer: needs remasking by confidence"),
+        (["--prompt", "a", "--device", "tpu"], "device: 'tpu'"),
+        (["--prompt", "a", "--dtype", "int8"], "dtype: 'int8' is unknown"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(folder, options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["generate", str(folder), "--length", "90", *options]) == 2
+        if "--length" not in options
+        else (main(["generate", str(folder), *options]) == 2)
+    )
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "has no line"),
+        ("[1]", "line 1: [1] has not exactly one of prompt, infill, messages"),
+        ('{"prompt": "a"}\n{"prompt": "a", "infill": "__"}', "line 2: "),
+        ('{"prompt": 3}', "line 1: prompt: 3 is no text"),
+        ('{"infill": "none"}', "line 1: infill: 'none' has no gap"),
+        ('{"messages": []}', "line 1: messages: need --chat"),
+        ('{"prompt": "' + "a" * 90 + '"}', "line 1: length: 12 is not allowed behind a prompt of 90 tokens"),
+        ("{", "cannot be read as JSON lines"),
+    ],
+)
+def test_bad_lines_are_named(folder, lines, message, tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text(lines)
+    assert main(["generate", str(folder), "--prompts", str(path), "--output", str(tmp_path / "out"), "--length", "12"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_chat_tokens_is_refused(tmp_path, capsys):
+    text = tmp_path / "abc.txt"
+    text.write_text("abcdefgh\n" * 400)
+    options = ["--steps", "1", "--tokenizer", "bytes", "--length", "16", "--layers", "1", "--width", "24"]
+    assert main(["train", "--text", str(text), "--run", str(tmp_path / "run"), *options]) == 0
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "run"), "--prompt", "a", "--chat", "--length", "8"]) == 2
+    assert "chat: this model has no tokens for a chat template" in capsys.readouterr().err
+    assert main(["generate", str(tmp_path / "run"), "--prompt", "a", "--length", "8"]) == 0
+
+
+def test_masked_tokens_are_shaded_in_the_picture(folder):
+    model = TextModel.load(folder)
+    template = model.template("ab____")
+    [c, d] = model.tokenizer.encode("cd").tolist()
+    tokens = [*template[:2], c, MASK, MASK, d]
+    assert picture(model, template, tokens, 0) == [("ab", ""), ("c", "bold cyan"), (SHADE * 2, "dim"), ("d", "bold cyan")]
+    assert picture(model, template, [*template[:2], c, d, END, END], 2) == [("cd", "bold cyan")]
+
+
+def test_in_a_terminal_the_answer_appears_token_by_token_and_stays_once(folder):
+    parent, child = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "mdlm_min",
+        "generate",
+        str(folder),
+        "--prompt",
+        "the cat",
+        "--length",
+        "60",
+        "--cfg-scale",
+        "1",
+    ]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "70", "LINES": "20", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=child, stderr=child, env=environment)
+    os.close(child)
+    screen = pyte.Screen(70, 20)
+    stream = pyte.ByteStream(screen)
+    shades = []
+    try:
+        while part := os.read(parent, 65536):
+            stream.feed(part)
+            shades.append(sum(line.count(SHADE) for line in screen.display))
+    except OSError:  # the last writer has closed the terminal
+        pass
+    os.close(parent)
+    assert process.wait() == 0
+    assert max(shades) > 40  # nearly all was masked at first
+    assert shades[-1] == 0
+    assert sum("tokens per forward" in line for line in screen.display) == 1

@@ -1,0 +1,170 @@
+"""`mdlm eval` and lm-eval's own command line, end to end on a tiny model and a few items."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from mdlm_min.cli.evaluate import gen_kwargs
+from mdlm_min.cli.main import main
+from mdlm_min.run.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "The cat sat on the mat"
+
+
+def read(folder):
+    lines = (folder / "items.jsonl").read_text().splitlines()
+    return json.loads((folder / "results.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_the_command_scores_logs_every_item_and_keeps_no_text(released, tiny_data, tmp_path, capsys):
+    command = ["eval", str(released), "--tasks", "arc_easy_local,gsm8k_local", "--limit", "3", "--passes", "3", "--shots", "1"]
+    command += ["--gen-kwargs", "max_gen_toks=8,steps=2", "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    log, items = read(tmp_path / "out")
+    assert f"arc_easy_local: acc {log['scores']['arc_easy_local']['acc']:.4f}" in said
+    assert "(3 items)" in said and "generation: NFE 2," in said
+    choices = [item for item in items if item["task"] == "arc_easy_local"]
+    assert [item["item"] for item in choices] == [0, 1, 2]
+    for number, item in enumerate(choices):  # the right answers of the tiny data are A, B, C
+        assert item["acc"] == float(item["nll"].index(min(item["nll"])) == number)
+    assert log["scores"]["arc_easy_local"]["acc"] == pytest.approx(sum(item["acc"] for item in choices) / 3)
+    assert {item["filter"] for item in items if item["task"] == "gsm8k_local"} == {"strict-match", "flexible-extract"}
+    assert log["scores"]["gsm8k_local"].keys() >= {"exact_match strict-match", "exact_match flexible-extract"}
+    assert log["shots"] == {"arc_easy_local": 0, "gsm8k_local": 1}
+    assert log["generation"]["passes"] == 6
+    assert not any(TEXT in path.read_text() for path in (tmp_path / "out").iterdir())
+    assert main([*command, str(tmp_path / "again"), "--log-samples", "--batch-tokens", "200"]) == 0
+    assert read(tmp_path / "again")[1] == [
+        pytest.approx(item) if "nll" not in item else item | {"nll": pytest.approx(item["nll"], rel=1e-5)} for item in items
+    ]
+    assert TEXT in (tmp_path / "again" / "samples_arc_easy_local.jsonl").read_text()
+
+
+GPQA = """task: gpqa_tiny
+custom_dataset: !function tiny.load
+output_type: multiple_choice
+test_split: test
+num_fewshot: 0
+doc_to_text: "{{query}}"
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "gpqa_tiny.yaml").write_text(GPQA)
+    (tasks / "tiny.py").write_text(
+        "from datasets import Dataset\n\n\ndef load(**_):\n"
+        "    record = {'query': 'SECRET question', 'choices': ['SECRET a', 'b']}\n"
+        "    return {'test': Dataset.from_list([record | {'gold': 0}])}\n"
+    )
+    command = ["eval", str(released), "--tasks", "gpqa_tiny", "--include-path", str(tasks), "--passes", "1", "--log-samples"]
+    command += ["--cache", str(tmp_path / "out" / "cache"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    said = capfd.readouterr()
+    assert "gpqa_tiny: acc" in said.out
+    assert "SECRET" not in said.out + said.err
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["items.jsonl", "results.json"]  # and no cache
+    assert not any(b"SECRET" in path.read_bytes() for path in files)
+
+
+def test_lm_eval_s_own_command_line_gives_the_same(released, tiny_data, tmp_path):
+    assert (
+        main(["eval", str(released), "--tasks", "hellaswag_local", "--limit", "2", "--passes", "2", "--output", str(tmp_path)])
+        == 0
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mdlm_min.evaluation",
+        "run",
+        "--model",
+        "mdlm",
+        "--model_args",
+        f"folder={released},passes=2",
+    ]
+    command += ["--tasks", "hellaswag_local", "--include_path", str(ROOT / "mdlm_min" / "evaluation" / "offline"), "--limit", "2"]
+    command += ["--output_path", str(tmp_path / "theirs.json"), "--log_samples"]
+    environment = {**os.environ, "MDLM_DATA": str(tiny_data), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [results] = tmp_path.glob("theirs_*.json")
+    theirs, (log, _) = json.loads(results.read_text()), read(tmp_path)
+    for name in ("acc", "acc_norm"):
+        assert theirs["results"]["hellaswag_local"][f"{name},none"] == log["scores"]["hellaswag_local"][name]
+
+
+def test_the_entry_point_is_the_model():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["lm_eval.models"]
+    from lm_eval.api.registry import get_model
+
+    from mdlm_min.evaluation.harness import MDLM
+    from mdlm_min.evaluation.registration import NAME, PLACE, register
+
+    assert declared == {NAME: PLACE}
+    assert EntryPoint(NAME, PLACE, "lm_eval.models").load() is MDLM
+    register()
+    register()
+    assert get_model(NAME) is MDLM
+    assert get_model("hf")  # the others are still there
+
+
+def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def line(*arguments):
+        assert main(["eval", *arguments]) == 2
+        return capsys.readouterr().err.strip()
+
+    folder = str(released)
+    assert line(folder, "--tasks", "hellaswag_locl", "--include-path", ".").startswith(
+        "mdlm: tasks: 'hellaswag_locl' is unknown; allowed"
+    )
+    assert (
+        line(folder, "--tasks", "arc_easy_local", "--limit", "-1")
+        == "mdlm: limit: -1 is not allowed; at least 1, or 0 for all items"
+    )
+    assert line(folder, "--tasks", "arc_easy_local", "--passes", "0").startswith("mdlm: passes: 0 is not allowed")
+    assert line("nowhere", "--tasks", "arc_easy_local").startswith("mdlm: run: nowhere is not a run folder")
+    assert line(folder, "--tasks", ",").startswith("mdlm: tasks: none is given")
+    monkeypatch.delenv("MDLM_DATA")
+    assert line(folder, "--tasks", "arc_easy_local") == (
+        "mdlm: items: arc_easy needs arc/ARC-Easy-Test.jsonl (or .gz) in the folder that MDLM_DATA names"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_the_hub_the_message_says_what_to_do(released, tmp_path, monkeypatch, capsys):
+    import lm_eval
+
+    from mdlm_min.evaluation import run
+
+    def fail(*_, **__):
+        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nmore lines")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", fail)
+    monkeypatch.setattr(run, "_task_manager", lambda names, path: None)
+    assert main(["eval", str(released), "--tasks", "arc_easy", "--output", str(tmp_path)]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "its data cannot be had from the hub (ConnectionError: \"Couldn't reach 'allenai/ai2_arc' on the Hub\")" in line
+    assert "allowed offline: arc_easy_local with MDLM_DATA, or a hub cache that was filled before" in line
+
+
+def test_generation_settings_are_read_as_numbers_and_words():
+    assert gen_kwargs("steps=8,temperature=0.5,do_sample=true,remasking=low_confidence") == {
+        "steps": 8, "temperature": 0.5, "do_sample": True, "remasking": "low_confidence",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="gen_kwargs: 'steps' is not allowed; name=value"):
+        gen_kwargs("steps")

@@ -1,0 +1,116 @@
+"""05_8b_sft: its judges on made tables, and its smoke tier from the command line."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.golden import Table
+
+EXPERIMENT = Experiment("8b_sft")
+CLAIMS = {claim.id: claim for claim in EXPERIMENT.module("claims").CLAIMS}
+COLUMNS = ("acc", "acc_norm", "nll", "solved_1", "solved_2", "solved_4", "solved_8")
+ITEMS = 40
+ARMS = ("middle", "from_0", "from_5")
+
+
+def table(scores, cell="arithmetic", **metrics):
+    """Five seeds of every arm; scores[arm]: shares right by likelihood and by what is written. Seeds differ by one item."""
+    runs, curves, items = {}, {}, {}
+    for arm, (chosen, solved) in scores.items():
+        for seed in range(1, 6):
+            name = f"{cell}/{arm}/seed{seed}"
+            right = {"acc": round(chosen * ITEMS) + seed % 2, "solved_1": round(solved * ITEMS) + seed % 3}
+            runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+            curves[name] = [{"step": 9.0, **{key: value / ITEMS for key, value in right.items()}, **metrics.get(arm, {})}]
+            lines = [f"task,item,{','.join(COLUMNS)}"]
+            for item in range(ITEMS):
+                values = [float(item < right.get(column, 0)) for column in COLUMNS]
+                lines.append(f"{cell},{item},{','.join(map(str, values))}")
+            items[name] = "\n".join(lines) + "\n"
+    return Table("05_8b_sft", "cpu", runs, curves, items)
+
+
+RECORD = {
+    "environment": {"commit": "0"},
+    "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
+    "finished": {"seconds": 1.0, "log_sha256": "0"},
+}
+PAPER_LIKE = {"middle": (0.7, 0.3), "from_0": (0.5, 0.5), "from_2": (0.5, 0.5), "from_3": (0.5, 0.6), "from_5": (0.5, 0.7)}
+
+
+def test_made_tables_that_are_as_the_paper_says_have_gains_above_zero():
+    found = {name: CLAIMS[name].judge(table(PAPER_LIKE)) for name in CLAIMS if name.endswith("arithmetic")}
+    assert found["B3-arithmetic"].estimate == pytest.approx(0.2)
+    assert found["B4-arithmetic"].estimate == pytest.approx(0.2)
+    assert found["B4-middle-arithmetic"].estimate == pytest.approx(0.2)
+    assert found["B34-arithmetic"].estimate == pytest.approx(0.4)
+    assert found["B4-edge-arithmetic"].estimate == pytest.approx(0.423, abs=0.001)  # least squares by hand: .055 / .13
+    for evidence in found.values():
+        assert evidence.seeds == 5
+        assert evidence.interval()[0] > 0
+    assert "by likelihood, U[.5,1]" in found["B34-arithmetic"].note
+
+
+def test_made_tables_that_say_the_reverse_have_gains_below_zero():
+    reverse = {arm: (1 - chosen, 1 - solved) for arm, (chosen, solved) in PAPER_LIKE.items()}
+    for name in CLAIMS:
+        if name.endswith("arithmetic"):
+            assert CLAIMS[name].judge(table(reverse)).estimate < -0.1, name
+
+
+def test_gsm8k_and_the_paper_s_tasks_are_judged_in_their_own_cells():
+    both = {"middle": (0.6, 0.0), "from_0": (0.4, 0.0)}
+    losses = {"middle": {"valid_loss": 1.0}, "from_0": {"valid_loss": 1.25}}
+    found = table(both, "gsm8k", **losses)
+    assert CLAIMS["B3-gsm8k"].judge(found).estimate == pytest.approx(0.2)
+    assert CLAIMS["B3-nll-gsm8k"].judge(found).estimate == pytest.approx(0.25)
+    tasks = {"mmlu": 0.6, "mmlu_stem": 0.6, "arc_challenge": 0.4, "gpqa": 0.4, "gsm8k": 0.7, "math": 0.3}
+    better = {name: value + 0.1 for name, value in tasks.items()}
+    at_size = table(
+        dict.fromkeys(("middle", "from_0", "from_5"), (0, 0)), "evaluated", middle=better, from_0=tasks, from_5=better
+    )
+    assert CLAIMS["B3"].judge(at_size).estimate == pytest.approx(0.1)
+    assert CLAIMS["B4"].judge(at_size).estimate == pytest.approx(0.1)
+
+
+def test_the_selection_seed_is_judged_nowhere_and_every_arm_has_the_same_search():
+    specs = EXPERIMENT.runs("cpu")
+    judged = {spec.seed for spec in specs if spec.cell in ("arithmetic", "gsm8k")}
+    searched = [spec for spec in specs if spec.cell.startswith(("arithmetic-", "gsm8k-")) and "base" not in spec.cell]
+    assert judged == {1, 2, 3, 4, 5}
+    assert {spec.seed for spec in searched} == {0}
+    rates = {}
+    for spec in searched:
+        rates.setdefault((spec.cell.split("-")[0], spec.arm), set()).add(spec.settings["train"]["learning_rate"])
+    assert len(rates) == 10
+    assert len({frozenset(found) for found in rates.values()}) == 1
+
+
+def test_arms_differ_in_their_mask_rates_alone():
+    for tier, cell in (("cpu", "arithmetic"), ("cpu", "gsm8k"), ("paper", "tuned")):
+        specs = [spec for spec in EXPERIMENT.runs(tier, seeds=1) if spec.cell == cell and spec.arm != "untuned"]
+        settings = [{name: value for name, value in spec.settings.items() if name != "mask_rate"} for spec in specs]
+        assert len(specs) == 5
+        assert all(one == settings[0] for one in settings)
+
+
+@pytest.mark.slow
+def test_the_smoke_tier_runs_from_the_command_line(tmp_path):
+    def command(*arguments):
+        line = [sys.executable, "-m", "mdlm_min", "run", "8b_sft", "--tier", "smoke", "--runs", str(tmp_path), *arguments]
+        return subprocess.run(line, env=os.environ, capture_output=True, text=True, timeout=500)
+
+    early = command("--seeds", "1", "--arms", "middle", "--jobs", "1")
+    assert early.returncode == 3
+    assert "arithmetic-base/base is not finished, and this run starts from it" in early.stderr
+    result = command("--seeds", "1")
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "05_8b_sft" / "smoke"
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [row["arm"] for row in rows] == ["base", "untuned", "middle", "from_0", "from_2", "from_3", "from_5"]
+    assert all(row["acc"] != "nan" and row["solved_8"] != "nan" for row in rows[1:])
+    assert (folder / "05_8b_sft_smoke.png").exists()
