@@ -10,9 +10,10 @@ NLL(M) for one mask. Two estimators draw the masks, as many as the number of pas
   llada      levels l spread evenly over 1..L from a random start, each mask drawn alone. Levels repeat where there are more
              passes than tokens: 128 passes are 128 passes;
   balanced   where all 2^L - 1 masks cost no more than the passes asked, each of them once: the exact sum, with nothing left to
-             chance. For longer answers levels as above, and masks that walk through one random order of the tokens: each takes
-             the next l tokens. So every token is masked about equally often at every level. Every mask is still a uniform set
-             of its size, so the mean is the same.
+             chance. For longer answers levels as above, in rising order, and masks that walk through random orders of the tokens:
+             each takes the next l, from the start again where an order ends, and the mask after that begins a new order. So
+             every token is masked about equally often at every level. Every mask is still a uniform set of its size, so the
+             mean is the same.
 
 The masks of an answer are a function of the seed and of its own tokens. So its value does not depend on its batch, its neighbours
 or their order (up to rounding), and two models are compared under the same masks.
@@ -146,7 +147,8 @@ def masks_of(answer: Answer, config: LikelihoodConfig) -> tuple[Tensor, Tensor]:
     if config.estimator == "balanced":
         levels = levels.sort().values
         first = levels.cumsum(dim=0) - levels
-        rank = torch.randperm(size, generator=generator).expand(config.passes, -1)
+        order = first // size
+        rank = torch.rand(int(order[-1]) + 1, size, generator=generator).argsort(dim=1)[order]
     else:
         first = torch.zeros_like(levels)
         rank = torch.rand(config.passes, size, generator=generator).argsort(dim=1)

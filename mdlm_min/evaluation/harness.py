@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 from lm_eval.api.model import LM
+from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 from tqdm import tqdm
 
@@ -110,6 +111,22 @@ class MDLM(LM):  # type: ignore[misc]
         self.speed = Speed()
         self.cut = 0  # prompts that lost their beginning
         self._chat: ChatTemplate | None = None
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> "MDLM":
+        """From `--model_args` and lm-eval's own options, which these replace. lm-eval's default device, cuda:0, means a GPU where
+        there is one."""
+        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if given.get("device") == "cuda:0":
+            given["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        if str(given.get("batch_size", "")).isdigit():
+            given["batch_size"] = int(given["batch_size"])
+        return cls(**{**given, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "MDLM":
+        """The same from `name=value,name=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     # Text to tokens
 

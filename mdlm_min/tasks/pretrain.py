@@ -161,10 +161,23 @@ def check(settings: dict[str, Any]) -> None:
             items_file(task)
 
 
+def _check_answers(task: PretrainTask, config: PretrainConfig) -> None:
+    """Raise InputError where an answer is longer than the model can read: before the training, not after it."""
+    for name in ITEM_TASKS:
+        choices = (choice for item in load_items(name, config.items) for choice in item.choices)
+        longest = max(len(task.data.tokenizer.encode(choice)) for choice in choices)
+        if longest > config.data.length:
+            raise InputError(
+                f"data.length: {config.data.length} is not allowed; at least {longest}, for {name}'s answers, or items = 0"
+            )
+
+
 def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainTask:
     """The task of a run folder. Raises InputError where the folder was begun on other data."""
     config = build(PretrainConfig, settings)
     task = PretrainTask(config, seed, folder)
+    if config.items:
+        _check_answers(task, config)
     data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype}
     folder.record_data(data, f"data.source: {config.data.source!r}")
     return task

@@ -23,7 +23,8 @@ COUNT = int(os.environ.get("MDLM_BENCH_ITEMS", "1000"))
 LENGTH, VOCABULARY, MASK = 512, 4096, 256
 
 
-def items():
+@pytest.fixture(scope="module")
+def every():  # before each test takes MDLM_DATA away
     if os.environ.get("MDLM_DATA"):
         return load_items("hellaswag", COUNT)
     sizes = torch.randint(20, 120, (COUNT, 5), generator=stream(0, "sizes")).tolist()
@@ -47,10 +48,10 @@ def plain_loop(model, every, passes):
 
 @pytest.mark.benchmark(group="evaluation")
 @pytest.mark.parametrize("passes", [1, 4])
-def test_items_per_second_against_one_at_a_time(compare, passes):
+def test_items_per_second_against_one_at_a_time(compare, every, passes):
     shape = scaled(2, 2, 32, vocab_size=VOCABULARY, outputs=VOCABULARY, length=LENGTH)
     model = Transformer(shape, stream(0, "weights")).eval()
-    every, config, judged = items(), LikelihoodConfig(passes), {}
+    config, judged = LikelihoodConfig(passes), {}
 
     @torch.no_grad()
     def logits(tokens, mask, real):

@@ -13,8 +13,8 @@ from mdlm_min.model.llada import LLADA_8B, MASK_TOKEN, scaled
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.random_streams import stream
 
-PROMPT, ANSWER, BLOCK = 64, 32, 8
-SHAPE = scaled(4, 4, 256, length=PROMPT + ANSWER)
+PROMPTS, PROMPT, ANSWER, BLOCK = 4, 64, 32, 8
+SHAPE = scaled(4, 4, 128, length=PROMPT + ANSWER)
 EXACT = SamplingConfig(steps=ANSWER, temperature=0.0, block_length=BLOCK)
 FAST = SamplingConfig(steps=ANSWER, temperature=0.0, block_length=BLOCK, threshold=0.9, cache="dual")
 
@@ -41,6 +41,7 @@ def plain_loop(model, template):
     for start in range(PROMPT, PROMPT + ANSWER, BLOCK):
         for _ in range(BLOCK):
             logits = model(x)
+            logits[..., MASK_TOKEN] = -torch.inf  # the released loop trusts the model not to choose it
             best = logits.argmax(dim=-1)
             confidence = logits.softmax(dim=-1).gather(-1, best[..., None])[..., 0]
             confidence[:, start + BLOCK :] = -torch.inf
@@ -53,8 +54,7 @@ def make_model():
     """Weights at random, attention and scores sharp: the tokens of an answer differ, and so do their probabilities."""
     model = Transformer(SHAPE, stream(0, "weights"))
     with torch.no_grad():
-        model.head.weight[MASK_TOKEN] = -100 * model.head.weight[MASK_TOKEN].abs()  # never chosen: the released loop allows it
-        model.head.weight *= 12
+        model.head.weight *= 30
         for block in model.blocks:
             block.qkv.weight *= 4
     return model
@@ -64,8 +64,8 @@ def make_model():
 def test_generation_against_the_plain_loop_with_llada_s_vocabulary(compare, benchmark):
     assert SHAPE.vocab_size == LLADA_8B.vocab_size == 126464
     model = make_model()
-    prompts = torch.randint(MASK_TOKEN - 300, (1, PROMPT), generator=stream(0, "prompts"))
-    template = torch.cat((prompts, torch.full((1, ANSWER), MASK_TOKEN)), dim=1)
+    prompts = torch.randint(MASK_TOKEN - 300, (PROMPTS, PROMPT), generator=stream(0, "prompts"))
+    template = torch.cat((prompts, torch.full((PROMPTS, ANSWER), MASK_TOKEN)), dim=1)
     rules = TokenRules(MASK_TOKEN)
     counted = {name: Counted(model) for name in ("exact", "fast", "plain")}
     exact = generate(counted["exact"], template, rules, EXACT)
@@ -83,9 +83,9 @@ def test_generation_against_the_plain_loop_with_llada_s_vocabulary(compare, benc
         predicted = counted["plain"].operations / counted[name].operations
         print(
             f"\n{name}: {times['plain'] / times[name]:.1f} times the plain loop's speed (operation counts: {predicted:.1f}); "
-            f"NFE {record.passes[0]} against {counted['plain'].passes}, {record.tokens_per_pass:.2f} tokens per forward, "
-            f"{ANSWER / times[name]:.0f} tokens/s"
+            f"NFE {sum(record.passes) / PROMPTS:.1f} against {counted['plain'].passes}, {record.tokens_per_pass:.2f} tokens per "
+            f"forward, {PROMPTS * ANSWER / times[name]:.0f} tokens/s"
         )
         benchmark.extra_info[f"{name}: speed"] = times["plain"] / times[name]
     print(f"fast: {same:.0%} of its tokens are those of exact generation")
-    assert len(set(exact.tokens[0, PROMPT:].tolist())) > ANSWER // 4  # an answer worth the name
+    assert len(set(exact.tokens[0, PROMPT:].tolist())) > ANSWER // 4  # not one token over and over

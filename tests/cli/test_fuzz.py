@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mdlm_min.cli import main as module
-from mdlm_min.evidence import golden, report, verify
+from mdlm_min.evidence import golden, report, verdicts, verify
 from mdlm_min.run.run_folder import RunFolder
 
 FILES = {
@@ -140,8 +140,10 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(verify, "judge_all", list)
-    monkeypatch.setattr(report, "write", lambda folder: [])
+    monkeypatch.setattr(verdicts, "judge_each", lambda tables: {})
+    monkeypatch.setattr(verify, "judge_each", lambda tables: {})
+    monkeypatch.setattr(report, "write", lambda *given: [])
+    monkeypatch.setattr(report, "other_pages", lambda *given: {})
 
     def stop(*_, **__):
         raise StoppedError

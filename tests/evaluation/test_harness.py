@@ -159,6 +159,11 @@ def test_what_the_model_cannot_do_is_refused(harness, text_model):
     ):
         with pytest.raises(InputError, match=message):
             harness(**settings)
+    made = type(harness()).create_from_arg_string(
+        "folder=tiny,passes=5", {"device": "cuda:0", "batch_size": "4", "max_batch_size": None}
+    )
+    assert (made.config.passes, made.config.batch_size) == (5, 4)
+    assert made.config.device == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match="gen_kwargs: 400 tokens are not allowed; 1 to 160"):
         harness().generate_until(requests(("a", {"max_gen_toks": 400})))
     model = harness()

@@ -81,15 +81,11 @@ def test_stem_is_lm_eval_s_group():
 def test_the_paper_s_tasks_are_known_to_lm_eval_and_have_their_offline_files():
     names = {one.offline for one in PAPER_TASKS.values() if one.offline}
     assert names == {path.stem for path in OFFLINE.glob("*.yaml")}
-    for one in PAPER_TASKS.values():
-        assert any(
-            f"{kind}: {one.task}\n" in path.read_text() + "\n" for kind in ("task", "group", "tag") for path in _files(one.task)
-        ), one
-
-
-def _files(task):
-    folder = {"arc_easy": "arc", "arc_challenge": "arc", "mmlu_stem": "mmlu", "gpqa_main_n_shot": "gpqa"}.get(task, task)
-    return [path for path in (THEIRS / folder).rglob("*.yaml") if "continuation" not in str(path)]
+    folders = {"arc_easy": "arc", "arc_challenge": "arc", "mmlu": "mmlu/default", "mmlu_stem": "mmlu/default"}
+    folders |= {"gpqa_main_n_shot": "gpqa", "minerva_math": "benchmarks"}
+    for task in (one.task for one in PAPER_TASKS.values()):
+        lines = {line for path in (THEIRS / folders.get(task, task)).rglob("*.yaml") for line in path.read_text().splitlines()}
+        assert lines & {f"task: {task}", f"group: {task}"}, task
 
 
 def test_what_is_missing_or_damaged_is_named(tiny_data):

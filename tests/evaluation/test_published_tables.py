@@ -48,7 +48,7 @@ def test_the_trend_is_that_of_two_proportions_where_there_are_two(experiment):
 def test_the_verdicts(experiment, tmp_path):
     from mdlm_min.evidence.golden import collect
     from mdlm_min.evidence.sweep import execute
-    from mdlm_min.evidence.verify import judge
+    from mdlm_min.evidence.verdicts import judge
 
     specs = experiment.runs("cpu")
     for spec in specs:

@@ -36,7 +36,7 @@ def test_arms_and_seeds_can_be_chosen():
     experiment = Experiment("parity")
     assert [spec.name for spec in experiment.runs("smoke", "secret,output", 1)] == ["secret/seed0", "output/seed0"]
     assert {spec.arm for spec in experiment.runs("cpu", "all")} == set(experiment.plan["arms"])
-    assert {spec.seed for spec in experiment.runs("cpu", seeds=4)} == {0, 1, 2, 3}
+    assert {spec.seed for spec in experiment.runs("cpu", seeds=3)} == {4, 5, 6}
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,13 @@ def test_a_block_may_have_its_own_name_arms_and_seeds():
 def test_blocks_with_one_cell_join_and_their_seeds_differ():
     specs = Experiment("wikitext_bins").runs("cpu")
     bytes_cell = [spec for spec in specs if spec.cell == "tokenizer=bytes"]
-    assert {spec.seed for spec in bytes_cell if spec.arm == "middle"} == {0, 1, 2}
-    assert {spec.seed for spec in bytes_cell if spec.arm == "bigram"} == {0}
-    assert {spec.seed for spec in specs if spec.cell == "parities"} == set(range(8))
+    assert {spec.seed for spec in bytes_cell if spec.arm == "middle"} == {3, 4, 5, 6, 7}
+    assert {spec.seed for spec in bytes_cell if spec.arm == "bigram"} == {3}
+    assert {spec.seed for spec in specs if spec.cell == "parities"} == set(range(8, 16))
     few = Experiment("wikitext_bins").runs("cpu", seeds=2)
-    assert {spec.seed for spec in few} == {0, 1}
-    assert {spec.seed for spec in few if spec.arm == "bigram"} == {0}
+    assert {spec.seed for spec in few if spec.cell == "tokenizer=bytes"} == {3, 4}
+    assert {spec.seed for spec in few if spec.arm == "bigram"} == {3}
+    assert {spec.seed for spec in few if spec.cell.startswith("tokenizer=bytes_learning_rate")} == {0}
 
 
 def test_a_corpus_of_the_user_s_own_replaces_the_experiment_s():

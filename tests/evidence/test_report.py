@@ -1,5 +1,6 @@
 """The report's pages: what they hold, whether their links lead somewhere, and how they look in a browser."""
 
+import dataclasses
 import html
 import math
 import re
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from mdlm_min.evidence import golden, headlines, report, verdicts
-from mdlm_min.evidence.claim import VERDICTS, Claim, Verdict
-from mdlm_min.evidence.experiment import experiment_folders
+from mdlm_min.evidence.claim import VERDICTS, Claim, Verdict, rows_of
+from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.interval import MARGIN, WIDTH, place
+from mdlm_min.evidence.statistics import Share
 from mdlm_min.run.errors import InputError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -106,9 +108,13 @@ def test_a_card_says_its_verdict_in_words_and_class_with_numbers_tolerance_and_c
         assert math.isnan(verdict.ours) or verdicts.number(verdict.ours) in text
 
 
-def test_the_command_asks_for_all_arms_only_where_the_judge_needs_them(page):
-    assert "--arms all" in "".join(page.cards["p8-n600"][1])  # an arm that the tier does not run by itself
-    assert "--arms all" not in "".join(page.cards["p1-n600"][1])
+def test_the_command_asks_for_all_arms_only_where_the_judge_needs_them():
+    """md_1 is in the golden table, but the tier does not run it by itself."""
+    experiment, tables = Experiment("parity"), golden.golden_by_tier("01_parity")
+    known = experiment.module("claims").CLAIMS[-1]
+    for arm, more in (("output", False), ("md_1", True)):
+        claim = dataclasses.replace(known, tier="cpu", judge=lambda table, arm=arm: Share(len(rows_of(table, arm)), 0))
+        assert ("--arms all" in report._command(experiment, claim, tables)) == more
 
 
 def test_the_page_needs_nothing_from_outside_and_holds_every_figure(pages, page):
@@ -145,11 +151,11 @@ def test_every_main_claim_is_in_the_short_table(judged):
 def test_the_short_table_follows_the_verdicts(judged):
     before = report.readme_table(judged, {})
     changed = [
-        (claim, Verdict("reproduced", "", 0.97) if claim.id == "T1" else verdict) for claim, verdict in judged
-    ]  # T1 fails in the golden tables
+        (claim, Verdict("reproduced", "", 0.97) if claim.id == "T1b" else verdict) for claim, verdict in judged
+    ]  # T1b fails in the golden tables
     after = report.readme_table(changed, {})
-    assert "**not reproduced** [T1](results/report.md#t1)" in before
-    assert "**reproduced** [T1](results/report.md#t1) 0.97" in after
+    assert "**not reproduced** [T1b](results/report.md#t1b) 0, " in before
+    assert "[T1b](results/report.md#t1b) 0.97" in after
     count = sum(verdict.verdict == "reproduced" for _, verdict in judged)
     assert f"{count} reproduced," in before
     assert f"{count + 1} reproduced," in after
@@ -185,11 +191,11 @@ def test_what_was_set_after_its_runs_is_marked_in_every_table(pages, page, judge
 def test_the_readme_is_written_between_its_marks_alone(judged, tmp_path, monkeypatch):
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{report.README_MARKS[0]}old\n{report.README_MARKS[1]}\nafter\n")
+    path.write_text(f"before\n{report.README_MARKS[0]}written before\n{report.README_MARKS[1]}\nafter\n")
     text = report.other_pages({"00_theory": judged}, {})[path]
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "written before" not in text
     path.write_text(text)
     assert report.other_pages({"00_theory": judged}, {})[path] == text
     path.write_text("no marks\n")

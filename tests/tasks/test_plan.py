@@ -94,15 +94,15 @@ def test_operations_and_hours():
 
 def test_a_plan_that_does_not_fit_says_what_to_change():
     paper = Experiment("8b_pt").runs("paper")[0].settings
-    small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 32}
-    small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 16}
+    small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 128}
+    small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 64}
     text = plan.describe(small, 2, "h100", 0.4)
     assert "not yet with engine.recompute = true" in text
     assert text.splitlines()[-1].startswith("fits        no. It does with engine.micro_batch = 1")
     assert "scores alone" in text
     with pytest.raises(InputError, match="gpu: 'toaster' is unknown; allowed: a100"):
         plan.describe(small, 2, "toaster", 0.4)
-    with pytest.raises(InputError, match="batch: 32 cannot be cut into 3 processes"):
+    with pytest.raises(InputError, match="batch: 128 cannot be cut into 3 processes"):
         plan.describe(small, 3, "h100", 0.4)
 
 

@@ -80,7 +80,7 @@ def test_rows_of_one_length_have_the_loss_of_the_other_experiments():
 
 
 def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder, tmp_path):
-    settings = merge(settings, {"items": 3, "item_passes": 2, "data": {"length": 64}})
+    settings = merge(settings, {"items": 3, "item_passes": 2, "data": {"length": 192}})
     with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
         pretrain.run(settings, 0, folder, lambda line: None)
     rows = folder.metrics()
@@ -92,6 +92,14 @@ def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder
     assert len(lines) == 7
     assert last["arc_easy_nll"] == pytest.approx(sum(float(line.split(",")[4]) for line in lines[4:]) / 3, abs=1e-5)
     assert folder.read_json("finished.json")["items_sha256"]
+
+
+def test_answers_that_do_not_fit_are_refused_before_the_training(settings, data_folder, tmp_path):
+    settings = merge(settings, {"items": 3, "data": {"length": 64}})
+    with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
+        with pytest.raises(InputError, match=r"data\.length: 64 .*hellaswag"):
+            pretrain.run(settings, 0, folder, lambda line: None)
+        assert not folder.metrics()
 
 
 def test_a_checkpoint_is_exported_in_llada_s_form(settings, tmp_path):
