@@ -44,7 +44,7 @@ def task(settings, folder=None):
 
 
 def execute(path, settings, seed=0):
-    with open_run(path, {"arm": "any", "seed": seed, **settings}) as folder:
+    with open_run(path, {"arm": "any", "seed": seed, "kind": "finetune", **settings}) as folder:
         finetune.run(settings, seed, folder, lambda line: None)
         return folder.metrics()
 
@@ -114,7 +114,7 @@ def test_a_run_is_recorded_resumed_and_read_again(settings, tmp_path):
 
     from mdlm_min.training.loop import train
 
-    with open_run(tmp_path / "stopped", {"arm": "any", "seed": 0, **stopping}) as folder:
+    with open_run(tmp_path / "stopped", {"arm": "any", "seed": 0, "kind": "finetune", **stopping}) as folder:
         config = build(FinetuneConfig, stopping)
         with pytest.raises(KeyboardInterrupt):
             train(Stop(config, 0, folder), config.train, folder, lambda line: None)
@@ -152,7 +152,7 @@ def test_a_pretrained_run_is_the_start_and_gets_rows_for_the_template(settings, 
         "data": {"source": str(text), "tokenizer": "bytes", "length": 64}, "model": {"layers": 1, "heads": 2, "width": 16},
         "batch": 4, "validation_passes": 0, "test_passes": 0, "train": {"steps": 2, "eval_every": 2},
     }  # fmt: skip
-    with open_run(tmp_path / "base", {"arm": "any", "seed": 0, **before}) as folder:
+    with open_run(tmp_path / "base", {"arm": "any", "seed": 0, "kind": "pretrain", **before}) as folder:
         pretrain.run(before, 0, folder, lambda line: None)
     base = TextModel.load(tmp_path / "base")
     made = task(merge(settings, {"start": str(tmp_path / "base")}))
