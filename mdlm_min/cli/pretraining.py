@@ -54,8 +54,9 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def _has_plan(experiment: "Experiment") -> bool:
     """Whether its runs are on LLaDA's samples, or on conversations."""
-    data = experiment.plan["defaults"].get("data")
-    return isinstance(data, dict) and bool(data.keys() & {"source", "padding"})
+    defaults = experiment.plan["defaults"]
+    data = defaults.get("data")
+    return defaults.get("kind") == "finetune" or (isinstance(data, dict) and "source" in data)
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,12 @@
 """Arithmetic with worked steps: sums of small numbers, worked one step at a time, for fine-tuning a small model.
 
-    question  7+5-3+9
-    answer    7+5=12,12-3=9,9+9=18#18
+    question  7-5+3-1
+    answer    7-5=2,2+3=5,5-1=4#4
 
-A wrong choice has a slip in one step and goes on from there without another, so that its result is wrong too. A name says which
-exercises: "arithmetic:STEPS" or "arithmetic:STEPS:COUNT". They are all different, and the same for everyone. With one step the
-first number is any that a longer chain can reach: the facts that its steps need.
+All numbers are digits, so every token has its place, and what is to be learned is the calculation. A wrong choice has a slip in
+one step and goes on from there without another, so that its result is wrong too. A name says which exercises:
+"arithmetic:STEPS" or "arithmetic:STEPS:COUNT". They are all different, and the same for everyone. With one step the first number
+is any that a longer chain can reach: the facts that its steps need.
 """
 
 import random
@@ -17,7 +18,7 @@ from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream_seed
 
-LARGEST = 19  # of all numbers on the way; the smallest is 0
+LARGEST = 9  # of all numbers on the way; the smallest is 0
 OPERAND = 9  # the largest number that is added or taken away
 MOST_STEPS = 6
 _NAME = re.compile(r"arithmetic:([1-9])(?::([0-9]{1,7}))?")
@@ -34,7 +35,7 @@ def arithmetic(name: str) -> Iterator[Exercise]:
     """The exercises of a name, in random order. Raises InputError for a name that is none, and for more than there are."""
     match = _NAME.fullmatch(name)
     steps = int(match[1]) if match else 0
-    count = int(match[2]) if match and match[2] else 10_000
+    count = int(match[2]) if match and match[2] else 5_000
     if not 1 <= steps <= MOST_STEPS or count < 1:
         raise InputError(
             f"data.source: {shown(name)} is unknown; allowed: arithmetic:STEPS or arithmetic:STEPS:COUNT, 1 to {MOST_STEPS} steps"

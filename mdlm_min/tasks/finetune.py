@@ -257,7 +257,8 @@ def check(settings: dict[str, Any]) -> None:
 def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> FinetuneTask:
     """The task of a run folder, which from now on says itself what its model is: model.json and tokenizer.json.
 
-    Raises InputError where the folder was begun on other data or from another start."""
+    Raises InputError where the folder was begun on other data or from another start.
+    """
     config = build(FinetuneConfig, settings)
     task = FinetuneTask(config, seed, folder)
     report = task.data.report

@@ -196,7 +196,7 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
         return _described(folder, settings, device, dtype, weights)
     kind = settings.pop("kind", "masked")
     data = settings.get("data")
-    if kind not in ("masked", "probe") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
+    if kind not in ("masked", "probe", "pretrain") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
         allowed = "a run of `mdlm train`, 03_wikitext_bins or 04_8b_pt"
         raise InputError(f"run: {path} holds no masked diffusion model of text; allowed: {allowed}")
     found = checkpoints(folder.checkpoints)

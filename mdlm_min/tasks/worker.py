@@ -37,7 +37,7 @@ def work(name: str, path: Path) -> int:
     """One worker's life; returns its exit code."""
     kind, prepare = TASKS[name]
     config_json = RunFolder(path).read_json("config.json")
-    settings = settings_of(config_json)
+    settings = {name: value for name, value in settings_of(config_json).items() if name != "kind"}  # the experiment's own word
     config = build(kind, settings)
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

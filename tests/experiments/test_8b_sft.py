@@ -9,6 +9,9 @@ import pytest
 
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
+from mdlm_min.run.config import build
+from mdlm_min.tasks.finetune import FinetuneConfig
+from mdlm_min.tasks.pretrain import PretrainConfig
 
 EXPERIMENT = Experiment("8b_sft")
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.module("claims").CLAIMS}
@@ -80,7 +83,7 @@ def test_gsm8k_and_the_paper_s_tasks_are_judged_in_their_own_cells():
 def test_the_selection_seed_is_judged_nowhere_and_every_arm_has_the_same_search():
     specs = EXPERIMENT.runs("cpu")
     judged = {spec.seed for spec in specs if spec.cell in ("arithmetic", "gsm8k")}
-    searched = [spec for spec in specs if spec.cell.startswith(("arithmetic-", "gsm8k-")) and "base" not in spec.cell]
+    searched = [spec for spec in specs if spec.cell.startswith(("arithmetic-", "gsm8k-")) and spec.arm != "base"]
     assert judged == {1, 2, 3, 4, 5}
     assert {spec.seed for spec in searched} == {0}
     rates = {}
@@ -96,6 +99,24 @@ def test_arms_differ_in_their_mask_rates_alone():
         settings = [{name: value for name, value in spec.settings.items() if name != "mask_rate"} for spec in specs]
         assert len(specs) == 5
         assert all(one == settings[0] for one in settings)
+
+
+@pytest.mark.parametrize("tier", ["smoke", "cpu", "gpu", "paper"])
+def test_every_run_s_settings_are_its_task_s(tier):
+    kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "untuned": FinetuneConfig}
+    for spec in EXPERIMENT.runs(tier):
+        settings = dict(spec.settings)
+        kind, start = settings.pop("kind"), settings.pop("start_run", "")
+        if kind in kinds:
+            built = build(kinds[kind], settings)
+            assert bool(start) != ("start" in settings or "model" in settings)
+            assert built.items == 0 or spec.cell in ("arithmetic", "gsm8k") or spec.seed == 0
+        else:
+            assert set(settings["tasks"].split(",")) == set(EXPERIMENT.module("run").TASKS)
+        if start:
+            cell, _, arm = start.partition("/")
+            wanted = (cell, spec.arm if arm == "same" else arm, spec.seed)
+            assert wanted in {(other.cell, other.arm, other.seed) for other in EXPERIMENT.runs(tier)}
 
 
 @pytest.mark.slow
