@@ -58,7 +58,7 @@ CLAIMS = [
             tolerance="interval above 0",
             tier="paper",
             judge=_scores(arm, rival),
-            cost="LLaDA-2.0-mini, a mixture of experts, and data that a language model has annotated: neither can be loaded here. "
+            cost="LLaDA-2.0-mini, a mixture of experts, and data that a language model has annotated: neither loads here. "
             "Their uniform arm is below the model before fine-tuning (.5810)",
             scale="difference",
             paper=ours - theirs,
