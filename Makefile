@@ -18,7 +18,7 @@ RUN = .venv/bin/mdlm run
 OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ exp-8b-sft: .venv/installed ## B3, B4: fine-tuning on windows of mask rates, by 
 
 exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as published, each gain against the noise of its items (seconds)
 	$(RUN) published_tables $(OPTIONS)
+
+exp-information-density: .venv/installed ## D1-D4: dense tokens first, in complementary pairs (arXiv:2603.15803), on text (3 h; DATA=folder)
+	$(RUN) information_density $(OPTIONS)
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

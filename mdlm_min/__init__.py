@@ -16,6 +16,19 @@ _HOMES = {
     "bernoulli": "mdlm_min.diffusion.masking",
     "masked_loss": "mdlm_min.diffusion.objective",
     "MaskedDiffusion": "mdlm_min.diffusion.process",
+    # schedules of one's own, and their use in other trainers
+    "MaskSchedule": "mdlm_min.diffusion.mask_schedule",
+    "Context": "mdlm_min.diffusion.mask_schedule",
+    "BoundPart": "mdlm_min.diffusion.mask_schedule",
+    "RateSchedule": "mdlm_min.diffusion.mask_schedule",
+    "ScheduledDiffusion": "mdlm_min.diffusion.mask_schedule",
+    "InformationDensity": "mdlm_min.diffusion.density",
+    "validate": "mdlm_min.diffusion.schedule_check",
+    "Keyed": "mdlm_min.diffusion.collator",
+    "MaskCollator": "mdlm_min.diffusion.collator",
+    "scheduled_loss": "mdlm_min.diffusion.collator",
+    "stream": "mdlm_min.run.random_streams",
+    # likelihood and sampling
     "estimate": "mdlm_min.diffusion.likelihood",
     "Estimate": "mdlm_min.diffusion.likelihood",
     "SamplingConfig": "mdlm_min.diffusion.sampling",
@@ -52,11 +65,20 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
+    from mdlm_min.diffusion.collator import Keyed as Keyed
+    from mdlm_min.diffusion.collator import MaskCollator as MaskCollator
+    from mdlm_min.diffusion.collator import scheduled_loss as scheduled_loss
+    from mdlm_min.diffusion.density import InformationDensity as InformationDensity
     from mdlm_min.diffusion.generation_record import Generation as Generation
     from mdlm_min.diffusion.generation_record import accuracy_under_parallelism as accuracy_under_parallelism
     from mdlm_min.diffusion.likelihood import Estimate as Estimate
     from mdlm_min.diffusion.likelihood import estimate as estimate
     from mdlm_min.diffusion.mask_rate import MaskRate as MaskRate
+    from mdlm_min.diffusion.mask_schedule import BoundPart as BoundPart
+    from mdlm_min.diffusion.mask_schedule import Context as Context
+    from mdlm_min.diffusion.mask_schedule import MaskSchedule as MaskSchedule
+    from mdlm_min.diffusion.mask_schedule import RateSchedule as RateSchedule
+    from mdlm_min.diffusion.mask_schedule import ScheduledDiffusion as ScheduledDiffusion
     from mdlm_min.diffusion.masking import bernoulli as bernoulli
     from mdlm_min.diffusion.objective import masked_loss as masked_loss
     from mdlm_min.diffusion.process import MaskedDiffusion as MaskedDiffusion
@@ -64,6 +86,7 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.sampling import SamplingConfig as SamplingConfig
     from mdlm_min.diffusion.sampling import generate as generate
     from mdlm_min.diffusion.sampling import unmask as unmask
+    from mdlm_min.diffusion.schedule_check import validate as validate
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
     from mdlm_min.model.llada import read_config as read_config
     from mdlm_min.model.llada_weights import load_weights as load_weights
@@ -72,6 +95,7 @@ if TYPE_CHECKING:
     from mdlm_min.model.transformer import Transformer as Transformer
     from mdlm_min.run.errors import InputError as InputError
     from mdlm_min.run.errors import RunError as RunError
+    from mdlm_min.run.random_streams import stream as stream
     from mdlm_min.run.run_folder import open_run as open_run
     from mdlm_min.theory.formulas import corrected_sample_bound as corrected_sample_bound
     from mdlm_min.theory.formulas import mixture_optimum as mixture_optimum

@@ -63,18 +63,13 @@ def predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def window(rate: float, width: float = 0.1) -> str:
-    """The window of this width around a rate, moved inside [0, 1], in the notation of mask rates."""
-    low = min(max(rate - width / 2, 0.0), 1 - width)
-    return f"U[{low:.2f},{low + width:.2f}]"
-
-
 def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], None]) -> float:
     """Count the corpus's n-grams, say the weights and t* in every reading, draw Signal(t); returns t* as published.
 
     Raises InputError for a corpus that cannot be read or has no n-gram often enough.
     """
     from mdlm_min.data.ngrams import MINIMUM, ORDERS, count_ngrams, load_countable
+    from mdlm_min.diffusion.mask_rate import window_around
     from mdlm_min.theory.formulas import mixture_optimum
 
     tokens, digest = load_countable(config)
@@ -88,7 +83,7 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
         for form, formula in FORMS.items():
             say(f"    t* = {mixture_optimum(weights, form):.3f}   {formula}")
     best = mixture_optimum(counts.weights())
-    say(f"predicted window: mask_rate = {window(best)}")
+    say(f"predicted window: mask_rate = {window_around(best)}")
     _draw_signal(counts, f"{Path(config.corpus).name}, {config.tokenizer}", figure_path)
     say(f"figure: {figure_path}")
     return best
@@ -114,6 +109,7 @@ def _draw_signal(counts: "Counts", title: str, path: Path) -> None:
 
 def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_path: Path, say: Callable[[str], None]) -> float:
     """Train a small model for a few steps, measure each rate's gradients, say and draw them; returns the suggested rate."""
+    from mdlm_min.diffusion.mask_rate import window_around
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks.gradient_probe import ProbeTask
@@ -138,7 +134,7 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
     for measure in ("gain", "snr"):
         say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
     best = suggested_rate(rows, "gain")
-    say(f"suggested window: mask_rate = {window(best)}")
+    say(f"suggested window: mask_rate = {window_around(best)}")
     _draw_probes(rows, figure_path)
     say(f"figure: {figure_path}")
     return best

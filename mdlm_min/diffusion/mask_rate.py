@@ -64,6 +64,12 @@ class MaskRate(ABC):
         return False
 
 
+def window_around(rate: float, width: float = 0.1) -> str:
+    """The window of this width around a rate, moved inside [0, 1], in the notation above."""
+    low = min(max(rate - width / 2, 0.0), 1 - width)
+    return f"U[{low:.2f},{low + width:.2f}]"
+
+
 @dataclass(frozen=True)
 class Interval:
     """Mask rates uniform on [low, high], drawn with probability `weight`."""

@@ -5,7 +5,7 @@ import pytest
 
 import mdlm_min.evidence
 from mdlm_min.cli.main import main
-from mdlm_min.cli.window import window
+from mdlm_min.diffusion.mask_rate import window_around
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def corpus(tmp_path):
 
 @pytest.mark.parametrize(("rate", "text"), [(0.464, "U[0.41,0.51]"), (0.02, "U[0.00,0.10]"), (0.99, "U[0.90,1.00]")])
 def test_windows_stay_inside_the_unit_interval(rate, text):
-    assert window(rate) == text
+    assert window_around(rate) == text
 
 
 def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):

@@ -191,6 +191,19 @@ def test_any_shape(batch, length, vocab_size, seed):
     torch.testing.assert_close(model(tokens, positions), model(tokens)[positions], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("init", "deviation"), [("gpt2", 0.02), ("width", 1 / 8)])
+def test_initial_weights_have_the_stated_deviations(init, deviation):
+    """Projections back into the residual stream are scaled by the number of all of them, two for each layer."""
+    config = ModelConfig(300, 16, 300, layers=3, heads=2, width=64, init=init)
+    model = Transformer(config, torch.Generator().manual_seed(0))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        elif parameter.dim() == 2:
+            scale = 1 / 6**0.5 if name.endswith(("attention_out.weight", "mlp_out.weight")) else 1.0
+            assert float(parameter.detach().std()) == pytest.approx(deviation * scale, rel=0.06), name
+
+
 def test_initial_weights_are_a_function_of_the_generator():
     one, two = make(1)[0], make(1)[0]
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

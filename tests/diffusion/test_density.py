@@ -1,0 +1,78 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_min.data.surprisal import Surprisal
+from mdlm_min.diffusion.density import InformationDensity
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_schedule import Context, ScheduledDiffusion
+from mdlm_min.diffusion.schedule_check import validate
+from mdlm_min.run.errors import InputError
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=25)
+@given(
+    st.floats(0.05, 0.95),
+    st.floats(0.1, 8),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_the_expected_masked_share_is_t_to_sampling_error(t, weight, dense, hard, seed):
+    """Whatever the density of the marks (all and none included), the weight (below 1 too) and t, clipped or not."""
+    rows, length = 2000, 20
+    marks = torch.rand(rows, length, generator=generator(seed)) < dense
+    schedule = InformationDensity(MaskRate.parse(f"{t:.6f}"), weight, hard)
+    context = Context(rows, length, marks=marks.repeat_interleave(2, dim=0)[:rows])
+    mask, rate = ScheduledDiffusion(schedule).mask(rows, length, generator(seed), context)
+    share = mask.double().mean(dim=1)
+    for rows_of, expected in ((slice(0, None, 2), t), (slice(1, None, 2), 1 - t)):
+        assert rate[rows_of].double().mean().item() == pytest.approx(expected, abs=1e-5)
+        assert share[rows_of].mean().item() == pytest.approx(expected, abs=6 * 0.5 / (1000 * length) ** 0.5)
+    assert torch.equal(mask[1::2], ~mask[::2])
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_every_variant_is_a_sound_schedule(hard, pairs):
+    validate(InformationDensity(hard=hard, pairs=pairs))
+
+
+def test_dense_tokens_are_masked_twice_as_often():
+    marks = torch.tensor([[True, False, False, False, True, False, False, False]]).expand(40_000, 8)
+    schedule = InformationDensity(MaskRate.parse("0.3"), 2.0, pairs=False)
+    mask, _ = ScheduledDiffusion(schedule).mask(40_000, 8, generator(), Context(40_000, 8, marks=marks))
+    share = mask.double().mean(dim=0)
+    assert (share[0] / share[1]).item() == pytest.approx(2, rel=0.03)
+    assert share.mean().item() == pytest.approx(0.3, abs=0.005)
+
+
+def test_marks_come_with_the_data_or_from_surprisal():
+    corpus = torch.tensor([0] * 80 + [1] * 15 + [2] * 5).numpy()
+    schedule = InformationDensity(surprisal=Surprisal(corpus, 3).unigram, share=0.25, pairs=False)
+    tokens = torch.tensor([[0, 2, 0, 1]])
+    assert schedule.marks(Context(1, 4, tokens)).tolist() == [[False, True, False, False]]
+    marks = torch.tensor([[True, False, False, False]])
+    assert schedule.marks(Context(1, 4, tokens, marks=marks)) is marks
+    with pytest.raises(InputError, match="schedule information_density: needs marks, which this process does not have"):
+        ScheduledDiffusion(InformationDensity()).mask(2, 4, generator())
+
+
+def test_the_loss_is_the_mean_over_each_row_s_masked_tokens():
+    schedule = InformationDensity(pairs=True)
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    nll = torch.tensor([4.0, 1.0, 2.0])
+    loss = ScheduledDiffusion(schedule).loss(nll, mask, torch.tensor([0.3, 0.7]))
+    assert loss.item() == pytest.approx((4 + 1.5) / 2)
+
+
+def test_unusable_settings_name_field_value_and_what_is_allowed():
+    with pytest.raises(InputError, match="density_weight: 0 is not allowed; above 0, finite"):
+        InformationDensity(density_weight=0)
+    with pytest.raises(InputError, match=r"share: 1.5 is not allowed; at least 0 and at most 1"):
+        InformationDensity(share=1.5)

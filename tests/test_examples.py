@@ -1,0 +1,61 @@
+"""Each example runs as it stands, at a small size (first_model.py: tests/cli/test_train.py)."""
+
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+def run(name, monkeypatch, tmp_path, *smaller):
+    source = (FOLDER / name).read_text()
+    for old, new in smaller:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    exec(compile(source, name, "exec"), names)
+    return names
+
+
+def test_every_example_is_run():
+    assert {path.name for path in FOLDER.glob("*.py")} == {
+        "first_model.py", "own_loop.py", "hf_trainer.py", "window_in_another_trainer.py",
+    }  # fmt: skip
+
+
+def test_own_loop(monkeypatch, tmp_path, capsys):
+    run(
+        "own_loop.py",
+        monkeypatch,
+        tmp_path,
+        ("STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 300, 32", "STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 40, 8"),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    first, last = (float(line.split()[2]) for line in lines)
+    assert last < first
+
+
+def test_hf_trainer(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    names = run(
+        "hf_trainer.py",
+        monkeypatch,
+        tmp_path,
+        ("STEPS, LENGTH, VOCABULARY, MASK, PAD = 200", "STEPS, LENGTH, VOCABULARY, MASK, PAD = 4"),
+    )
+    assert "mean loss of 4 steps: 2." in capsys.readouterr().out
+    assert names["trainer"].state.global_step == 4
+
+
+def test_window_in_another_trainer(monkeypatch, tmp_path, capsys):
+    names = run("window_in_another_trainer.py", monkeypatch, tmp_path)
+    assert "within: mask rates from 0.45" in capsys.readouterr().out
+    assert (names["rate"].min() >= 0.45 - 1e-6, names["rate"].max() <= 0.55 + 1e-6) == (True, True)
+    for rates in (names["before"], names["after"]):
+        assert rates.min() < 0.05
+        assert rates.max() > 0.95
+    share = names["masked"].float().mean(dim=1) - names["rate"]
+    assert share.mean().abs() < 0.02
