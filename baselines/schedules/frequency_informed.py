@@ -1,10 +1,13 @@
 """Frequency-informed masking (arXiv:2509.05056): rare tokens first, and mask rates with two modes, one of which moves up.
 
-Read in the released code (babylm-diffusion), with its defaults:
-    token weight   w = (rank / V)^p, rank 1 for the most frequent token, p = .02; p grows from 0 over the run probabilities  w
-    t / mean(w) where mean(w) > t, otherwise 1 - (1 - w)(1 - t) / (1 - mean(w)): their mean over the sequence is t mask rates
-    .6 N(.12, .02) + .4 N(m, .08) cut to [0,1], m = .2 + .65 (1 - exp(-step / steps)) loss weight    (1 / p(t))^.1 / t: the
-    bound's weight with its derivative softened
+The two modes of t, the weights and the softening were read in the released code (babylm-diffusion). The rank's power, the scaling in
+two cases, the growth of p and p = .02 are from a third party's re-implementation.
+
+    token weight   w = (rank / V)^p, rank 1 for the most frequent token, p = .02; p grows from 0 over the run
+    probabilities  w t / mean(w) where mean(w) > t, otherwise 1 - (1 - w)(1 - t) / (1 - mean(w)): their mean over the sequence is t
+    mask rates     .6 N(.12, .02) + .4 N(m, .08) cut to [0,1], m = .2 + .65 (1 - exp(-step / steps))
+    loss weight    (1 / p(t))^.1 / t: the bound's weight with its derivative softened
+
 Our reading: the derivative is that of the whole mixture, not of the component that was drawn; both are 1/p(t) where the modes are
 apart. Cut means renormalised, where the code clamps. The paper reports results near hybrids on BabyLM. A reweighting.
 """
