@@ -1,10 +1,10 @@
 """Frequency-informed masking (arXiv:2509.05056): rare tokens first, and mask rates with two modes, one of which moves up.
 
-The two modes of t, the weights and the softening were read in the released code (babylm-diffusion). The rank's power, the scaling in
-two cases, the growth of p and p = .02 are from a third party's re-implementation.
+The two modes of t, the weights and the softening were read in the released code (babylm-diffusion). The rank's power, the
+scaling in two cases, the growth of p and p = .02 are from a third party's re-implementation.
 
     token weight   w = (rank / V)^p, rank 1 for the most frequent token, p = .02; p grows from 0 over the run
-    probabilities  w t / mean(w) where mean(w) > t, otherwise 1 - (1 - w)(1 - t) / (1 - mean(w)): their mean over the sequence is t
+    probabilities  w t / mean(w) where mean(w) > t, otherwise 1 - (1 - w)(1 - t) / (1 - mean(w)): their mean over tokens is t
     mask rates     .6 N(.12, .02) + .4 N(m, .08) cut to [0,1], m = .2 + .65 (1 - exp(-step / steps))
     loss weight    (1 / p(t))^.1 / t: the bound's weight with its derivative softened
 
