@@ -103,14 +103,13 @@ _PAPER = {
     "of one H100 a model, nearly all of them for 512 tokens in 512 steps (mdlm plan 8b_sft); five seeds need five times that",
 }
 _CROSSED = "interval over seeds and items above 0"
-_SCALED_SMALLEST = 0.02  # two items of a hundred: about the paper's mean gains (B3 .024, B4 .026)
 
 
 def _scaled(
     id: str, statement: str, quantity: str, published: str, judge: Judge, cell: str = "arithmetic", **more: object
 ) -> Claim:
     settings: dict[str, object] = {
-        "kind": "statistical", "tolerance": _CROSSED, "tier": "cpu", "scale": "difference", "smallest": _SCALED_SMALLEST,
+        "kind": "statistical", "tolerance": _CROSSED, "tier": "cpu", "scale": "difference", "smallest": quarter(B3),
         "family": f"scorings, {cell}",
     }  # fmt: skip
     return Claim(
@@ -152,19 +151,21 @@ CLAIMS = [
     ),
     _scaled(
         "B4-arithmetic", "By what is written U[.5,1] is better than U[0,1]", "share solved, U[.5,1] - U[0,1]",
-        ".580 - .555 (Table 3's mean)", _gain("solved_1", "from_5", "from_0"),
+        ".580 - .555 (Table 3's mean)", _gain("solved_1", "from_5", "from_0"), smallest=quarter(B4),
     ),
     _scaled(
         "B4-middle-arithmetic", "By what is written the middle window is worse than U[0,1] (open point 10)",
         "share solved, U[0,1] - U[.45,.55]", ".555 - .540 (Table 3's mean)", _gain("solved_1", "from_0", "middle"),
+        smallest=quarter(B4_MIDDLE),
     ),
     _scaled(
         "B4-edge-arithmetic", "The share solved grows with the window's lower edge (open point 10)",
-        "share solved per unit of the edge", ".04 (GSM8K), .07 (MATH)", judge_slope, tolerance="interval above 0", smallest=0.04,
+        "share solved per unit of the edge", ".04 (GSM8K), .07 (MATH)", judge_slope, tolerance="interval above 0",
+        smallest=quarter(0.055),
     ),
     _scaled(
         "B34-arithmetic", "The best window differs between the two scorings: the middle one gains more by likelihood",
-        "(accuracy - share solved), U[.45,.55] - U[0,1]", ".024 + .015", judge_both,
+        "(accuracy - share solved), U[.45,.55] - U[0,1]", ".024 + .015", judge_both, smallest=quarter(B3 + B4_MIDDLE),
     ),
     _scaled(
         "B3-gsm8k", "By likelihood among results the middle window is better than U[0,1]", "accuracy, U[.45,.55] - U[0,1]",

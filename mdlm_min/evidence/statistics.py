@@ -310,7 +310,8 @@ class Sooner(Evidence):
     Every pair of runs counts 1, 0, or 1/2 where the order is not known: both ended without the event, one ended before the
     other's event, or a tie (Gehan 1965). "Never" is not a number. The interval is Newcombe's score interval for a probability of
     superiority (Newcombe 2006, method 5): it has the right coverage for few runs and for complete separation, and its test at
-    1/2 is Mann and Whitney's.
+    1/2 is Mann and Whitney's. Under censoring the quantity is Gehan's score within the runs' steps, which is nearer to 1/2 than the
+    probability without an end would be.
     """
 
     first: Times
@@ -378,7 +379,8 @@ class Crossed(Evidence):
     """The mean of values [seeds, items] of which both the seeds and the items are samples, such as paired differences of scores.
 
     The standard error is that of a bootstrap that draws seeds and items, both with replacement (the pigeonhole bootstrap, Owen
-    2007); it is never too small. The interval is Student's with the freedom of the seeds, of which there are few.
+    2007), times sqrt(R / (R - 1)) for R seeds: a bootstrap of few seeds is too narrow by that. The interval is Student's with the
+    freedom of the seeds.
     """
 
     values: tuple[tuple[float, ...], ...]
@@ -400,7 +402,7 @@ class Crossed(Evidence):
         rows, columns = data.shape
         by_seed = random.multinomial(rows, np.full(rows, 1 / rows), BOOTSTRAPS) / rows @ data
         by_item = random.multinomial(columns, np.full(columns, 1 / columns), BOOTSTRAPS) / columns
-        return float((by_seed * by_item).sum(axis=1).std())
+        return float((by_seed * by_item).sum(axis=1).std()) * math.sqrt(rows / max(rows - 1, 1))
 
     def p_at_most(self, value: float) -> float:
         """See Evidence; 1 for one seed."""
@@ -417,6 +419,53 @@ class Crossed(Evidence):
     def detectable(self, null: float) -> float:
         """See Evidence."""
         return null + _t_detectable(self._error, self.seeds - 1) if self.seeds > 1 else math.inf
+
+
+@dataclass(frozen=True)
+class AllOf(Evidence):
+    """A claim that several quantities lie above the null value at once, such as both ends of a window. The least surely so is
+    shown.
+
+    All of them have to (an intersection-union test, Berger 1982): the largest p-value counts, unadjusted. That one is below
+    the smallest value that would matter may be shown by any of them, so there the least p-value counts, times their number.
+    """
+
+    parts: tuple[Evidence, ...]
+
+    @property
+    def _shown(self) -> Evidence:
+        return min(self.parts, key=lambda part: part.estimate)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """That of the part that is shown."""
+        return self._shown.note
+
+    @property
+    def seeds(self) -> int:
+        """Of the part that has the fewest."""
+        return min(part.seeds for part in self.parts)
+
+    @property
+    def estimate(self) -> float:
+        """The least."""
+        return self._shown.estimate
+
+    def p_at_most(self, value: float) -> float:
+        """See Evidence."""
+        return max(part.p_at_most(value) for part in self.parts)
+
+    def p_at_least(self, value: float) -> float:
+        """See Evidence."""
+        return min(1.0, len(self.parts) * min(part.p_at_least(value) for part in self.parts))
+
+    def interval(self) -> tuple[float, float]:
+        """That of the part that is shown."""
+        return self._shown.interval()
+
+    def detectable(self, null: float) -> float:
+        """The largest of the parts'."""
+        return max(part.detectable(null) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -459,5 +508,8 @@ def _decide(member: tuple[Evidence, float, float], shown: float, absent: float) 
     seen = evidence.detectable(null)
     what = f"{seen:.3g}" if math.isfinite(seen) else "none"
     return Decision(
-        "underpowered", raw, shown, f"Smallest value that {evidence.seeds} seeds would show in {POWER:.0%} of cases: {what}"
+        "underpowered",
+        raw,
+        shown,
+        f"Smallest value that {evidence.seeds} seeds would show in {POWER:.0%} of cases, before adjustment: {what}",
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mdlm_min.evidence.statistics import (
+    AllOf,
     Crossed,
     Mean,
     Quotient,
@@ -137,6 +138,37 @@ def test_crossed_seeds_and_items_hold_their_level(seed_spread, item_spread):
         return Crossed(tuple(map(tuple, seeds + items + random.normal(0, 0.5, (5, 60)))))
 
     assert rates(draw, 0, 1, trials)["reproduced"] <= most(trials, 0.025)
+
+
+def test_few_seeds_that_differ_hold_their_level():
+    """The seeds' own spread alone: five of them, without the bootstrap's bias."""
+    random, trials = np.random.default_rng(5), 3000
+    wrong = 0
+    for _ in range(trials):
+        values = np.repeat(random.normal(0, 1, (5, 1)), 4, axis=1)
+        wrong += Crossed(tuple(map(tuple, values))).p_at_most(0.0) <= 0.025
+    assert wrong / trials <= most(trials, 0.025)
+
+
+def test_all_of_several_parts_hold_their_level_on_both_sides():
+    trials = 1500
+
+    def parts(random, mean):
+        return AllOf(tuple(Mean(tuple(random.normal(mean, 1, 6))) for _ in range(3)))
+
+    one_null = rates(lambda r: AllOf((Mean(tuple(r.normal(0, 1, 6))), Mean(tuple(r.normal(9, 1, 6))))), 0, 5, trials)
+    assert one_null["reproduced"] <= most(trials, 0.025)
+    at_the_smallest = rates(lambda r: parts(r, 2.0), 0, 2.0, trials)
+    assert at_the_smallest["not reproduced"] <= most(trials, 0.025)
+    assert rates(lambda r: parts(r, 6.0), 0, 1.0, 200)["reproduced"] > 0.95
+
+
+def test_all_of_several_parts_shows_the_least_and_counts_the_fewest_seeds():
+    found = AllOf((Mean((1.0, 1.1, 0.9, 1.0, 1.2), "more"), Mean((0.5, 0.6, 0.4, 0.5), "least")))
+    assert found.estimate == pytest.approx(0.5)
+    assert (found.seeds, found.note) == (4, "least")
+    assert found.interval() == found.parts[1].interval()
+    assert verdict(found, 0.0, 0.1) == "underpowered"
 
 
 def test_items_alone_do_not_make_an_interval():
