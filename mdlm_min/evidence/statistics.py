@@ -310,8 +310,8 @@ class Sooner(Evidence):
     Every pair of runs counts 1, 0, or 1/2 where the order is not known: both ended without the event, one ended before the
     other's event, or a tie (Gehan 1965). "Never" is not a number. The interval is Newcombe's score interval for a probability of
     superiority (Newcombe 2006, method 5): it has the right coverage for few runs and for complete separation, and its test at
-    1/2 is Mann and Whitney's. Under censoring the quantity is Gehan's score within the runs' steps, which is nearer to 1/2 than the
-    probability without an end would be.
+    1/2 is Mann and Whitney's. Under censoring the quantity is Gehan's score within the runs' steps, which is nearer to 1/2 than
+    the probability without an end would be.
     """
 
     first: Times
