@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_min.cli.command import add_command
+from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
@@ -83,6 +84,8 @@ def generate(arguments: argparse.Namespace) -> int:
             raise InputError(f"{name}: {getattr(arguments, name)} is not allowed; at least 1")
     if (arguments.prompts is None) != (arguments.output is None):
         raise InputError("output: belongs to --prompts; both or neither are given")
+    if arguments.output is not None and arguments.output.is_dir():
+        raise InputError(f"output: {arguments.output} is a folder; allowed: a file")
     if arguments.chat and arguments.infill is not None:
         raise InputError("chat: is not allowed with --infill, whose text has no turns")
     own = {"prompt": arguments.prompt} if arguments.infill is None else {"infill": arguments.infill}
@@ -117,13 +120,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL file. Raises InputError for one that is missing, and for lines that are none of ours."""
     try:
         lines = [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"prompts: {path} cannot be read as JSON lines ({error})") from error
     if not lines:
         raise InputError(f"prompts: {path} has no line")
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict) or sum(key in line for key in KEYS) != 1:
             raise InputError(f"prompts: {path}, line {number}: {shown(line)} has not exactly one of {', '.join(KEYS)}")
+        if not is_unicode(json.dumps(line, ensure_ascii=False)):  # it could not be written again
+            raise InputError(f"prompts: {path}, line {number}: {shown(line)} has a character that UTF-8 does not allow")
     return lines
 
 
@@ -158,7 +163,7 @@ def _request(
             if chat is None:
                 prompt = model.before_gap(text)
             else:
-                prompt = chat.render([{"role": "user", "content": text}], add_generation_prompt=True)
+                prompt = chat.render(check_messages([{"role": "user", "content": text}]), add_generation_prompt=True)
         return _Request(model.with_answer(prompt, arguments.length), len(prompt), line)
     except (InputError, ValueError) as error:
         raise InputError(f"prompts: {arguments.prompts}, line {number}: {error}" if arguments.prompts else str(error)) from error

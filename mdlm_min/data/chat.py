@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from mdlm_min.data.tokenizer import Tokenizer
+from mdlm_min.data.tokenizer import Tokenizer, is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
@@ -113,4 +113,6 @@ def check_messages(value: Any) -> list[Message]:
             raise ValueError(f"messages[{index}].role: {shown(role)} is unknown; allowed: {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise ValueError(f"messages[{index}].content: {shown(content)} is no text")
+        if not is_unicode(content):
+            raise ValueError(f"messages[{index}].content: {shown(content)} has a character that UTF-8 does not allow")
     return value

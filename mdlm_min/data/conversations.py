@@ -202,7 +202,7 @@ def conversation_of(exercise: Exercise) -> list[Message]:
 def _record(where: str, line: bytes) -> Record:
     try:
         return _checked(where, json.loads(line))
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested too deeply
         return Record(where, [], problem=f"no JSON ({' '.join(str(error).split())})")
 
 

@@ -55,7 +55,7 @@ def gsm8k() -> Iterator[tuple[str, Exercise | str]]:
         try:
             record = json.loads(line)
             yield where, _gsm8k_exercise(record["question"], record["answer"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             yield where, f"no exercise ({type(error).__name__}: {error})"
 
 

@@ -105,7 +105,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     for where, line in json_lines(path):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path.parent}/{where}: cannot be read ({error})") from error
         if not isinstance(record, dict):
             raise InputError(f"{path.parent}/{where}: {shown(record)} is no JSON object")

@@ -211,6 +211,15 @@ class Words:
         raise InputError("data.tokenizer: 'words' grows as it reads; allowed: bytes, gpt2, bpe:SIZE or a tokenizer.json")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold the text: not half a surrogate pair of JSON, nor what a byte of argv that is no UTF-8 becomes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_tokenizer(name: str) -> None:
     """Raise InputError for a name that is no tokenizer."""
     size = re.fullmatch(r"bpe:([0-9]{3,5})", name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.samples import open_data
-from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
@@ -83,7 +83,7 @@ class TextModel:
             tokens += self.before_gap(text[end : gap.start()])
             tokens += [self.mask_token] * (1 if gap[0] == "[MASK]" else len(gap[0]))
             end = gap.end()
-        tokens += self.tokenizer.encode(text[end:]).tolist()
+        tokens += self._encode(text[end:])
         if len(tokens) > self.length:
             raise InputError(
                 f"infill: the text has {len(tokens)} tokens; allowed: at most {self.length}, which this model can read"
@@ -110,7 +110,13 @@ class TextModel:
 
     def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
-        return self.tokenizer.encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text).tolist()
+        return self._encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text)
+
+    def _encode(self, text: str) -> list[int]:
+        if not is_unicode(text):
+            raise InputError(f"text: {shown(text)} has a character that UTF-8 does not allow")
+        tokens: list[int] = self.tokenizer.encode(text).tolist()
+        return tokens
 
     def rules(
         self,

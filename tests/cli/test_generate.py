@@ -280,3 +280,30 @@ def test_in_a_terminal_the_answer_appears_token_by_token_and_stays_once(folder):
     assert max(shades) > 40  # nearly all was masked at first
     assert shades[-1] == 0
     assert sum("tokens per forward" in line for line in screen.display) == 1
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--infill"])
+def test_a_text_that_is_no_unicode_is_refused(folder, option, capsys):
+    assert main(["generate", str(folder), option, "a\udcff __", "--length", "8"]) == 2  # what a byte 0xff in argv becomes
+    assert "text: 'a\\udcff" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (r'{"prompt": "\ud800"}', "line 1: {'prompt': '\\ud800'} has a character that UTF-8 does not allow"),
+        (r'{"prompt": "a", "id": "\udc00"}', "has a character that UTF-8 does not allow"),
+        ("[" * 100_000, "cannot be read as JSON lines"),
+    ],
+)
+def test_prompts_that_could_not_be_written_again_are_refused_before_any_work(folder, tmp_path, line, message, capsys):
+    (tmp_path / "p.jsonl").write_text(line + "\n")
+    options = ["--prompts", str(tmp_path / "p.jsonl"), "--output", str(tmp_path / "out"), "--length", "8"]
+    assert main(["generate", str(folder), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_as_output_is_refused_before_any_work(tmp_path, capsys):
+    assert main(["generate", "missing", "--prompts", "missing", "--output", str(tmp_path)]) == 2
+    assert f"output: {tmp_path} is a folder; allowed: a file" in capsys.readouterr().err

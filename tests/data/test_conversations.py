@@ -186,3 +186,21 @@ def test_the_hash_is_of_the_tokens_their_padding_and_the_split(tmp_path):
         opened(write(tmp_path / "b.jsonl", [talk(f"{index}", "2") for index in range(6)])).sha256,
     }  # fmt: skip
     assert len(hashes) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            r'{"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "x"}]}',
+            "messages\\[0\\].content: .* has a character that UTF-8 does not allow",
+        ),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_text_that_is_no_unicode_and_json_nested_too_deeply_are_malformed(tmp_path, line, message):
+    source = write(tmp_path / "a.jsonl", [talk(f"{index}", "1") for index in range(6)])
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=f"a.jsonl line 7: {message}"):
+        opened(source)
