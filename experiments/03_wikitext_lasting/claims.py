@@ -218,19 +218,19 @@ COLOUR = {"uniform": 3, "middle": 2, "clipped": 4, "band": 5, "bell": 6}
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Per tier: the gap between U[0,1] and the window against tokens, with and without the weight 1/t, and how many times the
-    steps U[0,1] needs to equal loss; below, the validation loss of every schedule."""
+    """Per tier, a row for each setting: the gap between U[0,1] and the window against tokens, with and without the weight 1/t
+    (median, every seed, range), and the validation loss of every schedule (mean over seeds)."""
     paths = []
     for tier, table in tables.items():
         there = dict.fromkeys(record["cell"] for record in table.runs.values())
         cells = [cell for cell in there if {"uniform", "middle"} <= set(arms_of(table.cell(cell))) and "search" not in cell]
         if not cells:
             continue
-        fig, axes = figure.grid(2, len(cells), width=4.4)
-        for column, cell in zip(axes.T, cells, strict=True):
-            _draw_gap(column[0], table.cell(cell), cell)
-            _draw_losses(column[1], table.cell(cell))
-        figure.legend_below(fig, 6)
+        fig, axes = figure.grid(len(cells), 2, width=5.2, height=3.6)
+        for row, cell in zip(axes, cells, strict=True):
+            _draw_gap(row[0], table.cell(cell), cell)
+            _draw_losses(row[1], table.cell(cell), cell)
+        figure.legend_below(fig, 3)
         paths.append(figure.save(fig, folder / f"03_wikitext_lasting_{tier}.png"))
     return paths
 
@@ -252,7 +252,7 @@ def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
     ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats", title=f"does the gain last? {cell}")
 
 
-def _draw_losses(ax: figure.Axes, table: Table) -> None:
+def _draw_losses(ax: figure.Axes, table: Table, cell: str) -> None:
     batch = next(iter(table.runs.values()))["config"]["batch"]
     for arm in arms_of(table):
         curves = [
@@ -262,4 +262,7 @@ def _draw_losses(ax: figure.Axes, table: Table) -> None:
         dashed = arm.endswith("_unweighted")
         colour = figure.COLOURS[COLOUR[arm.partition("_")[0]]]
         ax.plot(mean.index[1:], mean.iloc[1:], "--" if dashed else "-", color=colour, linewidth=1.3, label=label(arm))
-    ax.set(xlabel="million tokens", ylabel="validation loss, nats per token", xscale="log")
+    ax.set(xlabel="million tokens", ylabel="validation loss, nats per token", xscale="log", title=f"validation loss, {cell}")
+    ticks = [tick for tick in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if tick <= ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
