@@ -19,7 +19,7 @@ from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import build
-from mdlm_min.tasks import language, pretrain
+from mdlm_min.tasks import language, transformer_task
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
 from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
@@ -106,7 +106,7 @@ def move_module(module, *where):
 def pretend_cuda(monkeypatch):
     monkeypatch.setattr(nn.Module, "to", move_module)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    for module in (language, pretrain):
+    for module in (language, transformer_task):
         monkeypatch.setattr(module, "matmul_ceiling", lambda *_: 1.0)
     monkeypatch.setattr(torch, "Generator", PretendGenerator)
     # Recomputation compares devices of detached tensors, which have lost their pretence; results are compared here anyway.
