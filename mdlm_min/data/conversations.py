@@ -107,7 +107,7 @@ class Conversations:
             )
         if len(by_opening) <= config.held_out:
             raise InputError(
-                f"data.held_out: {config.held_out} is not allowed; fewer than {len(by_opening)}, the source's different first prompts"
+                f"data.held_out: {config.held_out} is not allowed; fewer than {len(by_opening)}, the source's first prompts"
             )
         kept_out = set(sorted(by_opening)[: config.held_out])
         self.train: list[Sample] = []

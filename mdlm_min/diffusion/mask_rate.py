@@ -92,6 +92,8 @@ class UniformMixture(MaskRate):
         """See MaskRate.parse."""
         body = text.strip()
         stratified = body.startswith("stratified ")
+        if stratified and _NORMAL.fullmatch(body.removeprefix("stratified ").replace(" ", "")):
+            raise InputError(f"mask_rate: {shown(text)}: a normal distribution is not stratified; allowed: {_ALLOWED}")
         terms = body.removeprefix("stratified ").replace(" ", "").split("+")
         intervals = []
         for term in terms:

@@ -8,6 +8,7 @@ texts included; not of GPQA, whose text is neither stored nor printed (nor are g
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +53,10 @@ class Request:
             raise InputError(f"shots: {self.shots} is not allowed; at least 0")
         if self.include_path and not Path(self.include_path).is_dir():
             raise InputError(f"include_path: {self.include_path} is no folder; allowed: one of lm-eval's task files (.yaml)")
+        if self.output.exists() and not self.output.is_dir():
+            raise InputError(f"output: {self.output} is a file; allowed: a folder")
+        if self.cache and not os.access(Path(self.cache).absolute().parent, os.W_OK):
+            raise InputError(f"cache: {self.cache} cannot be written; allowed: a path in a folder that can be")
 
 
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:

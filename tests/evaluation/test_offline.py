@@ -105,3 +105,13 @@ def test_the_real_files_have_the_paper_s_items(data_folder):
         assert len(list(read_items(name))) == count == PAPER_TASKS[name].items
     stem = [record for record in read_records(items_file("mmlu")) if record["subject"] in STEM]
     assert len(stem) == PAPER_TASKS["mmlu_stem"].items
+
+
+@pytest.mark.parametrize(("field", "name"), [("output", "a_file"), ("cache", "nowhere/cache")])
+def test_what_cannot_be_written_is_refused_before_the_evaluation(field, name, tmp_path):
+    from mdlm_min.evaluation.run import Request
+
+    (tmp_path / "a_file").write_text("text")
+    settings = {"output": tmp_path / "out", field: tmp_path / name if field == "output" else str(tmp_path / name)}
+    with pytest.raises(InputError, match=f"{field}: .*allowed: "):
+        Request(("arc_easy",), **settings)
