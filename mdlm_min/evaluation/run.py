@@ -55,8 +55,10 @@ class Request:
             raise InputError(f"include_path: {self.include_path} is no folder; allowed: one of lm-eval's task files (.yaml)")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"output: {self.output} is a file; allowed: a folder")
-        if self.cache and not os.access(Path(self.cache).absolute().parent, os.W_OK):
-            raise InputError(f"cache: {self.cache} cannot be written; allowed: a path in a folder that can be")
+        if self.cache:
+            folder = next(parent for parent in Path(self.cache).absolute().parents if parent.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise InputError(f"cache: {self.cache} cannot be written; allowed: a path in a folder that can be")
 
 
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:

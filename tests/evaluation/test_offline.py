@@ -107,7 +107,7 @@ def test_the_real_files_have_the_paper_s_items(data_folder):
     assert len(stem) == PAPER_TASKS["mmlu_stem"].items
 
 
-@pytest.mark.parametrize(("field", "name"), [("output", "a_file"), ("cache", "nowhere/cache")])
+@pytest.mark.parametrize(("field", "name"), [("output", "a_file"), ("cache", "a_file/cache")])
 def test_what_cannot_be_written_is_refused_before_the_evaluation(field, name, tmp_path):
     from mdlm_min.evaluation.run import Request
 
