@@ -13,7 +13,7 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 
-MASK, LENGTH = 12, 24
+MASK, LENGTH = 12, 64
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def plain_nll(model, one, guidance=0.0):
 
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 def test_answers_of_up_to_eight_tokens_are_exact(model, guidance):
-    answers = [answer(size) for size in range(1, 9)]
+    answers = [*(answer(size) for size in range(1, 9)), answer(5, prompt=30)]  # the last has 35 tokens, padded to 36
     score = guided_score(torch.no_grad()(model), MASK, guidance)
     found = answer_nll(score, answers, LikelihoodConfig(255), LENGTH)
     assert found.tolist() == pytest.approx([plain_nll(model, one, guidance) for one in answers], rel=1e-5)
