@@ -1,7 +1,7 @@
 """Claims: what the paper says, how it is tested, and what the tables say of it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +134,3 @@ def mean_curve(table: Table, arm: str) -> pd.DataFrame:
 def in_cell(judge: Judge, cell: str) -> Judge:
     """The same judge, which sees one cell of the grid alone."""
     return lambda table: judge(table.cell(cell))
-
-
-def steps_text(steps: Iterable[float]) -> str:
-    """Steps of several seeds for a note; infinity is "never"."""
-    return ", ".join("never" if not math.isfinite(value) else f"{value:.0f}" for value in steps)
