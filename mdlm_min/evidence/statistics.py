@@ -427,10 +427,16 @@ class AllOf(Evidence):
     shown.
 
     All of them have to (an intersection-union test, Berger 1982): the largest p-value counts, unadjusted. That one is below
-    the smallest value that would matter may be shown by any of them, so there the least p-value counts, times their number.
+    the smallest value that would matter may be shown by any of them, so there the least p-value counts, times their number. The
+    parts are of one kind, and so is their level.
     """
 
     parts: tuple[Evidence, ...]
+
+    @property
+    def level(self) -> float:  # type: ignore[override]
+        """That of the parts."""
+        return self.parts[0].level
 
     @property
     def _shown(self) -> Evidence:
