@@ -12,7 +12,11 @@ from mdlm_min.tasks.summaries import TOKENS_PER_STEP
 
 ARMS = {"middle": "U[.45,.55]", "from_0": "U[0,1]", "from_2": "U[.2,1]", "from_3": "U[.3,1]", "from_5": "U[.5,1]"}
 EDGES = {"from_0": 0.0, "from_2": 0.2, "from_3": 0.3, "from_5": 0.5}  # lower edges of the windows that end at 1
-SCALED = {"arithmetic": "arithmetic in three steps, .11M", "gsm8k": "GSM8K, .24M"}
+SCALED = {
+    "arithmetic": "arithmetic in three steps, .11M",
+    "arithmetic-slow": "the same at half the learning rate",
+    "gsm8k": "GSM8K, .24M",
+}
 DISCRIMINATIVE = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa")
 GENERATIVE = ("gsm8k", "math")
 TABLE_2 = {"from_0": (0.659, 0.621, 0.468, 0.344), "middle": (0.669, 0.635, 0.480, 0.402)}  # in the order of DISCRIMINATIVE
@@ -105,9 +109,7 @@ _PAPER = {
 _CROSSED = "interval over seeds and items above 0"
 
 
-def _scaled(
-    id: str, statement: str, quantity: str, published: str, judge: Judge, cell: str = "arithmetic", **more: object
-) -> Claim:
+def _scaled(id: str, statement: str, quantity: str, published: str, judge: Judge, cell: str, **more: object) -> Claim:
     settings: dict[str, object] = {
         "kind": "statistical", "tolerance": _CROSSED, "tier": "cpu", "scale": "difference", "smallest": quarter(B3),
         "family": f"scorings, {cell}",
@@ -116,6 +118,34 @@ def _scaled(
         id=id, statement=f"{statement}; {SCALED[cell]}", quantity=quantity, published=published, judge=in_cell(judge, cell),
         **(settings | more),
     )  # fmt: skip
+
+
+def _arithmetic(cell: str) -> list[Claim]:
+    """The questions that are asked of arithmetic, at one of its learning rates."""
+    return [
+        _scaled(
+            f"B3-{cell}", "By likelihood among choices the middle window is better than U[0,1]", "accuracy, U[.45,.55] - U[0,1]",
+            ".547 - .523 (Table 2's mean)", _gain("acc", "middle", "from_0"), cell,
+        ),
+        _scaled(
+            f"B4-{cell}", "By what is written U[.5,1] is better than U[0,1]", "share solved, U[.5,1] - U[0,1]",
+            ".580 - .555 (Table 3's mean)", _gain("solved_1", "from_5", "from_0"), cell, smallest=quarter(B4),
+        ),
+        _scaled(
+            f"B4-middle-{cell}", "By what is written the middle window is worse than U[0,1] (open point 10)",
+            "share solved, U[0,1] - U[.45,.55]", ".555 - .540 (Table 3's mean)", _gain("solved_1", "from_0", "middle"), cell,
+            smallest=quarter(B4_MIDDLE),
+        ),
+        _scaled(
+            f"B4-edge-{cell}", "The share solved grows with the window's lower edge (open point 10)",
+            "share solved per unit of the edge", ".04 (GSM8K), .07 (MATH)", judge_slope, cell, tolerance="interval above 0",
+            smallest=quarter(0.055),
+        ),
+        _scaled(
+            f"B34-{cell}", "The best window differs between the two scorings: the middle one gains more by likelihood",
+            "(accuracy - share solved), U[.45,.55] - U[0,1]", ".024 + .015", judge_both, cell, smallest=quarter(B3 + B4_MIDDLE),
+        ),
+    ]  # fmt: skip
 
 
 CLAIMS = [
@@ -145,28 +175,8 @@ CLAIMS = [
         smallest=quarter(B4),
         **_PAPER,
     ),
-    _scaled(
-        "B3-arithmetic", "By likelihood among choices the middle window is better than U[0,1]", "accuracy, U[.45,.55] - U[0,1]",
-        ".547 - .523 (Table 2's mean)", _gain("acc", "middle", "from_0"),
-    ),
-    _scaled(
-        "B4-arithmetic", "By what is written U[.5,1] is better than U[0,1]", "share solved, U[.5,1] - U[0,1]",
-        ".580 - .555 (Table 3's mean)", _gain("solved_1", "from_5", "from_0"), smallest=quarter(B4),
-    ),
-    _scaled(
-        "B4-middle-arithmetic", "By what is written the middle window is worse than U[0,1] (open point 10)",
-        "share solved, U[0,1] - U[.45,.55]", ".555 - .540 (Table 3's mean)", _gain("solved_1", "from_0", "middle"),
-        smallest=quarter(B4_MIDDLE),
-    ),
-    _scaled(
-        "B4-edge-arithmetic", "The share solved grows with the window's lower edge (open point 10)",
-        "share solved per unit of the edge", ".04 (GSM8K), .07 (MATH)", judge_slope, tolerance="interval above 0",
-        smallest=quarter(0.055),
-    ),
-    _scaled(
-        "B34-arithmetic", "The best window differs between the two scorings: the middle one gains more by likelihood",
-        "(accuracy - share solved), U[.45,.55] - U[0,1]", ".024 + .015", judge_both, smallest=quarter(B3 + B4_MIDDLE),
-    ),
+    *_arithmetic("arithmetic"),
+    *_arithmetic("arithmetic-slow"),
     _scaled(
         "B3-gsm8k", "By likelihood among results the middle window is better than U[0,1]", "accuracy, U[.45,.55] - U[0,1]",
         ".547 - .523 (Table 2's mean)", _gain("acc", "middle", "from_0"), "gsm8k",
@@ -183,7 +193,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     tokens that a step of generation fixes."""
     paths = []
     for tier, table in tables.items():
-        cells = [cell for cell in ("arithmetic", "gsm8k") if set(ARMS) <= set(arms_of(table.cell(cell)))]
+        cells = [cell for cell in SCALED if set(ARMS) <= set(arms_of(table.cell(cell)))]
         if not cells:
             continue
         fig, axes = figure.grid(1, 2 + len(cells), width=3.9)

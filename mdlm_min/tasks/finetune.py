@@ -8,6 +8,7 @@ both ways at the end: by the likelihood of the right ending among wrong ones, an
 import hashlib
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -246,6 +247,9 @@ def weights_sha256(model: Transformer) -> str:
     return digest.hexdigest()
 
 
+Maker = Callable[[FinetuneConfig, int, RunFolder], FinetuneTask]
+
+
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError where a run with these settings could not start here."""
     config = build(FinetuneConfig, settings)
@@ -254,18 +258,21 @@ def check(settings: dict[str, Any]) -> None:
         start_folder(config.start)
 
 
-def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> FinetuneTask:
-    """The task of a run folder, which from now on says itself what its model is: model.json and tokenizer.json.
+def prepare(
+    settings: dict[str, Any], seed: int, folder: RunFolder, make: Maker = FinetuneTask, more: Mapping[str, Any] | None = None
+) -> FinetuneTask:
+    """The task of a run folder, which from now on says itself what its model is: model.json and tokenizer.json. `make` makes it,
+    where it is a subclass; `more` is recorded in data.json.
 
     Raises InputError where the folder was begun on other data or from another start.
     """
     config = build(FinetuneConfig, settings)
-    task = FinetuneTask(config, seed, folder)
+    task = make(config, seed, folder)
     report = task.data.report
     data = {
         "sha256": hashlib.sha256(f"{task.data.sha256} {task.start_sha256}".encode()).hexdigest(),
         "start_sha256": task.start_sha256, "device": str(task.device), "dtype": config.dtype,
-        "divisor": config.divisor, "padding": config.data.padding, "answers": config.data.answers, **report,
+        "divisor": config.divisor, "padding": config.data.padding, "answers": config.data.answers, **report, **(more or {}),
     }  # fmt: skip
     folder.record_data(data, f"data.source: {config.data.source!r} or start: {config.start!r}")
     special = task.template.special
