@@ -92,9 +92,12 @@ class Experiment:
         return dict(self.plan["tiers"][tier])
 
     def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "", only: str = "") -> list[RunSpec]:
-        """The runs of a tier, seed by seed. `arms`: comma-separated names, "all", or "" for the tier's own choice;
-        `seeds`: how many at most, from the first one, or 0 for the tier's own number; `corpus`: in the place of the experiment's
-        own, whose cells that are about another corpus are then left out; `only`: comma-separated cells, or "" for all."""
+        """The runs of a tier, by seed: what a run starts from, or takes its settings from, has the same seed or a lower one.
+
+        `arms`: comma-separated names, "all", or "" for the tier's own choice; `seeds`: how many at most, from the first one, or 0
+        for the tier's own number; `corpus`: in the place of the experiment's own, whose cells that are about another corpus are
+        then left out; `only`: comma-separated cells, or "" for all.
+        """
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:
@@ -124,7 +127,7 @@ class Experiment:
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)
                     spec = RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config})
                     specs[spec.name] = spec
-        return list(specs.values())
+        return sorted(specs.values(), key=lambda spec: spec.seed)
 
     def check(self, specs: list[RunSpec]) -> None:
         """What can be known before anything is written: the tolerance's columns, from the golden tables, run.py's functions, and
