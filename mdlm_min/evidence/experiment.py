@@ -92,7 +92,8 @@ class Experiment:
         return dict(self.plan["tiers"][tier])
 
     def runs(self, tier: str, arms: str = "", seeds: int = 0, corpus: str = "", only: str = "") -> list[RunSpec]:
-        """The runs of a tier, by seed: what a run starts from, or takes its settings from, has the same seed or a lower one.
+        """The runs of a tier, by seed and cell: what a run starts from, or takes its settings from, has a lower seed, or stands
+        before it in the plan.
 
         `arms`: comma-separated names, "all", or "" for the tier's own choice; `seeds`: how many at most, from the first one, or 0
         for the tier's own number; `corpus`: in the place of the experiment's own, whose cells that are about another corpus are
@@ -114,14 +115,14 @@ class Experiment:
             allowed = ", ".join(dict.fromkeys(cell.name for cell in grid if cell.name)) or "none: the tier has no grid"
             raise InputError(f"cells: {unknown[0]!r} is unknown in {self.name}, tier {tier}; allowed: {allowed}")
         grid = [cell for cell in grid if cell.name in wanted or not wanted]
-        for place in range(seeds or max(cell.seeds or table["seeds"] for cell in grid)):
-            for cell in grid:
-                first = table.get("first_seed", 0) if cell.first_seed is None else cell.first_seed
-                seed = first + place
-                if corpus and _names_corpus(cell.settings):
-                    continue
+        for cell in grid:
+            if corpus and _names_corpus(cell.settings):
+                continue
+            first = table.get("first_seed", 0) if cell.first_seed is None else cell.first_seed
+            own_seeds = cell.seeds or table["seeds"]
+            for seed in range(first, first + (min(seeds, cell.seeds or seeds) if seeds else own_seeds)):
                 for arm in chosen:
-                    if (cell.arms and arm not in cell.arms) or place >= (cell.seeds or seeds or table["seeds"]):
+                    if cell.arms and arm not in cell.arms:
                         continue
                     own = table.get("arms_config", {}).get(arm, {})
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)
