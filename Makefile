@@ -1,14 +1,16 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
 # TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all  CELLS=names
 # PROCESSES=per node, HOSTFILE=nodes, for runs on DeepSpeed
+# BUDGET=1|4 and SCHEDULE=module:Class, for contest
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
 TIER ?= cpu
 SEEDS ?= 0
 PROCESSES ?= 0
+BUDGET ?= 1
 # Values reach the program as they were typed: make does not expand them, and the shell sees them as variables only.
-VALUES = TIER JOBS SEEDS ARMS CELLS TEXT PROCESSES HOSTFILE DATA
+VALUES = TIER JOBS SEEDS ARMS CELLS TEXT PROCESSES HOSTFILE DATA BUDGET SCHEDULE
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 ifdef DATA
@@ -18,7 +20,7 @@ RUN = .venv/bin/mdlm run
 OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density verify report gpu-queue test bench lint
+.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density contest verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -68,6 +70,9 @@ exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as publish
 
 exp-information-density: .venv/installed ## D1-D4: dense tokens first, in complementary pairs (arXiv:2603.15803), on text (3 h; DATA=folder)
 	$(RUN) information_density $(OPTIONS)
+
+contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (90 min; DATA=folder); BUDGET=4 (4 h)
+	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"}
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

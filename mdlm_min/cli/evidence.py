@@ -35,6 +35,8 @@ def report(arguments: argparse.Namespace) -> int:
     judged, set_after = verdicts.judge_each(tables), history.prove(tables).set_after
     for path in report.write(arguments.output or golden.RESULTS, judged, tables, set_after):
         print(path)
+    for path, text in report.own_pages(tables, arguments.output or golden.RESULTS).items():
+        write_whole(path, text)
     if arguments.output in (None, golden.RESULTS):
         for path, text in report.other_pages(judged, set_after).items():
             write_whole(path, text)

@@ -134,6 +134,15 @@ def other_pages(judged: Mapping[str, verdicts.Judged], set_after: Mapping[str, s
     return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | pages.generated(judged, set_after)
 
 
+def own_pages(tables: Iterable[golden.Table], results: Path) -> dict[Path, str]:
+    """The pages of `results` that experiments write themselves, from their tables: `pages(tables)` of claims.py, by name."""
+    found: dict[str, dict[str, golden.Table]] = {}
+    for table in tables:
+        found.setdefault(table.experiment, {})[table.tier] = table
+    pages_of = {name: getattr(Experiment(name).module("claims"), "pages", None) for name in found}
+    return {results / page: text for name, make in pages_of.items() if make for page, text in make(found[name]).items()}
+
+
 def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[Path]], tables: Iterable[golden.Table],
              set_after: Mapping[str, str]) -> dict[str, Any]:  # fmt: skip
     """What the pages are rendered from; verdicts and figures by experiment."""
@@ -173,7 +182,7 @@ def stale(judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set
         name: [folder / "figures" / one for one in found] for name, found in figure_record.read(folder / "figures").items()
     }
     wanted = {folder / "report.md": _render("report.md", **_context(judged, figures, tables, set_after))}
-    wanted |= other_pages(judged, set_after)
+    wanted |= other_pages(judged, set_after) | own_pages(tables, folder)
     lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
     return lines + [
         f"{str(path).removeprefix(f'{folder.parent}/')}: not what the tables give; `mdlm report` writes it again"

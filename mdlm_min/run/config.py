@@ -103,6 +103,10 @@ def _is_needed(field: dataclasses.Field[Any]) -> bool:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, f"{where}.")
+    if typing.get_origin(hint) is list:
+        if type(value) is not list:
+            raise InputError(f"{where}: {shown(value)} is a {type(value).__name__}; allowed: a list")
+        return [_convert(typing.get_args(hint)[0], one, f"{where}[{place}]") for place, one in enumerate(value)]
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) is int:
         try:

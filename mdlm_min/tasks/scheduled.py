@@ -1,18 +1,24 @@
-"""Training on text with any mask schedule (diffusion/mask_schedule.py), at equal cost: a batch has `batch` rows, whatever a
-sequence's copies. Model, data, masks' noise, evaluation and checkpoints are those of tasks/language.py.
+"""Training with any mask schedule (diffusion/mask_schedule.py), on text and on answers, at equal cost: a batch has `batch` rows,
+whatever a sequence's copies. Model, data, evaluation and checkpoints are those of tasks/language.py and tasks/finetune.py.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.data.text import TextData
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
+from mdlm_min.diffusion.objective import divisors
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
+from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
+from mdlm_min.training.engine import EngineConfig
 
 
 class ScheduledTask(LanguageTask):
@@ -21,21 +27,12 @@ class ScheduledTask(LanguageTask):
     def __init__(self, config: LanguageRunConfig, seed: int, schedule: MaskSchedule, data: TextData | None = None) -> None:
         """Raises InputError for a batch that is no multiple of the schedule's copies, and for a mask rate or a weight in the
         configuration: they are the schedule's."""
-        default = LanguageRunConfig()
-        for name in ("mask_rate", "weight"):
-            if getattr(config, name) != getattr(default, name):
-                raise InputError(
-                    f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own"
-                )
-        if config.batch % schedule.copies:
-            raise InputError(
-                f"batch: {config.batch} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}"
-            )
+        _check_own(config, LanguageRunConfig(), schedule)
         super().__init__(config, seed, data)
         self.schedule, self.scheduled = schedule, ScheduledDiffusion(schedule)
 
     def loss(self, step: int) -> Tensor:
-        """Training loss on this step's blocks and masks. The schedule sees the losses, as it may learn from them."""
+        """Training loss on this step's blocks and masks."""
         config, schedule, length = self.config, self.schedule, self.config.data.length
         tokens = self.data.batch("train", length, config.batch // schedule.copies, self.seed, step).to(self.device)
         tokens = tokens.repeat_interleave(schedule.copies, dim=0)
@@ -44,12 +41,7 @@ class ScheduledTask(LanguageTask):
         mask, rate = self.scheduled.mask(config.batch, length, stream(self.seed, "masks", step, self.device), context)
         with self.autocast():
             scores = self.model(tokens.masked_fill(mask, self.mask_token), mask).float()
-        nll = F.cross_entropy(scores, tokens[mask], reduction="none")
-        confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in schedule.needs else None
-        seen = replace(context, nll=nll.detach(), confidence=confidence)
-        loss = self.scheduled.loss(nll, mask, rate, context=seen)
-        schedule.observe(rate, mask, seen)
-        return loss
+        return _scheduled_loss(self.scheduled, scores, tokens, mask, rate, context)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold: the schedule's state."""
@@ -58,3 +50,84 @@ class ScheduledTask(LanguageTask):
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to such a state. Raises ValueError for one that is not this schedule's."""
         self.schedule.restore(state)
+
+
+class ScheduledFinetuneTask(FinetuneTask):
+    """A fine-tuning run whose mask rates, masks and weights are a schedule's, in one process and one part. A prompt is never
+    masked, and every batch is as wide as the longest sample, as a schedule may keep sequences over several steps."""
+
+    def __init__(
+        self, config: FinetuneConfig, seed: int, folder: RunFolder, make: Callable[[FinetuneTask], MaskSchedule]
+    ) -> None:
+        """`make` is given this task, whose model and data are there. Raises InputError as ScheduledTask does, and for a batch
+        that is cut into parts."""
+        if config.engine != EngineConfig():
+            raise InputError(f"engine: {config.engine} is not allowed with a schedule; allowed: plain torch, one part")
+        super().__init__(config, seed, folder)
+        self.schedule = make(self)
+        _check_own(config, FinetuneConfig(), self.schedule)
+        self.scheduled = ScheduledDiffusion(self.schedule)
+        self.width = max(len(sample.prompt) + len(sample.answer) for sample in self.data.train)
+
+    def loss(self, step: int) -> Tensor:
+        """Training loss on this step's answers and masks."""
+        config, schedule = self.config, self.schedule
+        batch = self.data.batch(self.seed, step, config.batch // schedule.copies)
+        tokens = F.pad(batch.tokens, (0, self.width - batch.tokens.shape[1]), value=self.template.special.end)
+        column = torch.arange(self.width)
+        padding_mask = column < batch.lengths[:, None]
+        allowed = padding_mask & (column >= batch.prompts[:, None])
+        tokens, allowed, padding_mask = (
+            part.repeat_interleave(schedule.copies, dim=0).to(self.device) for part in (tokens, allowed, padding_mask)
+        )
+        context = Context(config.batch, self.width, tokens, allowed, padding_mask, step=step, steps=config.train.steps)
+        context = schedule.admit(context)
+        tokens, allowed = context.need("tokens", schedule.name), context.need("allowed", schedule.name)
+        mask, rate = self.scheduled.mask(config.batch, self.width, stream(self.seed, "masks", step, self.device), context)
+        with self.autocast():
+            scores = self.network(tokens.masked_fill(mask, self.mask_token), mask, context.padding_mask).float()
+        divisor = divisors(config.divisor, allowed.sum(dim=1), mask.sum(dim=1))
+        return _scheduled_loss(self.scheduled, scores, tokens, mask, rate, context, divisor)
+
+    def part_loss(self, step: int, part: int) -> Tensor:
+        """The whole step."""
+        return self.loss(step)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: the schedule's state."""
+        return self.schedule.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
+        self.schedule.restore(state)
+
+
+Config = LanguageRunConfig | FinetuneConfig
+
+
+def _check_own(config: Config, default: Config, schedule: MaskSchedule) -> None:
+    """Raise InputError for a mask rate or a weight in the configuration, and for a batch that is no multiple of the copies."""
+    for name in ("mask_rate", "weight"):
+        if getattr(config, name) != getattr(default, name):
+            raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own")
+    if config.batch % schedule.copies:
+        raise InputError(f"batch: {config.batch} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
+
+
+def _scheduled_loss(
+    scheduled: ScheduledDiffusion,
+    scores: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    rate: Tensor,
+    context: Context,
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """The batch's loss from the scores of its masked tokens, which the schedule is shown, as it may learn from them."""
+    schedule = scheduled.schedule
+    nll = F.cross_entropy(scores, tokens[mask], reduction="none")
+    confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in schedule.needs else None
+    seen = replace(context, nll=nll.detach(), confidence=confidence)
+    loss = scheduled.loss(nll, mask, rate, divisor=divisor, context=seen)
+    schedule.observe(rate, mask, seen)
+    return loss

@@ -79,4 +79,11 @@ def test_every_experiment_has_a_target():
     targets = (ROOT / "Makefile").read_text()
     for folder in sorted((ROOT / "experiments").glob("*/experiment.toml")):
         name = folder.parent.name.partition("_")[2]
-        assert f"$(RUN) {name} $(OPTIONS)" in targets
+        assert (f"$(RUN) {name} $(OPTIONS)" if name != "contest" else ".venv/bin/mdlm contest ") in targets
+
+
+def test_the_contest_is_given_its_budget_and_schedule(made):
+    assert made("contest")[0] == ["contest", "--budget=1", "--seeds=0"]
+    arguments, data = made("contest", "BUDGET=4", "SCHEDULE=my file.py:$HOME", "DATA=folder", "JOBS=3")
+    assert arguments == ["contest", "--budget=4", "--seeds=0", "--schedule=my file.py:$HOME", "--jobs=3"]
+    assert data == "folder"

@@ -1,0 +1,155 @@
+"""C1 to C3: does the paper's window win the contest against U[0,1], does it still at four times the budget, and is there one
+schedule for both ways of scoring?"""
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from mdlm_min.evidence import figure
+from mdlm_min.evidence.claim import Claim, Judge, by_seed, curves_of, quarter
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.golden import Table
+from mdlm_min.evidence.statistics import Evidence, Mean
+
+TRACKS = {"bytes": 0.264, "BPE": 0.264, "parities": 0.264, "answers": 0.2}  # what a quarter of is the smallest gain that matters
+UNIFORM, WINDOW, MIXTURE = "llada_0.001", "signal_rich_window", "window_mixture"
+
+
+def _leaderboard() -> ModuleType:
+    return Experiment("contest").module("leaderboard")
+
+
+def _losses(table: Table, track: str, budget: int, arm: str) -> np.ndarray:
+    part = _leaderboard().checked(table.cell(f"track={track}_budget={budget}"))
+    return by_seed(part, arm, "test_nll")
+
+
+def _window(track: str, budget: int) -> Judge:
+    def judge(table: Table) -> Evidence:
+        """U[.45,.55] ends below U[0,1], each at its own learning rate."""
+        uniform, window = (_losses(table, track, budget, arm) for arm in (UNIFORM, WINDOW))
+        note = f"Test NLL: U[0,1] {uniform.mean():.3f}, U[.45,.55] {window.mean():.3f}"
+        return Mean(tuple(uniform - window), note)
+
+    return judge
+
+
+def _shrinks(track: str) -> Judge:
+    def judge(table: Table) -> Evidence:
+        """The window's gain at 1x less its gain at 4x, by seed."""
+        gains = [_losses(table, track, budget, UNIFORM) - _losses(table, track, budget, WINDOW) for budget in (1, 4)]
+        return Mean(tuple(gains[0] - gains[1]), f"Gain at 1x {gains[0].mean():.3f}, at 4x {gains[1].mean():.3f}")
+
+    return judge
+
+
+def _both(budget: int) -> Judge:
+    def judge(table: Table) -> Evidence:
+        """The mixture writes more right answers than the window alone."""
+        part = _leaderboard().checked(table.cell(f"track=answers_budget={budget}"))
+        shares = {arm: by_seed(part, arm, "written") for arm in (UNIFORM, WINDOW, MIXTURE)}
+        chosen = ", ".join(f"{arm} {by_seed(part, arm, 'chosen').mean():.3f}" for arm in shares)
+        written = ", ".join(f"{arm} {values.mean():.3f}" for arm, values in shares.items())
+        return Mean(tuple(shares[MIXTURE] - shares[WINDOW]), f"Written: {written}. Chosen: {chosen}")
+
+    return judge
+
+
+def _claim(id: str, statement: str, quantity: str, judge: Judge, smallest: float, family: str) -> Claim:
+    return Claim(
+        id=id,
+        statement=statement,
+        kind="statistical",
+        quantity=quantity,
+        published="(ours)",
+        tolerance="interval above 0",
+        tier="cpu",
+        judge=judge,
+        scale="difference",
+        smallest=smallest,
+        family=family,
+    )
+
+
+CLAIMS = [
+    *(
+        _claim(
+            f"C1-{track}-{budget}x",
+            f"The paper's window trains better than U[0,1], each at its own learning rate; {track}, budget {budget}x",
+            "test NLL, U[0,1] - U[.45,.55]",
+            _window(track, budget),
+            quarter(gain),
+            f"window, {budget}x",
+        )
+        for budget in (1, 4)
+        for track, gain in TRACKS.items()
+    ),
+    *(
+        _claim(
+            f"C2-{track}",
+            f"The window's gain over U[0,1] is smaller at four times the budget; {track}",
+            "gain at 1x - gain at 4x",
+            _shrinks(track),
+            quarter(gain),
+            "early lead",
+        )
+        for track, gain in TRACKS.items()
+    ),
+    *(
+        _claim(
+            f"C3-{budget}x",
+            f"A mixture of both windows writes more right answers than U[.45,.55] alone; budget {budget}x",
+            "share written, mixture - U[.45,.55]",
+            _both(budget),
+            0.05,
+            "one schedule",
+        )
+        for budget in (1, 4)
+    ),
+]
+
+
+def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
+    """Validation NLL against training tokens, the mean over seeds: every entry grey, the three best of each track and U[0,1] in
+    colour; both budgets, each in a column of its own."""
+    if "cpu" not in tables:
+        return []
+    table, leaderboard = tables["cpu"], _leaderboard()
+    found = leaderboard.boards(table)
+    if not found:
+        return []
+    tracks = [track for track in TRACKS if any(place[0] == track for place in found)]
+    fig, axes = figure.grid(len(tracks), 2, width=5.4)
+    for row, track in enumerate(tracks):
+        for column, budget in enumerate(leaderboard.BUDGETS):
+            if (track, budget) in found:
+                _draw_board(axes[row, column], table, track, budget, found[track, budget])
+            else:
+                axes[row, column].set_visible(False)
+    return [figure.save(fig, folder / "07_contest_cpu.png")]
+
+
+def _draw_board(ax: figure.Axes, table: Table, track: str, budget: int, lines: list) -> None:  # type: ignore[type-arg]
+    part = table.cell(f"track={track}_budget={budget}")
+    settings = next(iter(part.runs.values()))["config"]["tracks"][track]
+    tokens = settings["batch"] * settings["data"]["length"]
+    shown = {line.name: figure.COLOURS[place] for place, line in enumerate(lines[:3])} | {
+        UNIFORM: "black",
+        WINDOW: figure.COLOURS[3],
+    }
+    for line in sorted(lines, key=lambda line: line.name in shown):
+        curves = curves_of(part, line.name)
+        steps = np.array([row["step"] for row in curves[0]])[1:]
+        mean = np.mean([[row["valid_nll"] for row in rows] for rows in curves], axis=0)[1:]
+        colour = shown.get(line.name)
+        label = f"{line.ranked.place}. {line.name}" if colour else None
+        ax.plot(steps * tokens, mean, color=colour or "lightgrey", linewidth=1.6 if colour else 0.7, label=label)
+    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x")
+    ax.legend(fontsize=8)
+
+
+def pages(tables: dict[str, Table]) -> dict[str, str]:
+    """The leaderboard and the advice."""
+    found: dict[str, str] = _leaderboard().pages(tables["cpu"]) if "cpu" in tables else {}
+    return found

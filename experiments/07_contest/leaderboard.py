@@ -1,0 +1,247 @@
+"""The contest's table read as leaderboards, one for each track and budget, and as advice: results/LEADERBOARD.md and
+results/WHICH_SCHEDULE.md."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mdlm_min.evidence.claim import curves_of
+from mdlm_min.evidence.golden import Table, commits_of
+from mdlm_min.evidence.ranking import Ranked, ranked, steps_to, two_sided
+from mdlm_min.evidence.statistics import LEAST_SEEDS, Mean, holm
+from mdlm_min.evidence.submission import Submission, accepted_entries
+from mdlm_min.run.environment import ROOT
+from mdlm_min.run.files import sha256
+
+TRACKS = {
+    "bytes": "text in bytes",
+    "BPE": "text in a BPE of 512",
+    "parities": "parities of four bits",
+    "answers": "answers to questions (worked sums)",
+}
+BUDGETS = (1, 4)
+REFERENCE = "llada_0.001"  # U[0,1] with 1/t
+EVALUATOR = ROOT / "mdlm_min/evaluation/contest_evaluator.py"
+SUBMISSIONS = Path(__file__).parent / "submissions"
+SCORES = {  # columns of a board, where its track has them: heading, digits
+    "test_nll": ("test NLL", 3),
+    "test_bits_per_byte": ("bits per byte", 3),
+    "chosen": ("chosen", 2),
+    "written": ("written", 2),
+    "gradient_noise": ("gradient noise", 2),
+    "seconds": ("seconds", 0),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry on a board. `gain` is the reference's test NLL less its own, by seed; `adjusted` its two-sided p-value, by Holm's
+    method over the board's entries. `steps`: at which step it reaches the reference's last validation NLL, by seed."""
+
+    ranked: Ranked
+    gain: Mean
+    adjusted: float
+    steps: tuple[float, ...]
+    last_step: float
+    scores: dict[str, float]
+    rates: tuple[float, ...]
+    commits: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.ranked.name
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether the seeds leave it open that this is the best entry."""
+        return self.ranked.best == 1
+
+
+def checked(table: Table) -> Table:
+    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has."""
+    now = sha256(EVALUATOR)
+    for name, record in table.runs.items():
+        if record["data"].get("evaluator_sha256") != now:
+            raise ValueError(f"{name} was judged by another evaluator than {EVALUATOR.name}, whose SHA-256 is {now[:16]}")
+    return table
+
+
+def board(table: Table, track: str, budget: int) -> list[Line]:
+    """The board of a track at a budget, best first: the entries that have all the seeds of the reference. Empty without one."""
+    part = checked(table.cell(f"track={track}_budget={budget}"))
+    frame = part.frame() if part.runs else None
+    if frame is None or REFERENCE not in set(frame["arm"]):
+        return []
+    frame = frame.sort_values("seed", kind="stable")
+    by_arm = {str(arm): rows for arm, rows in frame.groupby("arm", sort=False)}
+    seeds = by_arm[REFERENCE]["seed"].tolist()
+    by_arm = {arm: rows for arm, rows in by_arm.items() if rows["seed"].tolist() == seeds}
+    losses = {arm: rows["test_nll"].to_numpy() for arm, rows in by_arm.items()}
+    gains = {arm: Mean(tuple(losses[REFERENCE] - values)) for arm, values in losses.items()}
+    others = [arm for arm in gains if arm != REFERENCE]
+    adjusted = dict(zip(others, holm([two_sided(gains[arm]) for arm in others]), strict=True))
+    target = float(np.median([rows[-1]["valid_nll"] for rows in curves_of(part, REFERENCE)]))
+    lines = []
+    for entry in ranked(losses):
+        arm, rows = entry.name, by_arm[entry.name]
+        curves = [[(row["step"], row["valid_nll"]) for row in rows] for rows in curves_of(part, arm)]
+        records = [record for record in part.runs.values() if record["config"]["arm"] == arm]
+        lines.append(
+            Line(
+                entry,
+                gains[arm],
+                adjusted.get(arm, math.nan),
+                tuple(steps_to(curve, target) for curve in curves),
+                float(rows["last_step"].max()),
+                {name: float(rows[name].mean()) for name in SCORES},
+                tuple(sorted(set(rows["learning_rate"]))),
+                tuple(sorted({commit for record in records for commit in commits_of(record)})),
+            )
+        )
+    return lines
+
+
+def boards(table: Table) -> dict[tuple[str, int], list[Line]]:
+    """Every board that has entries."""
+    found = {(track, budget): board(table, track, budget) for budget in BUDGETS for track in TRACKS}
+    return {place: lines for place, lines in found.items() if lines}
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def gain_text(line: Line) -> str:
+    """The gain on the reference with its interval and adjusted p-value."""
+    if line.name == REFERENCE:
+        return "reference"
+    low, high = line.gain.interval()
+    return f"{line.gain.estimate:+.3f} [{low:+.3f}, {high:+.3f}], p = {line.adjusted:.2g}"
+
+
+def _steps(line: Line) -> str:
+    """The median step at which the reference's loss is reached; a seed that never does counts as later than all."""
+    middle = float(np.median(line.steps))
+    return f"{middle:.0f}" if math.isfinite(middle) else f"not within {line.last_step:.0f}"
+
+
+def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
+    """A board as a Markdown table. A learning rate that is one of `edges`, the ends of the search, is marked."""
+    there = [name for name in SCORES if any(not math.isnan(line.scores[name]) for line in lines)]
+    head = [
+        "rank [95%]",
+        "entry",
+        *(SCORES[name][0] for name in there),
+        "gain on U[0,1], nats",
+        "steps to its loss",
+        "rate",
+        "commit",
+    ]
+    rows = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+    for line in lines:
+        rates = ", ".join(f"{rate:g}" + "*" * (rate in edges) for rate in line.rates)
+        cells = [
+            line.ranked.text,
+            f"**{line.name}**" if line.is_tie else line.name,
+            *(_number(line.scores[name], SCORES[name][1]) for name in there),
+            gain_text(line),
+            _steps(line),
+            rates,
+            " ".join(commit[:7] for commit in line.commits),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_submissions(table: Table) -> tuple[Table, list[Submission]]:
+    """The table with the records that were sent in, and what was sent in besides."""
+    records, others = accepted_entries(SUBMISSIONS)
+    for one in records:
+        table = Table(table.experiment, table.tier, {**table.runs, **one.runs}, {**table.curves, **one.curves})
+    return table, others
+
+
+def leaderboard_page(table: Table, others: Sequence[Submission] = ()) -> str:
+    """results/LEADERBOARD.md."""
+    found = boards(table)
+    text = (
+        "# Leaderboard of mask schedules\n\n"
+        "Written by `mdlm report` from `results/07_contest`. [The contest's page](../experiments/07_contest/README.md) has the "
+        "rules.\n\n"
+        "- *Rank [95%]*: place by mean test NLL over seeds, and the ranks that the seeds leave open. Entries in bold may be the "
+        "best: between them it is a tie.\n"
+        "- *Gain*: test NLL of U[0,1] (`llada_0.001`) less the entry's, paired by seed, with its 95% interval and its two-sided "
+        "p-value, adjusted over the board.\n"
+        "- *Steps to its loss*: the median step at which U[0,1]'s last validation NLL is reached.\n"
+        "- *Chosen, written*: share of questions answered rightly by likelihood among four choices, and by what is written.\n"
+        "- *Gradient noise*: share of noise in a step's gradient after a fifth of the run. *: at an end of the searched rates.\n"
+        f"- Evaluator: `mdlm_min/evaluation/contest_evaluator.py`, SHA-256 `{sha256(EVALUATOR)[:16]}`.\n"
+    )
+    for (track, budget), lines in found.items():
+        rates = _track(table, track)["rates"]
+        seeds = lines[0].gain.seeds
+        text += (
+            f"\n## {TRACKS[track]}, budget {budget}x: {lines[0].last_step:.0f} steps, {seeds} seeds\n\n"
+            f"{board_text(lines, (min(rates), max(rates)))}"
+        )
+    if others:
+        text += "\n## Non-record: other data, budgets or settings, not ranked\n\n"
+        text += "".join(f"- [{one.name}](../experiments/07_contest/submissions/{one.name}/README.md)\n" for one in others)
+    return text
+
+
+def _track(table: Table, track: str) -> dict[str, list[float]]:
+    """The settings of a track that was run."""
+    configs = (record["config"] for record in table.runs.values())
+    found: dict[str, list[float]] = next(config["tracks"][track] for config in configs if config["track"] == track)
+    return found
+
+
+def advised(found: dict[tuple[str, int], list[Line]]) -> str:
+    """The entry that may be the best on the most boards; of several the one with the least mean place."""
+    everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
+    its = {name: [line for lines in found.values() for line in lines if line.name == name] for name in sorted(everywhere)}
+    return min(its, key=lambda name: (-sum(line.is_tie for line in its[name]), np.mean([one.ranked.place for one in its[name]])))
+
+
+def advice_page(table: Table) -> str:
+    """results/WHICH_SCHEDULE.md: one screen."""
+    found = boards(table)
+    best = advised(found)
+    ties = sum(line.is_tie for lines in found.values() for line in lines if line.name == best)
+    enough = all(lines[0].gain.seeds >= LEAST_SEEDS for lines in found.values())
+    text = (
+        "# Which schedule should I train with?\n\n"
+        "Written by `mdlm report` from the contest's table: small models, small budgets, a learning rate searched for each entry "
+        "([rules](../experiments/07_contest/README.md), [all entries](LEADERBOARD.md)).\n\n"
+        f"**If you want one answer: `{best}`.** It may be the best entry on {ties} of {len(found)} boards. No other may be on "
+        "more; of several, this one has the least mean place.\n\n"
+        "| you train on | budget | best | as good, as far as the seeds can tell | gain over U[0,1], nats per token [95%] | "
+        "and the paper's U[.45,.55] |\n| --- | --- | --- | --- | --- | --- |\n"
+    )
+    for (track, budget), lines in found.items():
+        first, others = lines[0], [line.name for line in lines[1:] if line.is_tie]
+        named = ", ".join(f"`{name}`" for name in others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+        window = next((line for line in lines if line.name == "signal_rich_window"), None)
+        paper = "" if window is None else f"rank {window.ranked.text}, {gain_text(window)}"
+        text += f"| {TRACKS[track]} | {budget}x | `{first.name}` | {named or 'none'} | {gain_text(first)} | {paper} |\n"
+    text += "\n" + (
+        "How sure: five seeds each, 95% intervals, p-values adjusted over all entries of a board. "
+        if enough
+        else f"**Fewer than {LEAST_SEEDS} seeds: nothing here is decided.** "
+    )
+    return text + (
+        "What the table does not say: models beyond a million parameters, other data, budgets beyond 4x. A gain at 1x that is "
+        "gone at 4x is an early lead.\n"
+    )
+
+
+def pages(table: Table) -> dict[str, str]:
+    """The generated pages of results/, by name; none where there is no board."""
+    table, others = with_submissions(table)
+    if not boards(table):
+        return {}
+    return {"LEADERBOARD.md": leaderboard_page(table, others), "WHICH_SCHEDULE.md": advice_page(table)}

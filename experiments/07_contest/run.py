@@ -1,0 +1,266 @@
+"""One run of the contest: one schedule, one track, one seed, judged by mdlm_min/evaluation/contest_evaluator.py.
+
+What loads torch is imported where it is used: a table is made again without it.
+"""
+
+import copy
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlm_min.run.config import merge, shown
+from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.files import locked, sha256
+from mdlm_min.run.run_folder import Row, RunFolder
+
+if TYPE_CHECKING:
+    from mdlm_min.diffusion.mask_schedule import MaskSchedule
+
+LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))
+SCORES = ("test_nll", "test_bits_per_byte", *(f"test_{name}" for name in LEVELS), "chosen", "written", "gradient_noise")
+EVALUATIONS = 10  # of a run, after step 0
+GRADIENTS = 16
+PATIENCE = 6 * 3600.0  # seconds to wait for another process that is at a run of the search
+
+
+def _track(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's track. Raises InputError for a track that is not there."""
+    name, tracks = settings.get("track"), settings.get("tracks", {})
+    if name not in tracks:
+        raise InputError(f"track: {shown(name)} is unknown; allowed: {', '.join(tracks)}")
+    found: dict[str, Any] = tracks[name]
+    return found
+
+
+def _config(settings: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+    """The configuration of the run's task: its track's, for its budget, at a learning rate."""
+    track = {
+        name: value
+        for name, value in _track(settings).items()
+        if name not in ("kind", "rates", "items", "rounds", "answer_tokens")
+    }
+    steps = track["train"]["steps"] * settings["budget"]
+    train = {"steps": steps, "eval_every": steps // EVALUATIONS, "learning_rate": learning_rate}
+    return merge(track, {"train": train})
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError where a run with these settings could not start here."""
+    from mdlm_min.tasks import finetune, language
+
+    track = _track(settings)
+    {"text": language, "answers": finetune}[track["kind"]].check(_config(settings, track["rates"][0]))
+    spec = settings.get("schedule", "")
+    if ":" in spec:
+        from mdlm_min.diffusion.own_schedule import load_schedule
+
+        load_schedule(spec)
+    else:
+        from baselines.schedules import SCHEDULES
+
+        if spec not in SCHEDULES:
+            raise InputError(f"schedule: {shown(spec)} is unknown; allowed: module:Class, or {', '.join(SCHEDULES)}")
+
+
+def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
+    """Train one schedule on one track with one seed, from the start or from where it stopped."""
+    track = _track(settings)
+    rate = settings.get("learning_rate") or _searched(settings, folder, progress)
+    runner = {"text": _run_text, "answers": _run_answers}[track["kind"]]
+    runner(settings, _config(settings, rate), seed, folder, progress)
+
+
+def _searched(settings: dict[str, Any], folder: RunFolder, progress: Callable[[str], None]) -> float:
+    """The learning rate whose run of the search, with this schedule and on this track, ended with the least validation NLL."""
+    arm, tier = folder.path.parent.name, folder.path.parents[2]
+    losses = {}
+    for rate in _track(settings)["rates"]:
+        path = tier / f"track={settings['track']}_learning_rate={rate}" / arm / "seed0"
+        if not (path / "finished.json").exists() and path.is_dir():
+            progress(f"waits for {path.parent.parent.name}")
+            with locked(path / "lock", PATIENCE):
+                pass
+        if not (path / "finished.json").exists():
+            raise RunError(
+                f"{path} is not finished, and the learning rate is taken from there; the same command finishes it first"
+            )
+        losses[rate] = RunFolder(path).metrics()[-1]["valid_nll"]
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _schedule(settings: dict[str, Any], tokens: Any, vocab_size: int) -> "MaskSchedule":
+    """The run's schedule: one of the field, or one of the user's own."""
+    if ":" in settings["schedule"]:
+        from mdlm_min.diffusion.own_schedule import load_schedule
+
+        return load_schedule(settings["schedule"])
+    from baselines.schedules import Corpus, make
+
+    return make(settings["schedule"], Corpus(tokens, vocab_size))
+
+
+def _judged_by(settings: dict[str, Any]) -> dict[str, Any]:
+    """What data.json says besides the data: which evaluator judged, and which file a schedule of the user's own is in."""
+    from mdlm_min.evaluation import contest_evaluator
+
+    found = {"evaluator_sha256": sha256(Path(contest_evaluator.__file__))}
+    if ":" in settings["schedule"]:
+        from mdlm_min.diffusion.own_schedule import load_schedule
+
+        source = sys.modules[type(load_schedule(settings["schedule"])).__module__].__file__
+        assert source is not None, "a class of module:Class has a file"
+        found["schedule_sha256"] = sha256(Path(source))
+    return found
+
+
+class _Measured:
+    """A scheduled task that measures its gradient's noise once, after a fifth of its steps, and keeps the number."""
+
+    noise = math.nan
+
+    def measure_noise(self, step: int) -> float:
+        """The share of noise in a step's gradient: its variance over steps, summed over the weights, in its mean square. Not a
+        number before it is measured. The batches are the next ones; weights and schedule are left as they are."""
+        import torch
+
+        task: Any = self
+        if step != 2 * task.config.train.eval_every:
+            return self.noise
+        kept = task.schedule
+        task.schedule = task.scheduled.schedule = copy.deepcopy(kept)
+        weights = [weight for weight in task.model.parameters() if weight.requires_grad]
+        total, squares = torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64), 0.0
+        with torch.enable_grad():
+            for later in range(step, step + GRADIENTS):
+                found = torch.autograd.grad(task.loss(later), weights)
+                gradient = torch.cat([part.flatten() for part in found]).double()
+                total, squares = total + gradient, squares + float(gradient.square().sum())
+        task.schedule = task.scheduled.schedule = kept
+        mean_square, square_of_mean = squares / GRADIENTS, float((total / GRADIENTS).square().sum())
+        self.noise = (mean_square - square_of_mean) * GRADIENTS / (GRADIENTS - 1) / mean_square
+        return self.noise
+
+    def state(self) -> dict[str, Any]:
+        """The schedule's state, and the number once it is there."""
+        task: Any = super()
+        return {"schedule": task.state(), "noise": [] if math.isnan(self.noise) else [self.noise]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to such a state."""
+        task: Any = super()
+        task.restore(state["schedule"])
+        self.noise = state["noise"][0] if state["noise"] else math.nan
+
+
+def _whole(row: Row, learning_rate: float) -> Row:
+    """The row with every column, in one order: what an evaluation before the end does not have is not a number."""
+    return {**{name: row.get(name, math.nan) for name in ("valid_nll", *SCORES)}, "learning_rate": learning_rate}
+
+
+def _run_text(
+    settings: dict[str, Any], config: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]
+) -> None:
+    import torch
+    from torch import Tensor
+
+    from mdlm_min.evaluation import contest_evaluator as evaluator
+    from mdlm_min.run.config import build
+    from mdlm_min.tasks import language
+    from mdlm_min.tasks.scheduled import ScheduledTask
+    from mdlm_min.training.loop import train
+
+    rounds = _track(settings)["rounds"]
+
+    class Entry(_Measured, ScheduledTask):
+        """Text, judged by the contest's evaluator."""
+
+        def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+            scores: Tensor = self.model(tokens, mask)
+            return scores
+
+        @torch.no_grad()
+        def evaluate(self, step: int) -> Row:
+            """NLL on the validation split; after the last step on the test split too, more finely."""
+            blocks = {split: self.data.blocks(split, self.config.data.length) for split in ("valid", "test")}
+            row = {"valid_nll": evaluator.text_nll(self.predict, self.mask_token, blocks["valid"], rounds)["nll"]}
+            if step == self.config.train.steps:
+                found = evaluator.text_nll(self.predict, self.mask_token, blocks["test"], 8 * rounds)
+                row |= {f"test_{name}": value for name, value in found.items()}
+                if self.data.tokenizer is not None:
+                    tokens = blocks["test"].flatten()
+                    size = len(self.data.tokenizer.decode(tokens.tolist()).encode())
+                    row["test_bits_per_byte"] = evaluator.bits_per_byte(found["nll"], len(tokens), size)
+            row["gradient_noise"] = self.measure_noise(step)
+            return _whole(row, self.config.train.learning_rate)
+
+    built = build(language.LanguageRunConfig, config)
+    data = language.load_data(built.data)
+    task = Entry(built, seed, _schedule(settings, data.splits["train"], data.vocab_size), data)
+    record = {"sha256": data.sha256, "device": str(task.device), "dtype": built.dtype, **_judged_by(settings)}
+    folder.record_data(record, f"data.corpus: {built.data.corpus!r}")
+    train(task, built.train, folder, progress)
+
+
+def _run_answers(
+    settings: dict[str, Any], config: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]
+) -> None:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from mdlm_min.data.exercises import result_of
+    from mdlm_min.evaluation import contest_evaluator as evaluator
+    from mdlm_min.tasks.finetune import FinetuneTask, prepare
+    from mdlm_min.tasks.scheduled import ScheduledFinetuneTask
+    from mdlm_min.training.loop import train
+
+    track = _track(settings)
+
+    class Entry(_Measured, ScheduledFinetuneTask):
+        """Answers, judged by the contest's evaluator. The first held-out exercises validate, the others test."""
+
+        def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+            scores: Tensor = self.network(tokens, mask, None if bool(real.all()) else real)
+            return scores
+
+        def _nll(self, first: int, last: int) -> float:
+            samples = self.data.held_out[first:last]
+            prompts = [torch.from_numpy(one.prompt).long() for one in samples]
+            answers = [torch.from_numpy(one.answer).long() for one in samples]
+            return float(evaluator.answer_nll(self.predict, self.mask_token, prompts, answers).sum()) / sum(map(len, answers))
+
+        @torch.no_grad()
+        def evaluate(self, step: int) -> Row:
+            """NLL per token of held-out answers; after the last step that of the test's, the choices, and what is written."""
+            first, last = config["validation_answers"], config["validation_answers"] + track["items"]
+            row = {"valid_nll": self._nll(0, first)}
+            if step == self.config.train.steps:
+                row["test_nll"] = self._nll(first, last)
+                exercises = self.data.exercises[first:last]
+                prompts = [torch.tensor(self._prompt(one)) for one in exercises]
+                choices = [[torch.tensor(self.template.content(text)) for text in one.choices] for one in exercises]
+                picked = evaluator.chosen(self.predict, self.mask_token, prompts, choices)
+                row["chosen"] = picked.count(0) / len(picked)
+                texts = evaluator.written(self.predict, self.mask_token, prompts, track["answer_tokens"])
+                right = [
+                    result_of(self.template.answer(tokens)) == result_of(one.answer)
+                    for tokens, one in zip(texts, exercises, strict=True)
+                ]
+                row["written"] = sum(right) / len(right)
+            row["gradient_noise"] = self.measure_noise(step)
+            return _whole(row, self.config.train.learning_rate)
+
+    def schedule(task: FinetuneTask) -> "MaskSchedule":
+        answers = [sample.answer for sample in task.data.train]
+        return _schedule(settings, np.concatenate(answers), task.template.vocab_size)
+
+    task = prepare(config, seed, folder, lambda built, seed, folder: Entry(built, seed, folder, schedule), _judged_by(settings))
+    train(task, task.config.train, folder, progress)
+
+
+def summarise(rows: list[Row]) -> list[dict[str, Any]]:
+    """What a table says of one run."""
+    last = rows[-1]
+    return [{**{name: last[name] for name in ("valid_nll", *SCORES, "learning_rate")}, "last_step": last["step"]}]

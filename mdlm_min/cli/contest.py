@@ -1,0 +1,116 @@
+"""`mdlm contest`: mask schedules on equal terms, those of the field and one's own."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.run.errors import InputError
+
+
+def add_parsers(commands: Any) -> None:
+    """`mdlm contest`."""
+    text = "Train every mask schedule, or one of your own, on the contest's tracks, and rank it."
+    parser = add_command(commands, "contest", text, contest)
+    parser.add_argument("--schedule", default="", help="your own: module:Class, or path/to/file.py:Class (default: all others)")
+    parser.add_argument("--tracks", default="", help="comma-separated: bytes, BPE, parities, answers (default: all)")
+    parser.add_argument("--budget", type=int, default=1, help="1 or 4 times the steps (default: 1)")
+    parser.add_argument("--seeds", type=int, default=0, help="number of judged seeds (default: five)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core, with one thread each)")
+    parser.add_argument("--runs", type=folder_path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument("--submission", type=folder_path, help="write your entry as a folder to send")
+    parser.add_argument("--check", type=folder_path, metavar="FOLDER", help="check such a folder, and do nothing else")
+
+
+def contest(arguments: argparse.Namespace) -> int:
+    """Run what is not finished, and print the boards."""
+    if arguments.check:
+        return _check(arguments.check)
+    from mdlm_min.evidence import submission
+    from mdlm_min.evidence.experiment import Experiment
+    from mdlm_min.evidence.sweep import sweep
+
+    experiment = Experiment("contest")
+    known = list(experiment.plan["defaults"]["tracks"])
+    tracks = [track for track in arguments.tracks.split(",") if track] or known
+    names = submission.cells(experiment, tracks, [arguments.budget])
+    if arguments.schedule:
+        arm = _entered(arguments.schedule)
+        specs = submission.entry_runs(experiment, arm, arguments.schedule, tracks, [arguments.budget], arguments.seeds)
+    elif arguments.submission:
+        raise InputError("submission: only with --schedule")
+    else:
+        arm = ""
+        specs = experiment.runs(submission.TIER, "", arguments.seeds, only=",".join(names))
+    folder = arguments.runs / experiment.name / submission.TIER
+    jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
+    print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
+    sweep(specs, arguments.runs, jobs)
+    _print_boards(experiment, specs, arguments.runs, arm)
+    if arguments.submission:
+        _write(arguments, arm, specs, tracks)
+    return 0
+
+
+def _entered(spec: str) -> str:
+    """The name of a schedule that keeps to the interface."""
+    from mdlm_min.diffusion.own_schedule import load_schedule
+    from mdlm_min.diffusion.schedule_check import validate
+
+    schedule = load_schedule(spec)
+    validate(schedule)
+    return schedule.name
+
+
+def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> None:
+    """The boards of these runs among the golden ones, in full in a file, and a line for each."""
+    from mdlm_min.evidence import golden
+    from mdlm_min.run.files import write_whole
+
+    leaderboard = experiment.module("leaderboard")
+    mine, others = golden.collect(specs, runs), golden.accepted(experiment.name, "cpu")
+    table = golden.Table(experiment.name, "cpu", {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
+    found = leaderboard.boards(table)
+    for (track, budget), lines in found.items():
+        if f"track={track}_budget={budget}" not in {spec.cell for spec in specs}:
+            continue
+        shown = [line for line in lines if line.name == arm] if arm else [line for line in lines if line.is_tie]
+        for line in shown:
+            print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
+    if not found:
+        print(f"no board: {leaderboard.REFERENCE} was not run on these tracks; `mdlm contest` runs it, and every other entry")
+        return
+    path = runs / experiment.name / (f"leaderboard_{arm}.md" if arm else "leaderboard.md")
+    write_whole(path, leaderboard.leaderboard_page(table))
+    print(f"boards: {path}")
+
+
+def _write(arguments: argparse.Namespace, arm: str, specs: list[Any], tracks: list[str]) -> None:
+    import sys
+
+    from mdlm_min.diffusion.own_schedule import load_schedule
+    from mdlm_min.evidence import submission
+
+    kind = type(load_schedule(arguments.schedule))
+    source = sys.modules[kind.__module__].__file__
+    assert source is not None, "a class of module:Class has a file"
+    entry = submission.Submission(arm, kind.__name__, tracks, [arguments.budget])
+    submission.write(arguments.submission, entry, Path(source), specs, arguments.runs)
+    print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
+
+
+def _check(folder: Path) -> int:
+    """Check a submission, its class included."""
+    from mdlm_min.diffusion.own_schedule import load_schedule
+    from mdlm_min.diffusion.schedule_check import validate
+    from mdlm_min.evidence import submission
+
+    found, table = submission.read(folder)
+    schedule = load_schedule(f"{folder / 'schedule.py'}:{found.schedule}")
+    if schedule.name != found.name:
+        raise InputError(f"{folder / 'submission.json'}: name: {found.name!r} is not the class's own, {schedule.name!r}")
+    validate(schedule)
+    kind = "a record" if found.record else "non-record"
+    print(f"accepted as {kind}: {found.name}, {len(table.runs)} runs on {', '.join(found.tracks)}")
+    return 0

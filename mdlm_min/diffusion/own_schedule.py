@@ -1,0 +1,50 @@
+"""A mask schedule of the user's own, by its name on the command line: module:Class, or path/to/file.py:Class."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from mdlm_min.diffusion.mask_schedule import MaskSchedule
+from mdlm_min.run.config import shown
+from mdlm_min.run.errors import InputError
+
+ALLOWED = "module:Class or path/to/file.py:Class, a MaskSchedule that is made without arguments"
+
+
+def load_schedule(spec: str) -> MaskSchedule:
+    """The schedule that `spec` names, made anew. A module is looked for in the working directory too.
+
+    Raises InputError for a module or a class that is not there, that fails, or that is no mask schedule.
+    """
+    place, _, name = spec.rpartition(":")
+    if not place or not name.isidentifier():
+        raise InputError(f"schedule: {shown(spec)} is not allowed; allowed: {ALLOWED}")
+    kind = getattr(_module(place), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, MaskSchedule)):
+        raise InputError(f"schedule: {place} has no mask schedule {name!r}; allowed: {ALLOWED}")
+    try:
+        schedule = kind()
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"schedule: {spec} cannot be made ({type(error).__name__}: {error}); allowed: {ALLOWED}") from error
+    if not isinstance(getattr(schedule, "name", None), str):
+        raise InputError(f"schedule: {spec} has no name; a line `name = ...` in the class gives it one")
+    return schedule
+
+
+def _module(place: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, here)
+            return importlib.import_module(place)
+        path = Path(place).resolve()
+        known = f"own_schedule_{path.stem}"
+        spec = importlib.util.spec_from_file_location(known, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[known] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"schedule: {place} cannot be imported ({type(error).__name__}: {error}); allowed: {ALLOWED}") from error

@@ -1,0 +1,335 @@
+"""07_contest: its plan, its boards and judges on made tables, and an entry of one's own from the command line to a submission."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from mdlm_min.cli.main import main
+from mdlm_min.evidence import golden, submission
+from mdlm_min.evidence import experiment as experiment_module
+from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.golden import Table
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import sha256
+
+CONTEST = Experiment("contest")
+LEADERBOARD = CONTEST.module("leaderboard")
+CLAIMS = {claim.id: claim for claim in CONTEST.module("claims").CLAIMS}
+SCORES = ("valid_nll", *CONTEST.module("run").SCORES, "learning_rate")
+MEANS = {"llada_0.001": 2.0, "signal_rich_window": 1.5, "window_mixture": 1.5, "puma": 3.0}
+
+
+def made(means, track="bytes", budget=1, evaluator="", written=None, seeds=5):
+    """A table of one board, in which an entry's losses fall in a straight line to its mean, and differ by seed a little."""
+    runs, curves = {}, {}
+    noise = np.random.default_rng(0)
+    for arm, mean in means.items():
+        for seed in range(1, 1 + seeds):
+            end = mean + 0.01 * noise.normal()
+            cell = f"track={track}_budget={budget}"
+            name = f"{cell}/{arm}/seed{seed}"
+            tracks = {track: {"batch": 32, "data": {"length": 64}, "rates": [1e-3, 2e-3, 4e-3]}}
+            judged_by = evaluator or sha256(LEADERBOARD.EVALUATOR)
+            runs[name] = {
+                "cell": cell,
+                "config": {"arm": arm, "seed": seed, "track": track, "tracks": tracks},
+                "environment": {"commit": "c0ffee" * 4},
+                "data": {"sha256": "d", "device": "cpu", "dtype": "float32", "evaluator_sha256": judged_by},
+                "finished": {"seconds": 1.0, "log_sha256": "l", "metrics_sha256": "m"},
+            }
+            rows = [
+                dict.fromkeys(SCORES, math.nan) | {"step": 10.0 * step, "valid_nll": 5 - (5 - end) * step / 10}
+                for step in range(11)
+            ]
+            rows[-1] |= {"test_nll": end, "learning_rate": 1e-3, "written": (written or {}).get(arm, math.nan)}
+            curves[name] = rows
+    return Table("07_contest", "cpu", runs, curves)
+
+
+def joined(*tables):
+    return Table(
+        "07_contest",
+        "cpu",
+        {k: v for t in tables for k, v in t.runs.items()},
+        {k: v for t in tables for k, v in t.curves.items()},
+    )
+
+
+def test_every_schedule_of_the_field_is_an_entry_with_the_same_search():
+    from baselines.schedules import SCHEDULES
+
+    arms = CONTEST.plan["arms"]
+    assert {settings["schedule"] for settings in arms.values()} == set(SCHEDULES)
+    assert all(settings == {"schedule": arm} for arm, settings in arms.items())
+    specs = CONTEST.runs("cpu")
+    searched, judged = [spec for spec in specs if "learning_rate" in spec.cell], [spec for spec in specs if "budget" in spec.cell]
+    assert ({spec.seed for spec in searched}, {spec.seed for spec in judged}) == ({0}, {1, 2, 3, 4, 5})
+    assert all("learning_rate" not in spec.settings for spec in judged)
+    for arm in arms:
+        for track, settings in CONTEST.plan["defaults"]["tracks"].items():
+            rates = [spec.settings["learning_rate"] for spec in searched if (spec.arm, spec.settings["track"]) == (arm, track)]
+            assert sorted(rates) == sorted(settings["rates"])
+
+
+def test_a_board_ranks_ties_and_compares_with_the_reference():
+    lines = LEADERBOARD.board(made(MEANS), "bytes", 1)
+    assert {line.name for line in lines if line.is_tie} == {"signal_rich_window", "window_mixture"}
+    assert [line.name for line in lines][2:] == ["llada_0.001", "puma"]
+    by_name = {line.name: line for line in lines}
+    assert by_name["puma"].gain.estimate == pytest.approx(-1, abs=0.02)
+    assert by_name["puma"].adjusted < 1e-6
+    assert by_name["signal_rich_window"].steps[0] == pytest.approx(100 * 3 / 3.5, abs=1)  # on the straight line from 5 to 1.5
+    assert all(math.isinf(steps) for steps in by_name["puma"].steps)
+    assert math.isnan(by_name["llada_0.001"].adjusted)
+
+
+def test_an_entry_without_all_seeds_is_not_ranked():
+    table = made(MEANS)
+    gone = "track=bytes_budget=1/puma/seed3"
+    table = Table(
+        "07_contest",
+        "cpu",
+        {k: v for k, v in table.runs.items() if k != gone},
+        {k: v for k, v in table.curves.items() if k != gone},
+    )
+    assert {line.name for line in LEADERBOARD.board(table, "bytes", 1)} == set(MEANS) - {"puma"}
+    assert LEADERBOARD.board(made({"puma": 1.0}), "bytes", 1) == []
+
+
+def test_rows_of_another_evaluator_are_refused():
+    with pytest.raises(ValueError, match="another evaluator"):
+        LEADERBOARD.board(made(MEANS, evaluator="0" * 64), "bytes", 1)
+    with pytest.raises(ValueError, match="another evaluator"):
+        CLAIMS["C1-bytes-1x"].judge(made(MEANS, evaluator="0" * 64))
+
+
+def test_judges():
+    table = joined(made(MEANS), made(MEANS | {"signal_rich_window": 1.9}, budget=4))
+    assert CLAIMS["C1-bytes-1x"].judge(table).estimate == pytest.approx(0.5, abs=0.02)
+    assert CLAIMS["C1-bytes-4x"].judge(table).estimate == pytest.approx(0.1, abs=0.02)
+    assert CLAIMS["C2-bytes"].judge(table).estimate == pytest.approx(0.4, abs=0.03)
+    shares = {"llada_0.001": 0.2, "signal_rich_window": 0.3, "window_mixture": 0.45, "puma": 0.1}
+    assert CLAIMS["C3-1x"].judge(made(MEANS, "answers", written=shares)).estimate == pytest.approx(0.15)
+
+
+def test_the_pages_say_who_ties_and_what_is_advised():
+    table = joined(made(MEANS), made(MEANS | {"window_mixture": 1.0}, "BPE"))
+    pages = LEADERBOARD.pages(table)
+    board, advice = pages["LEADERBOARD.md"], pages["WHICH_SCHEDULE.md"]
+    assert board.count("\n## ") == 2
+    assert "| **signal_rich_window** |" in board.split("## ")[1]
+    assert "| signal_rich_window |" in board.split("## ")[2]
+    assert "`window_mixture`.** It may be the best entry on 2 of 2 boards" in advice
+    assert "0.001*" in board
+    assert len(advice.splitlines()) < 40
+    assert LEADERBOARD.pages(made({"puma": 1.0})) == {}
+    assert "nothing here is decided" in LEADERBOARD.pages(made(MEANS, seeds=3))["WHICH_SCHEDULE.md"]
+
+
+OWN = """
+import torch
+from mdlm_min import MaskSchedule
+
+
+class Low(MaskSchedule):
+    name = "low_half"
+
+    def sample(self, context, generator):
+        return 0.001 + 0.499 * torch.rand(context.rows, generator=generator)
+
+
+class Negative(Low):
+    name = "negative"
+
+    def weight(self, rate, mask, context):
+        return -1 / rate
+
+
+class Outside(Low):
+    name = "outside"
+
+    def mask(self, rate, context, generator):
+        return torch.rand(context.rows, context.length, generator=generator) < rate[:, None]
+
+
+class Half(Low):
+    name = "half"
+
+    def mask(self, rate, context, generator):
+        return super().mask(rate / 2, context, generator)
+
+
+class Needs(Low):
+    def __init__(self, value):
+        pass
+
+
+class Taken(Low):
+    name = "puma"
+"""
+SMALL = {
+    "parities": {"rounds": 2, "batch": 16, "model": {"layers": 1, "heads": 2, "width": 16}, "train": {"steps": 20, "warmup": 2}},
+    "answers": {
+        "items": 4, "answer_tokens": 4, "batch": 4, "validation_answers": 4, "data": {"source": "arithmetic:2:60", "held_out": 8},
+        "model": {"layers": 1, "heads": 2, "width": 16}, "train": {"steps": 20, "warmup": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The contest with small tracks, in an empty folder of results, from a folder that holds the user's module."""
+
+    def smaller(self):
+        for track, settings in SMALL.items():
+            for name, value in settings.items():
+                mine = self.plan["defaults"]["tracks"][track]
+                mine[name] = mine[name] | value if isinstance(value, dict) else value
+
+    original = experiment_module.Experiment.__init__
+
+    def initialised(self, name):
+        original(self, name)
+        if self.name == "07_contest":
+            smaller(self)
+
+    monkeypatch.setattr(experiment_module.Experiment, "__init__", initialised)
+    monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("own.py:Negative", "schedule negative: a weight of -"),
+        ("own.py:Outside", "schedule outside: a mask outside the sequence"),
+        ("own.py:Half", "schedule half: masks 0."),
+        ("own.py:Needs", "cannot be made (TypeError"),
+        ("own.py:Taken", "the name 'puma' is taken"),
+        ("own.py:Absent", "own.py has no mask schedule 'Absent'"),
+        ("own.py:torch", "own.py has no mask schedule 'torch'"),
+        ("nowhere:Class", "nowhere cannot be imported (ModuleNotFoundError"),
+        ("own.py", "schedule: 'own.py' is not allowed"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_by_name_before_anything_runs(spec, said, small, capsys):
+    assert main(["contest", "--schedule", spec, "--tracks", "parities"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (small / "runs").exists()
+
+
+@pytest.mark.slow
+def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
+    arguments = ["contest", "--tracks", "parities,answers", "--jobs", "2"]
+    assert main([*arguments, "--schedule", "own.py:Low", "--submission", "sent"]) == 0
+    assert "no board: llada_0.001 was not run" in capsys.readouterr().out
+
+    # the reference as it would be published, so that there is a board
+    specs = [
+        spec
+        for spec in Experiment("contest").runs("cpu", "llada_0.001,puma")
+        if spec.settings["track"] in SMALL and spec.settings["budget"] == 1
+    ]
+    from mdlm_min.evidence.sweep import sweep
+
+    sweep(specs, small / "runs", 2)
+    golden.collect(specs, small / "runs").write(small / "results" / "07_contest" / "cpu")
+    assert main([*arguments, "--schedule", "own.py:Low"]) == 0
+    said = capsys.readouterr().out
+    assert "parities 1x: low_half rank" in said
+    assert "of 3;" in said
+    assert "| low_half |" in (small / "runs/07_contest/leaderboard_low_half.md").read_text().replace("*", "")
+
+    # not filled in yet, then accepted
+    assert main(["contest", "--check", "sent"]) == 2
+    assert "sent/README.md: is missing or was not filled in" in capsys.readouterr().err
+    (small / "sent/README.md").write_text("# low_half\n\nThe lower half of the rates. Nothing was searched.\n")
+    assert main(["contest", "--check", "sent"]) == 0
+    assert "accepted as a record: low_half, 16 runs" in capsys.readouterr().out
+
+    cell = "track=parities_budget=1"
+
+    def tampered(change, said, record=True):
+        shutil.rmtree("bad", ignore_errors=True)
+        shutil.copytree("sent", "bad")
+        records = json.loads((small / "bad/runs.json").read_text())
+        change(records)
+        (small / "bad/runs.json").write_text(json.dumps(records))
+        if not record:
+            settings = json.loads((small / "bad/submission.json").read_text())
+            (small / "bad/submission.json").write_text(json.dumps(settings | {"record": False}))
+        if said:
+            with pytest.raises(InputError, match=said):
+                submission.read(small / "bad")
+        else:
+            assert submission.read(small / "bad")[0].record is record
+
+    def in_all(field, value):
+        return lambda records: [record["data"].update({field: value}) for record in records.values()]
+
+    def longer(records):
+        for record in records.values():
+            record["config"]["tracks"]["parities"]["train"]["steps"] = 40
+
+    tampered(lambda records: None, "")
+    tampered(in_all("sha256", "0" * 64), "was run on other data")
+    tampered(in_all("evaluator_sha256", "0" * 64), "judged by another evaluator")
+    tampered(in_all("schedule_sha256", "0" * 64), "is not the file that")
+    tampered(longer, r"run with other settings \(tracks\)")
+    tampered(longer, "", record=False)
+    tampered(
+        lambda records: records[f"{cell}/low_half/seed2"]["finished"].update(metrics_sha256="0" * 64),
+        "the curves of .*seed2 are not those",
+    )
+    tampered(lambda records: records[f"{cell}/low_half/seed2"]["finished"].update(log_sha256="0" * 64), "is not the log that")
+
+    for name, said in (("logs", "every run has its log"), ("schedule.py", "is missing; the file of the class")):
+        shutil.rmtree("bad")
+        shutil.copytree("sent", "bad")
+        target = small / "bad" / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        with pytest.raises(InputError, match=said):
+            submission.read(small / "bad")
+
+
+@pytest.mark.slow
+def test_seeds_that_are_missing_or_stand_there_twice_and_an_unsearched_rate_are_refused(small):
+    assert main(["contest", "--tracks", "parities", "--jobs", "2", "--schedule", "own.py:Low", "--submission", "sent"]) == 0
+    (small / "sent/README.md").write_text("# low_half\n\nThe lower half of the rates. Nothing was searched.\n")
+    found, table = submission.read(small / "sent")
+    first, second = (f"track=parities_budget=1/low_half/seed{seed}" for seed in (1, 2))
+
+    def written(table):
+        table.write(small / "sent")
+        submission.read(small / "sent")
+
+    without = table.part(lambda record: not (record["config"]["seed"] == 2 and "budget" in record["cell"]))
+    with pytest.raises(InputError, match="low_half/seed2 is missing"):
+        written(without)
+    runs = {
+        **table.runs,
+        second: table.runs[second]
+        | {"finished": table.runs[first]["finished"] | {"log_sha256": table.runs[second]["finished"]["log_sha256"]}},
+    }
+    with pytest.raises(InputError, match="a seed stands there twice"):
+        written(Table(table.experiment, table.tier, runs, {**table.curves, second: table.curves[first]}))
+    assert found.tracks == ["parities"]
+
+    # the least validation NLL of the search is made another's
+    searches = sorted(name for name in table.runs if "learning_rate=" in name)
+    used = table.curves[first][-1]["learning_rate"]
+    other = next(name for name in searches if f"learning_rate={used}/" not in name)
+    rows = [dict(row) for row in table.curves[other]]
+    rows[-1]["valid_nll"] = 0.0
+    from mdlm_min.run.run_folder import metrics_sha256
+
+    forged = table.runs[other] | {"finished": table.runs[other]["finished"] | {"metrics_sha256": metrics_sha256(rows)}}
+    with pytest.raises(InputError, match="and the search's best is"):
+        written(Table(table.experiment, table.tier, {**table.runs, other: forged}, {**table.curves, other: rows}))
