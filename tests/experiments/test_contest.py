@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mdlm_min.cli.main import main
-from mdlm_min.evidence import golden, submission
 from mdlm_min.evidence import experiment as experiment_module
+from mdlm_min.evidence import golden, submission
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.run.errors import InputError
