@@ -102,8 +102,10 @@ EVIDENCE = [module.name for module in pkgutil.iter_modules(mdlm_min.evidence.__p
         f"import {', '.join(EVIDENCE)}",
         "from mdlm_min.cli.main import main; main(['list'])",
         "from mdlm_min.cli.main import main; main(['verify'])",
+        "import runpy\nfrom pathlib import Path\n"
+        "for run in (*Path('experiments').glob('*/run.py'), Path('templates/experiment/run.py')): runpy.run_path(str(run))",
     ],
-    ids=["library", "evidence", "list", "verify"],
+    ids=["library", "evidence", "list", "verify", "runs"],
 )
 def test_neither_torch_nor_matplotlib_is_loaded(program):
     check = (

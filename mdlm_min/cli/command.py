@@ -1,9 +1,17 @@
 """What the commands have in common. A file of cli/ has one group of them: `add_parsers(commands)` beside the handlers."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mdlm_min.run.errors import InputError
+
+if TYPE_CHECKING:
+    from mdlm_min.run.run_folder import RunFolder
+
+MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
 
 
 def add_command(commands: Any, name: str, text: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -32,6 +40,42 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", default="", help="comma-separated arms, or all (default: the tier's own choice)")
     parser.add_argument("--cells", default="", help="comma-separated cells of the tier's grid (default: all)")
     parser.add_argument("--seeds", type=int, default=0, help="number of seeds, from the tier's first (default: the tier's own)")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The argument that `use_threads` reads."""
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+
+
+def use_threads(threads: int) -> None:
+    """Let torch compute with so many. Raises InputError for none, and for more than any machine has."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: {threads} is not allowed; at least 1, at most {MOST_THREADS}")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def trained_run(
+    path: Path,
+    seed: int,
+    settings: dict[str, Any],
+    run: Callable[[dict[str, Any], int, "RunFolder", Callable[[str], None]], None],
+) -> "Iterator[RunFolder]":
+    """The run folder `path`, locked, in which `run` has trained these settings: now, or before."""
+    from mdlm_min.run.progress import open_display
+    from mdlm_min.run.run_folder import open_run
+
+    config = {"seed": seed, **settings}
+    with open_run(path, config) as folder:
+        if folder.is_finished(config):
+            print(f"{path}: this run is finished already")
+        else:
+            with open_display(1) as display:
+                run(settings, seed, folder, lambda line: display.update(path.name, line))
+                display.end(path.name, "is trained")
+        yield folder
 
 
 def text_name(text: str) -> str:

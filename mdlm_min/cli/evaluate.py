@@ -60,6 +60,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         items = f"  ({scores['items']:.0f} items)" if "items" in scores else ""
         numbers = ", ".join(_score(name, scores) for name in scores if name != "items" and "_stderr" not in name)
         print(f"{task}: {numbers}{items}")
+    if fixed := [task for task, shots in log["shots"].items() if arguments.shots and not shots]:
+        print(f"shots: {', '.join(fixed)}: the prompts are fixed, and --shots has no effect on them")
     if log["prompts_cut"]:
         print(f"{log['prompts_cut']} prompts were too long for this model and lost their beginning")
     if log["generation"]["sequences"]:

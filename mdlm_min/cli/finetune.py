@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import text_name
+from mdlm_min.cli.command import add_threads, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--batch", type=int, default=8, help="samples per step (default: 8)")
     parser.add_argument("--micro-batch", type=int, default=0, help="samples of one pass (default: the whole batch)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 0.001; for 8B: 2e-5)")
-    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    add_threads(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/finetune/NAME, NAME being the data's)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -78,28 +78,15 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
 
 def finetune(arguments: argparse.Namespace) -> int:
     """Fine-tune, or go on, or only show what a finished run answers; returns the exit code."""
-    import torch
-
-    from mdlm_min.run.progress import open_display
-    from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks import finetune
     from mdlm_min.tasks.text_model import TextModel
 
-    if arguments.threads < 1:
-        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1")
-    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     length = arguments.length or TextModel.load(finetune.start_folder(arguments.start)).length
     settings = settings_from(arguments, length)
     finetune.check(settings)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
-    config = {"seed": arguments.seed, **settings}
-    with open_run(path, config) as folder:
-        if folder.is_finished(config):
-            print(f"{path}: this run is finished already")
-        else:
-            with open_display(1) as display:
-                finetune.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
-                display.end(path.name, "is trained")
+    with trained_run(path, arguments.seed, settings, finetune.run) as folder:
         rows, record, data = folder.metrics(), folder.read_json("finished.json"), folder.read_json("data.json")
     print(
         f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "

@@ -1,9 +1,11 @@
 """`mdlm generate`: answers of a run or a released LLaDA, with all settings of generation, and what they cost.
 
 A single answer appears in a terminal as its tokens are fixed. The cost goes to standard error, so that the text can be piped.
+Answers to a file of prompts are kept batch by batch: the same command goes on where it was stopped.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import sys
@@ -17,6 +19,7 @@ from mdlm_min.cli.command import add_command
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +80,14 @@ class _Request:
     line: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """How a request is generated. It depends on no other request, and those that share it may share a batch."""
+
+    config: "SamplingConfig"
+    rules: "TokenRules"
+
+
 def generate(arguments: argparse.Namespace) -> int:
     """Print an answer, or write the file of answers; returns the exit code."""
     for name in ("length", "batch"):
@@ -86,6 +97,8 @@ def generate(arguments: argparse.Namespace) -> int:
         raise InputError("output: belongs to --prompts; both or neither are given")
     if arguments.output is not None and arguments.output.is_dir():
         raise InputError(f"output: {arguments.output} is a folder; allowed: a file")
+    if arguments.output is not None:
+        check_writable(arguments.output, "output")
     if arguments.chat and arguments.infill is not None:
         raise InputError("chat: is not allowed with --infill, whose text has no turns")
     own = {"prompt": arguments.prompt} if arguments.infill is None else {"infill": arguments.infill}
@@ -96,13 +109,18 @@ def generate(arguments: argparse.Namespace) -> int:
     model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
     chat = _chat(model) if arguments.chat else None
     requests = [_request(model, chat, line, arguments, number) for number, line in enumerate(lines, 1)]
-    rules = _rules(model, chat, arguments)
-    if arguments.steps is None:
-        config = replace(config, steps=max(request.template.count(model.mask_token) for request in requests))
+    rules = {gaps: _rules(model, chat, arguments, gaps) for gaps in (False, True)}
+    settings = [
+        _Setting(
+            config if arguments.steps is not None else replace(config, steps=request.template.count(model.mask_token)),
+            rules[request.start is None],
+        )
+        for request in requests
+    ]
     if arguments.prompts:
-        cost = _write_all(model, requests, config, rules, arguments)
+        cost = _write_all(model, requests, settings, arguments)
     else:
-        cost = _show(model, requests[0], config, rules, arguments.seed)
+        cost = _show(model, requests[0], settings[0], arguments.seed)
     print(f"{cost} ({'exact' if config.exact else 'approximate'})", file=sys.stderr)
     return 0
 
@@ -169,14 +187,15 @@ def _request(
         raise InputError(f"prompts: {arguments.prompts}, line {number}: {error}" if arguments.prompts else str(error)) from error
 
 
-def _rules(model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.Namespace) -> "TokenRules":
+def _rules(model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.Namespace, gaps: bool) -> "TokenRules":
+    """Roles of tokens in an answer or, where a text has `gaps`, in these: nothing ends there."""
     ends = set() if model.end_token is None else {model.end_token}
     ends |= set() if chat is None else {chat.special.end, chat.special.end_turn}
     given = {
         name: _ids(name, getattr(arguments, name), ends, model.model.config.outputs)
         for name in ("suppress", "begin_suppress", "defer")
     }
-    if arguments.no_stop or arguments.infill is not None:
+    if arguments.no_stop or gaps:
         return model.rules(suppress=given["suppress"] | ends, begin_suppress=given["begin_suppress"], defer=given["defer"])
     return model.rules(stop=ends, **given)
 
@@ -184,13 +203,14 @@ def _rules(model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.
 def _ids(name: str, text: str, ends: set[int], vocabulary: int) -> set[int]:
     found: set[int] = set()
     for word in filter(None, text.split(",")):
-        if word == "end":
+        if word == "end" and ends:
             found |= ends
         elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < vocabulary:
             found.add(int(word))
         else:
-            allowed = f"numbers from 0 to {vocabulary - 1}, or end, separated by commas"
-            raise InputError(f"{name.replace('_', '-')}: {shown(word)} is not a token id; allowed: {allowed}")
+            what = "is not allowed: this model has no end token" if word == "end" else "is not a token id"
+            allowed = f"numbers from 0 to {vocabulary - 1}{', or end' if ends else ''}, separated by commas"
+            raise InputError(f"{name.replace('_', '-')}: {shown(word)} {what}; allowed: {allowed}")
     return found
 
 
@@ -201,9 +221,9 @@ def _text(model: "TextModel", request: _Request, tokens: list[int], count: int) 
     return model.decode([token for token in tokens[request.start : request.start + count] if token not in model.suppressed])
 
 
-def _show(model: "TextModel", request: _Request, config: "SamplingConfig", rules: "TokenRules", seed: int) -> "Generation":
+def _show(model: "TextModel", request: _Request, setting: _Setting, seed: int) -> "Generation":
     with _live(model, request) as watch:
-        made = model.generate([request.template], config, seed, rules, watch=watch)
+        made = model.generate([request.template], setting.config, seed, setting.rules, watch=watch)
     print(_text(model, request, made.tokens[0].tolist(), made.answers[0]))
     return made
 
@@ -252,32 +272,55 @@ def picture(model: "TextModel", template: list[int], tokens: list[int], start: i
 
 
 def _write_all(
-    model: "TextModel",
-    requests: list[_Request],
-    config: "SamplingConfig",
-    rules: "TokenRules",
-    arguments: argparse.Namespace,
+    model: "TextModel", requests: list[_Request], settings: list[_Setting], arguments: argparse.Namespace
 ) -> "Generation":
-    """Answers in batches of similar lengths, written in the order of the file. Returns the cost of all."""
+    """Answers in batches, written in the order of the file. Returns the cost of all, those of earlier starts included."""
     import torch
 
     from mdlm_min.diffusion.generation_record import Generation
-    from mdlm_min.run.files import write_whole
+    from mdlm_min.run.partial import Partial
     from mdlm_min.run.progress import open_display
 
-    order = sorted(range(len(requests)), key=lambda index: len(requests[index].template))
-    batches = [order[first : first + arguments.batch] for first in range(0, len(order), arguments.batch)]
-    lines: list[dict[str, Any]] = [{}] * len(requests)
-    passes: list[int] = []
-    answers: list[int] = []
-    seconds = 0.0
+    partial = Partial(arguments.output, _configuration(model, requests, arguments))
+    done = partial.done
+    batches = [batch for batch in _batches(requests, settings, arguments.batch) if not done.keys() >= {*batch}]
+    if done:
+        print(f"{partial.path}: {len(done)} of {len(requests)} answers are kept", file=sys.stderr)
     with open_display(len(batches)) as display:
         for number, batch in enumerate(batches, 1):
-            made = model.generate([requests[index].template for index in batch], config, arguments.seed, rules, items=batch)
-            for index, row, nfe, count in zip(batch, made.tokens.tolist(), made.passes, made.answers, strict=True):
-                answer = _text(model, requests[index], row, count)
-                lines[index] = {**requests[index].line, "answer": answer, "tokens": count, "nfe": nfe}
-            passes, answers, seconds = passes + made.passes, answers + made.answers, seconds + made.seconds
+            setting = settings[batch[0]]
+            templates = [requests[index].template for index in batch]
+            made = model.generate(templates, setting.config, arguments.seed, setting.rules, items=batch)
+            rows = zip(batch, made.tokens.tolist(), made.passes, made.answers, strict=True)
+            found = {
+                index: {"answer": _text(model, requests[index], row, count), "tokens": count, "nfe": nfe}
+                for index, row, nfe, count in rows
+            }
+            partial.add({index: {"seconds": made.seconds / len(batch), "said": said} for index, said in found.items()})
             display.end(f"batch {number}", str(made))
-    write_whole(arguments.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return Generation(torch.empty(0, dtype=torch.int64), passes, answers, seconds)
+    lines = [{**request.line, **done[index]["said"]} for index, request in enumerate(requests)]
+    partial.finish("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    seconds = sum(record["seconds"] for record in done.values())
+    return Generation(torch.empty(0, dtype=torch.int64), [one["nfe"] for one in lines], [one["tokens"] for one in lines], seconds)
+
+
+def _batches(requests: list[_Request], settings: list[_Setting], size: int) -> Iterator[list[int]]:
+    """Numbers of requests with the same setting, of similar length."""
+    order = sorted(range(len(requests)), key=lambda index: len(requests[index].template))
+    for setting in dict.fromkeys(settings):
+        same = [index for index in order if settings[index] == setting]
+        for first in range(0, len(same), size):
+            yield same[first : first + size]
+
+
+def _configuration(model: "TextModel", requests: list[_Request], arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that answers depend on: the options, with hashes for the model and the prompts."""
+    from mdlm_min.tasks.finetune import weights_sha256
+
+    free = ("handler", "command", "root", "output", "batch", "prompt", "infill")
+    options = {name: value for name, value in vars(arguments).items() if name not in free}
+    hashed = {
+        "model": f"{weights_sha256(model.model)} {model.tokenizer.identity}",
+        "prompts": json.dumps([request.line for request in requests]),
+    }
+    return options | {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in hashed.items()}

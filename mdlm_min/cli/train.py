@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import folder_path, text_name
+from mdlm_min.cli.command import add_threads, folder_path, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 HEAD_WIDTH = 24
 HIDDEN = 0.4  # share of a held-out passage that is hidden and filled in
-MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
 PASSAGES = 16
 
 
@@ -45,7 +44,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--layers", type=int, default=3, help="layers (default: 3)")
     parser.add_argument("--width", type=int, default=96, help=f"width, a multiple of {HEAD_WIDTH} (default: 96)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest learning rate (default: 0.003)")
-    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    add_threads(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--run", type=folder_path, help="run folder (default: runs/train/NAME, NAME being the text's)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -86,29 +85,16 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on, or only show what a finished run writes; returns the exit code."""
-    import torch
-
     from mdlm_min.data.text import TextConfig, load_text
     from mdlm_min.run.config import build
-    from mdlm_min.run.progress import open_display
-    from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks import language
     from mdlm_min.tasks.text_model import TextModel
 
-    if not 1 <= arguments.threads <= MOST_THREADS:
-        raise InputError(f"threads: {arguments.threads} is not allowed; at least 1, at most {MOST_THREADS}")
-    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     settings = settings_from(arguments)
     language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
-    config = {"seed": arguments.seed, **settings}
-    with open_run(path, config) as folder:
-        if folder.is_finished(config):
-            print(f"{path}: this run is finished already")
-        else:
-            with open_display(1) as display:
-                language.run(settings, arguments.seed, folder, lambda line: display.update(path.name, line))
-                display.end(path.name, "is trained")
+    with trained_run(path, arguments.seed, settings, language.run) as folder:
         rows, record = folder.metrics(), folder.read_json("finished.json")
         if not rows:
             raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")

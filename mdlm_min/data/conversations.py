@@ -100,6 +100,8 @@ class Conversations:
             else:
                 by_opening.setdefault(_opening(record.messages), []).append(record)
         count = len(malformed) + sum(map(len, by_opening.values()))
+        if not count:
+            raise InputError(f"data.source: {shown(config.source)} has no record; allowed: at least one conversation a line")
         if len(malformed) > config.malformed * count:
             raise InputError(
                 f"data.source: {len(malformed)} of {count} records are malformed, and data.malformed = {config.malformed} allows "

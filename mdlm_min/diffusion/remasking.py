@@ -56,8 +56,12 @@ def choose(
     vocabulary = scores.shape[1]
     ruled_out = _ids({rules.mask, *rules.suppress}, vocabulary)
     at_first = _ids({rules.mask, *rules.suppress, *rules.begin_suppress}, vocabulary)
-    if len(at_first) == vocabulary:
+    if len(ruled_out) == vocabulary:
         raise InputError(f"suppress: all {vocabulary} tokens are suppressed; at least one must be left")
+    if len(at_first) == vocabulary:
+        raise InputError(
+            f"begin_suppress: with suppress it holds all {vocabulary} tokens; at least one must be left to begin an answer with"
+        )
     deferred = torch.tensor(_ids(rules.defer, vocabulary), dtype=torch.int64, device=scores.device)
     rows, begins = asked.nonzero()[:, 0].tolist(), first[asked]
     tokens, confidences = [], []

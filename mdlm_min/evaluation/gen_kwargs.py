@@ -10,6 +10,7 @@ from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 
+TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's names for one number
 DEFAULT_TOKENS = 256  # of a generated answer, as in lm-eval's other models
 
 
@@ -22,14 +23,17 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
     """
     names = {"gen_length": "max_gen_toks", "cfg": "cfg_scale"}
     given = {names.get(name, name): value for name, value in options.items()}
-    if float(given.get("temperature") or 0.0) > 0 and not given.get("do_sample"):
+    for name in ("temperature", *TOKENS):
+        if not isinstance(given.get(name, 0), int | float if name == "temperature" else int):
+            raise InputError(f"gen_kwargs: {name}={given[name]} is not allowed; a number")
+    if given.get("temperature", 0) > 0 and not given.get("do_sample"):
         raise InputError(
             f"gen_kwargs: temperature={given['temperature']} needs do_sample=True; without it lm-eval sets the temperature to 0, "
             "or keeps one sample for all repeats in its cache"
         )
     normal = dict(normalize_gen_kwargs(given, DEFAULT_TOKENS))
     normal.pop("do_sample", None)
-    until, tokens = tuple(normal.pop("until", ())), int(normal.pop("max_gen_toks"))
+    until, tokens = tuple(map(str, normal.pop("until", ()))), int(normal.pop("max_gen_toks"))
     known = {one.name for one in fields(SamplingConfig)}
     if unknown := [name for name in normal if name not in known]:
         allowed = ", ".join(("until", "max_gen_toks", "do_sample", *sorted(known)))

@@ -256,10 +256,19 @@ class MDLM(LM):  # type: ignore[misc]
                 bar.update(len(batch))
         return found
 
-    def _wanted(self, context: str, options: Mapping[str, Any], repeat: int) -> _Wanted:
+    def generation(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], int, SamplingConfig]:
+        """gen_kwargs as this model takes them: stop strings, number of tokens, sampling. Raises InputError for those that it
+        cannot."""
         until, tokens, config = parse_gen_kwargs(options, self.config.guidance)
         if not 1 <= tokens <= self.text.length:
             raise InputError(f"gen_kwargs: {tokens} tokens are not allowed; 1 to {self.text.length}, which this model can read")
+        if config.steps < (blocks := -(-tokens // (config.block_length or tokens))):
+            allowed = f"at least one for each of the {blocks} blocks of {config.block_length} in {tokens} tokens"
+            raise InputError(f"gen_kwargs.steps: {config.steps} is not allowed; {allowed}")
+        return until, tokens, config
+
+    def _wanted(self, context: str, options: Mapping[str, Any], repeat: int) -> _Wanted:
+        until, tokens, config = self.generation(options)
         prompt = self._tokens(context)
         self.cut += len(prompt) + tokens > self.text.length
         key = int.from_bytes(hashlib.blake2b(f"{repeat} {context}".encode(), digest_size=7).digest(), "little")

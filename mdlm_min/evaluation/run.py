@@ -8,8 +8,8 @@ texts included; not of GPQA, whose text is neither stored nor printed (nor are g
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
+from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs
 from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
+from mdlm_min.run.files import check_writable, write_whole
 
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
 GROUPS = {"paper": list(PAPER_TASKS), "paper_offline": [one.offline for one in PAPER_TASKS.values() if one.offline]}
@@ -55,21 +56,23 @@ class Request:
             raise InputError(f"include_path: {self.include_path} is no folder; allowed: one of lm-eval's task files (.yaml)")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"output: {self.output} is a file; allowed: a folder")
+        check_writable(self.output / "results.json", "output")
         if self.cache:
-            folder = next(parent for parent in Path(self.cache).absolute().parents if parent.exists())
-            if not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise InputError(f"cache: {self.cache} cannot be written; allowed: a path in a folder that can be")
+            check_writable(Path(self.cache), "cache")
+        parse_gen_kwargs({"do_sample": True, **self.gen_kwargs})  # a task may say do_sample itself
 
 
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     """Evaluate the model that `settings` (HarnessConfig's fields) describe; writes the folder and returns results.json.
 
-    Raises InputError for an unknown task, and for one whose data cannot be had.
+    All tasks are built and checked before the first is evaluated. Raises InputError for an unknown task, for one whose data
+    cannot be had, and for shots or generation settings that one cannot have or none has a use for.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
     tasks = [_described(name) for name in names]
     model = MDLM(**settings)
     manager = _task_manager([task.task for task in tasks], request.include_path)
+    _check_tasks(tasks, request, manager, model)
     log: Log = {
         "model": asdict(model.config),
         "request": asdict(request),
@@ -92,12 +95,27 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     return log
 
 
-def _task_manager(names: list[str], include_path: str) -> TaskManager:
+class Tasks(TaskManager):  # type: ignore[misc]
+    """lm-eval's tasks, each built once: what was checked is what is evaluated."""
+
+    def __init__(self, **places: Any) -> None:
+        super().__init__(**places)
+        self._built: dict[str, Any] = {}
+
+    def load(self, task_list: Any) -> Any:
+        """See TaskManager."""
+        key = repr(task_list)
+        if key not in self._built:
+            self._built[key] = super().load(task_list)
+        return self._built[key]
+
+
+def _task_manager(names: list[str], include_path: str) -> Tasks:
     """The tasks that may be asked for: ours and those of `include_path`; lm-eval's own, whose index takes seconds, only where a
     name is not among these. Raises InputError for an unknown name."""
     places = [str(OFFLINE), *([include_path] if include_path else [])]
     for defaults in (False, True):
-        manager = TaskManager(include_path=places, include_defaults=defaults)
+        manager = Tasks(include_path=places, include_defaults=defaults)
         unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
         if not unknown:
             return manager
@@ -115,20 +133,59 @@ def _described(name: str) -> PaperTask:
     return PaperTask(name, name, -1, 0, "")
 
 
-def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, model: MDLM) -> Log:
-    shots = request.shots if request.shots is not None else task.shots if task.shots >= 0 else None
+def _shots(task: PaperTask, request: Request) -> int | None:
+    return request.shots if request.shots is not None else task.shots if task.shots >= 0 else None
+
+
+def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM) -> None:
+    """Build all tasks. Raises InputError as `evaluate`."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    try:
+    takes_shots = generates = False
+    for task in tasks:
+        with _data_needed(task):
+            leaves = manager.load([task.task])["tasks"]
+        for name, leaf in leaves.items():
+            if leaf.get_config("num_fewshot") != 0:  # lm-eval never changes 0
+                takes_shots = True
+                _check_shots(name, leaf, _shots(task, request) or 0)
+            if leaf.get_config("output_type") == "generate_until":
+                generates = True
+                model.generation({**leaf.get_config("generation_kwargs"), **task.gen_kwargs, **request.gen_kwargs})
+    names = ", ".join(task.task for task in tasks)
+    if request.shots and not takes_shots:
+        raise InputError(f"shots: {request.shots} is not allowed with {names}, whose prompts are fixed; allowed: without --shots")
+    if request.gen_kwargs and not generates:
+        raise InputError(f"gen_kwargs: not allowed with {names}: nothing is generated; allowed: without --gen-kwargs")
+
+
+def _check_shots(name: str, leaf: Any, shots: int) -> None:
+    same = leaf.get_config("fewshot_split") == leaf.get_config("test_split")
+    most = len(list(leaf.fewshot_docs())) - same  # an item is no example of itself
+    if shots > most:
+        raise InputError(f"shots: {shots} is not allowed with {name}; at most {most}, the examples that it has")
+
+
+def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDLM) -> Log:
+    with _data_needed(task):
         found: Log | None = lm_eval.simple_evaluate(
             model,
             tasks=[task.task],
-            num_fewshot=shots,
+            num_fewshot=_shots(task, request),
             limit=request.limit or None,
             gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
             apply_chat_template=request.chat,
             use_cache=f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None,
             task_manager=manager,
         )
+    assert found is not None  # None is for the other processes of a distributed evaluation
+    return found
+
+
+@contextmanager
+def _data_needed(task: PaperTask) -> Iterator[None]:
+    """Raises InputError where data cannot be had from the hub."""
+    try:
+        yield
     except Exception as error:
         if isinstance(error, ConnectionError) or type(error).__module__.split(".")[0] in HUB:
             reason = str(error).strip().split("\n")[0]
@@ -138,8 +195,6 @@ def _evaluate_task(task: PaperTask, request: Request, manager: TaskManager, mode
                 f"offline: {instead}a hub cache that was filled before"
             ) from error
         raise
-    assert found is not None  # None is for the other processes of a distributed evaluation
-    return found
 
 
 def _identity(model: MDLM) -> str:

@@ -204,6 +204,7 @@ def print_gpu_queue() -> int:
             missing = sum(spec.name not in done for spec in specs)
             if "gpu_minutes" in plan and missing:
                 queue.append((plan["worth"], experiment.name, tier, plan["gpu_minutes"], missing, len(specs), plan["why"]))
+    print("worth is how much a tier is wanted, from 0 (little) to 10 (most): what its answer would add to the report")
     for worth, name, tier, minutes, missing, runs, why in sorted(queue, reverse=True):
         print(
             f"worth {worth}: mdlm run {name} --tier {tier}   {missing} of {runs} runs missing, about {minutes:g} GPU minutes "

@@ -179,7 +179,7 @@ def _read(folder: Path) -> dict[str, Any]:
     where = folder / "config.json"
     try:
         values = json.loads(where.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{where}: {shown(values)} is no JSON object")

@@ -133,7 +133,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
         return None
     try:
         found = dict(json.loads(path.read_text())["weight_map"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}); a released folder has it beside its shards, or one {SINGLE}"
         ) from error

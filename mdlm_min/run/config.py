@@ -69,6 +69,19 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any], where: str = "") -> list[str]:
+    """A line for each field in which two nested tables differ, such as "train.steps: 700 there, 900 asked"."""
+    found = []
+    for name in sorted(there.keys() | asked.keys()):
+        old, new = there.get(name), asked.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{where}{name}.")
+        elif old != new or (name in there) != (name in asked):
+            before, now = (shown(table[name]) if name in table else "nothing" for table in (there, asked))
+            found.append(f"{where}{name}: {before} there, {now} asked")
+    return found
+
+
 def shown(value: object) -> str:
     """A value as an error message shows it: on one line, at most about 100 characters."""
     try:

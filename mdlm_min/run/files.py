@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
                 temporary.unlink()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; what stood there before is unchanged") from error
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Raise InputError, naming the field `name`, where the system would refuse a file at `path`. Nothing is left there."""
+    if path.is_char_device() or path.is_fifo():
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name}: {path} cannot be written ({error.strerror}); allowed: a path in a folder that can be"
+        ) from error
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_min.run import environment
+from mdlm_min.run.config import differences
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked, sha256, write_whole
 
@@ -51,7 +52,7 @@ class RunFolder:
         """A JSON file of the folder. Raises InputError where it is missing or not JSON."""
         try:
             value = json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path / name} cannot be read ({error}); delete the folder to run again") from error
         if not isinstance(value, dict):
             raise InputError(f"{self.path / name} holds no JSON object; delete the folder to run again")
@@ -237,10 +238,8 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
     with locked(path / "lock", wait_seconds):
         folder = RunFolder(path)
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
-            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-            raise InputError(
-                f"{path} holds a run of another configuration ({', '.join(changed)} differ); delete it or choose another folder"
-            )
+            changed = "; ".join(differences(old, new))
+            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it or choose another folder")
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()

@@ -243,7 +243,7 @@ def weights_sha256(model: Transformer) -> str:
     for name, value in model.state_dict().items():
         head = value.flatten()[: HASHED // value.itemsize].contiguous()
         digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(head.view(torch.uint8).numpy().tobytes())
+        digest.update(head.view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdlm_min.data.chat import NAMES
 from mdlm_min.data.samples import open_data
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.diffusion.generation_record import Generation
@@ -186,6 +187,14 @@ def check_gaps(text: str) -> None:
 def _released(path: Path, device: str, dtype: str) -> TextModel:
     config, tokens = read_config(path), read_special_tokens(path)
     tokenizer = find_tokenizer(str(path / "tokenizer.json"), list, "", path, None)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{path / 'tokenizer.json'}: {tokenizer.vocab_size} tokens are not allowed; the model has {config.vocab_size}"
+        )
+    if (mask := tokenizer.special_id(NAMES[0])) not in (None, tokens.mask):
+        raise InputError(
+            f"{path / 'tokenizer.json'}: {NAMES[0]} is {mask}, but mask_token_id in config.json is {tokens.mask}; they must agree"
+        )
     model = empty_transformer(config, DTYPES[dtype] if dtype else stored_dtype(path))
     load_weights(path, model)
     return TextModel(model.to(device), tokenizer, tokens.mask, tokens.end)

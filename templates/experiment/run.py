@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mdlm_min import MaskRate, bernoulli
 from mdlm_min.run.config import build
-from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 
 
@@ -26,11 +24,15 @@ class Settings:
 
 def check(settings: dict[str, Any]) -> None:
     """Raise InputError for settings with which a run could not start. All runs are checked before the first one starts."""
+    from mdlm_min import MaskRate
+
     MaskRate.parse(build(Settings, settings).mask_rate)
 
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
     """Do one run in its folder. All randomness comes from the settings and the seed."""
+    from mdlm_min import MaskRate, bernoulli, stream  # they load torch, which a table that is made again does not need
+
     started = time.monotonic()
     config = build(Settings, settings)
     generator = stream(seed, "masks")

@@ -83,6 +83,7 @@ def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(b
         (["--start", "nowhere"], "start: 'nowhere' is no folder"),
         (["--data", "nowhere"], "data.source: 'nowhere' is not there"),
         (["--threads", "0"], "threads: 0 is not allowed"),
+        (["--threads", "4097"], "threads: 4097 is not allowed; at least 1, at most 4096"),
     ],
 )
 def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):

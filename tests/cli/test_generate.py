@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 
@@ -185,6 +186,8 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
         (["--prompt", "a", "--refresh", "2"], "refresh: needs a cache"),
         (["--prompt", "a", "--threshold", "2"], "threshold: 2.0 is not allowed"),
         (["--prompt", "a", "--suppress", "1,x"], "suppress: 'x' is not a token id; allowed: numbers from 0 to 279, or end"),
+        (["--prompt", "a", "--suppress", ",".join(map(str, range(280)))], "suppress: all 280 tokens are suppressed"),
+        (["--prompt", "a", "--begin-suppress", ",".join(map(str, range(280)))], "begin_suppress: with suppress it holds all 280"),
         (["--prompt", "a", "--begin-suppress", "280"], "begin-suppress: '280' is not a token id"),
         (["--prompt", "a", "--defer", "end", "--remasking", "random"], "defer: needs remasking by confidence"),
         (["--prompt", "a", "--device", "tpu"], "device: 'tpu'"),
@@ -237,6 +240,11 @@ def test_a_model_without_chat_tokens_is_refused(tmp_path, capsys):
     assert main(["generate", str(tmp_path / "run"), "--prompt", "a", "--chat", "--length", "8"]) == 2
     assert "chat: this model has no tokens for a chat template" in capsys.readouterr().err
     assert main(["generate", str(tmp_path / "run"), "--prompt", "a", "--length", "8"]) == 0
+    for option in ("--suppress", "--begin-suppress", "--defer"):  # nor has it an end token
+        assert main(["generate", str(tmp_path / "run"), "--prompt", "a", "--length", "8", option, "end"]) == 2
+        error = capsys.readouterr().err
+        allowed = "numbers from 0 to 256, separated by commas"
+        assert f"{option[2:]}: 'end' is not allowed: this model has no end token; allowed: {allowed}\n" in error
 
 
 def test_masked_tokens_are_shaded_in_the_picture(folder):
@@ -307,3 +315,104 @@ def test_prompts_that_could_not_be_written_again_are_refused_before_any_work(fol
 def test_a_folder_as_output_is_refused_before_any_work(tmp_path, capsys):
     assert main(["generate", "missing", "--prompts", "missing", "--output", str(tmp_path)]) == 2
     assert f"output: {tmp_path} is a folder; allowed: a file" in capsys.readouterr().err
+
+
+def test_what_could_not_be_written_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "out.jsonl"
+    assert main(["generate", "missing", "--prompts", "missing", "--output", str(output)]) == 2
+    assert f"output: {output} cannot be written (Not a directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--remasking", "ancestral", "--temperature", "1"],
+        ["--block-length", "2", "--temperature", "1"],
+        ["--temperature", "30"],  # the end token is drawn now and then, and must end no text with gaps
+    ],
+    ids=" ".join,
+)
+def test_gaps_are_filled_as_if_the_text_were_alone(folder, tmp_path, options, capsys):
+    text, output = "ab______c", tmp_path / "out.jsonl"
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, [{"infill": text}, {"prompt": "a"}, {"infill": "_" * 40}])))
+    for seed in range(15):
+        more = [*options, "--seed", str(seed)]
+        alone, _ = said(folder, "--infill", text, *more, capsys=capsys)
+        said(folder, "--prompts", str(tmp_path / "in.jsonl"), "--output", str(output), "--length", "24", *more, capsys=capsys)
+        assert json.loads(output.read_text().split("\n")[0])["answer"] + "\n" == alone
+
+
+class Killed(BaseException):
+    """What nothing here handles."""
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """A function that lets generation end at its batch number `count`; it returns the list of the batches that were generated."""
+    usual = TextModel.generate
+
+    def at(count):
+        made = []
+
+        def generate(self, templates, *rest, **named):
+            if len(made) == count:
+                raise Killed
+            made.append(len(templates))
+            return usual(self, templates, *rest, **named)
+
+        monkeypatch.setattr(TextModel, "generate", generate)
+        return made
+
+    return at
+
+
+def test_a_file_of_answers_that_was_killed_is_finished_by_the_same_command(folder, tmp_path, kill, capsys):
+    lines = [{"prompt": "x" * (number % 4), "id": number} for number in range(9)] + [{"infill": "a__b"}]
+    path, output, partial = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "out.jsonl.partial"))
+    path.write_text("\n".join(map(json.dumps, lines)))
+    command = ["generate", str(folder), "--prompts", str(path), "--length", "12", "--temperature", "1", "--batch", "2"]
+    assert main([*command, "--output", str(tmp_path / "whole.jsonl")]) == 0
+    made = kill(3)
+    with pytest.raises(Killed):
+        main([*command, "--output", str(output)])
+    assert made == [2, 2, 2]
+    assert not output.exists()
+    with partial.open("rb+") as file:  # torn in its last line
+        file.truncate(partial.stat().st_size - 9)
+    capsys.readouterr()
+    left = partial.read_bytes()
+    assert main([*command, "--output", str(output), "--length", "8", "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"output: {partial} holds work of another configuration (length: 12 there, 8 asked; seed: 0 there, 1 asked)" in error
+    assert error.count("\n") == 1
+    assert partial.read_bytes() == left
+    made = kill(1)
+    with pytest.raises(Killed):
+        main([*command, "--output", str(output)])
+    made = kill(-1)
+    assert main([*command, "--output", str(output)]) == 0
+    assert made == [2, 1, 1]  # of nine answers four are left after the torn one was generated again, and the gaps
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
+
+
+@pytest.mark.parametrize("change", ["prompts", "model"])
+def test_answers_to_other_prompts_or_of_another_model_are_not_mixed(folder, tmp_path, kill, change, capsys):
+    model, path, output = tmp_path / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    shutil.copytree(folder, model)
+    path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    command = ["generate", str(model), "--prompts", str(path), "--length", "12", "--batch", "1", "--output", str(output)]
+    kill(1)
+    with pytest.raises(Killed):
+        main(command)
+    kill(-1)
+    if change == "prompts":
+        path.write_text('{"prompt": "a"}\n{"prompt": "c"}\n')
+    else:
+        weights = Transformer(scaled(2, 2, 16, vocab_size=280, outputs=280, length=96), torch.Generator().manual_seed(2))
+        save_weights(model, weights, SpecialTokens(mask=MASK, end=END, padding=END))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert f"{output}.partial holds work of another configuration ({change}: " in capsys.readouterr().err
+    assert not output.exists()

@@ -47,7 +47,9 @@ def test_list_names_every_experiment_and_arm(capsys):
 
 def test_gpu_queue_is_in_order_of_worth(capsys):
     assert main(["gpu-queue"]) == 0
-    worth = [int(line.split(":")[0].removeprefix("worth ")) for line in capsys.readouterr().out.splitlines()]
+    meaning, *lines = capsys.readouterr().out.splitlines()
+    assert meaning.startswith("worth is how much a tier is wanted, from 0 (little) to 10 (most)")
+    worth = [int(line.split(":")[0].removeprefix("worth ")) for line in lines]
     assert worth == sorted(worth, reverse=True)
 
 

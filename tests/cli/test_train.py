@@ -130,6 +130,7 @@ def test_bad_options_are_one_line_and_exit_code_2(run, options, message, capsys)
         (None, "is not a run folder"),
         ({}, "is not a run folder"),
         ({"config.json": "{"}, "cannot be read"),
+        ({"config.json": "[" * 100_000}, "cannot be read"),
         ({"config.json": '{"seed": 0, "n": 20}'}, "holds no masked diffusion model of text"),
         ({"config.json": '{"kind": "unigram", "data": {"corpus": "x"}}'}, "holds no masked diffusion model of text"),
         ({"config.json": '{"data": {"corpus": "x"}}'}, "has no checkpoint yet"),
@@ -155,6 +156,12 @@ def test_a_text_that_has_changed_is_refused(tmp_path, capsys):
     capsys.readouterr()
     assert main(["sample", str(tmp_path / "run")]) == 2
     assert "has changed since" in capsys.readouterr().err
+
+
+def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):
+    assert train(corpus, run, 150, ["--learning-rate", "0.02"]) == 2
+    changed = "train.learning_rate: 0.01 there, 0.02 asked"
+    assert f"{run} holds a run of another configuration ({changed}); delete it or choose" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,9 @@ def test_bad_sources_and_settings_are_named(tmp_path):
     source = write(tmp_path / "a.jsonl", [talk("a", "1"), talk("a", "2")])
     with pytest.raises(InputError, match=r"data.held_out: 1 is not allowed; fewer than 1, "):
         opened(source)
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(InputError, match=r"data.source: '.*empty.jsonl' has no record; allowed: at least one conversation"):
+        opened(tmp_path / "empty.jsonl")
     with pytest.raises(InputError, match=r"data.source: 'nothing' is not there; allowed: a file or folder of .jsonl"):
         opened("nothing")
     with pytest.raises(InputError, match=r"data.length: 8 is not allowed; no prompt to train on, or none held out, leaves room"):

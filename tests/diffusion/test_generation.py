@@ -272,7 +272,7 @@ def test_any_setting_is_the_plain_loop_in_any_batch(values, seed, order, rows, s
         ({"cfg_scale": float("nan")}, "cfg_scale: nan is not allowed"),
         ({"steps": 2, "block_length": 3}, "steps: 2 is not allowed with 4 blocks of 3"),
         ({"suppress": range(10)}, "suppress: all 11 tokens are suppressed"),
-        ({"suppress": range(9), "begin_suppress": [9]}, "suppress: all 11 tokens are suppressed"),
+        ({"suppress": range(9), "begin_suppress": [9]}, "begin_suppress: with suppress it holds all 11 tokens"),
         ({"remasking": "random", "defer": [9]}, "defer: needs remasking by confidence"),
     ],
 )

@@ -31,6 +31,7 @@ def test_the_command_scores_logs_every_item_and_keeps_no_text(released, tiny_dat
     log, items = read(tmp_path / "out")
     assert f"arc_easy_local: acc {log['scores']['arc_easy_local']['acc']:.4f}" in said
     assert "(3 items)" in said and "generation: NFE 2," in said
+    assert "shots: arc_easy_local: the prompts are fixed, and --shots has no effect on them\n" in said
     choices = [item for item in items if item["task"] == "arc_easy_local"]
     assert [item["item"] for item in choices] == [0, 1, 2]
     for number, item in enumerate(choices):  # the right answers of the tiny data are A, B, C
@@ -139,6 +140,18 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
     assert line(folder, "--tasks", "arc_easy_local", "--passes", "0").startswith("mdlm: passes: 0 is not allowed")
     assert line("nowhere", "--tasks", "arc_easy_local").startswith("mdlm: run: nowhere is not a run folder")
     assert line(folder, "--tasks", ",").startswith("mdlm: tasks: none is given")
+    assert line(folder, "--tasks", "gsm8k_local", "--shots", "5") == (  # it has four
+        "mdlm: shots: 5 is not allowed with gsm8k_local; at most 4, the examples that it has"
+    )
+    assert line(folder, "--tasks", "arc_easy_local,hellaswag_local", "--shots", "1") == (
+        "mdlm: shots: 1 is not allowed with arc_easy_local, hellaswag_local, whose prompts are fixed; allowed: without --shots"
+    )
+    generating = [folder, "--tasks", "arc_easy_local,gsm8k_local", "--shots", "1", "--gen-kwargs"]
+    assert line(*generating, "max_gen_toks=500").startswith("mdlm: gen_kwargs: 500 tokens are not allowed; 1 to 160")
+    assert line(*generating, "max_gen_toks=8,steps=3,block_length=2") == (
+        "mdlm: gen_kwargs.steps: 3 is not allowed; at least one for each of the 4 blocks of 2 in 8 tokens"
+    )
+    assert line(folder, "--tasks", "arc_easy_local", "--gen-kwargs", "steps=3").startswith("mdlm: gen_kwargs: not allowed with")
     monkeypatch.delenv("MDLM_DATA")
     assert line(folder, "--tasks", "arc_easy_local") == (
         "mdlm: items: arc_easy needs arc/ARC-Easy-Test.jsonl (or .gz) in the folder that MDLM_DATA names"
@@ -146,16 +159,44 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_the_hub_the_message_says_what_to_do(released, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gen-kwargs", "nonsense=3"], "gen_kwargs: 'nonsense' is unknown; allowed: until, max_gen_toks"),
+        (["--gen-kwargs", "temperature=hot"], "gen_kwargs: temperature=hot is not allowed; a number"),
+        (["--gen-kwargs", "max_gen_toks=many"], "gen_kwargs: max_gen_toks=many is not allowed; a number"),
+        (["--gen-kwargs", "remasking=beam"], "mdlm: remasking: 'beam' is unknown"),
+        (["--output", "file/out"], "output: file/out/results.json cannot be written (Not a directory)"),
+        (["--cache", "file/cache"], "cache: file/cache cannot be written (Not a directory)"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_one_is_opened(tmp_path, monkeypatch, options, message, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["eval", "nowhere", "--tasks", "nothing", *options]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_all_tasks_are_checked_before_the_first_is_evaluated(released, tiny_data, tmp_path, monkeypatch, capsys):
+    """The last one of a long evaluation must not lose the others' hours."""
     import lm_eval
 
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda *_, **__: pytest.fail("a task was evaluated"))
+    (tiny_data / "gsm8k" / "test.jsonl").unlink()
+    command = ["eval", str(released), "--tasks", "arc_easy_local,gsm8k_local", "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "items: gsm8k_test needs gsm8k/test.jsonl" in capsys.readouterr().err
+
+
+def test_without_the_hub_the_message_says_what_to_do(released, tmp_path, monkeypatch, capsys):
     from mdlm_min.evaluation import run
 
-    def fail(*_, **__):
-        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nmore lines")
+    class Unreachable:
+        def load(self, names):
+            raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub\nmore lines")
 
-    monkeypatch.setattr(lm_eval, "simple_evaluate", fail)
-    monkeypatch.setattr(run, "_task_manager", lambda names, path: None)
+    monkeypatch.setattr(run, "_task_manager", lambda names, path: Unreachable())
     assert main(["eval", str(released), "--tasks", "arc_easy", "--output", str(tmp_path)]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "its data cannot be had from the hub (ConnectionError: \"Couldn't reach 'allenai/ai2_arc' on the Hub\")" in line

@@ -179,7 +179,7 @@ def test_an_index_names_files_of_its_own_folder_only(tmp_path, place):
         load_weights(folder, tiny())
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"weight_map": []}', '{"weight_map": null}', "{"])
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"weight_map": []}', '{"weight_map": null}', "{", "[" * 100_000])
 def test_what_is_no_index_is_one_line(tmp_path, text):
     save_weights(tmp_path, tiny())
     (tmp_path / INDEX).write_text(text)

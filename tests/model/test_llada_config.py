@@ -163,7 +163,9 @@ def test_llada_8b_s_own_config_is_read(tmp_path):
     assert read_special_tokens(tmp_path) == SpecialTokens(126336, 126081, 126081)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{", "", '"llada"', '{"model_type": "llada"}', '{"model_type": []}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", "{", "", '"llada"', '{"model_type": "llada"}', '{"model_type": []}', "[" * 100_000]
+)
 def test_what_is_no_configuration_is_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match="config.json: "):

@@ -14,7 +14,7 @@ from mdlm_min.data.samples import SamplesConfig
 from mdlm_min.data.text import TextConfig
 from mdlm_min.model.mlp import MLPConfig
 from mdlm_min.model.transformer import ModelConfig
-from mdlm_min.run.config import OneOf, Range, build, check_fields
+from mdlm_min.run.config import OneOf, Range, build, check_fields, differences
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import LanguageRunConfig
 from mdlm_min.tasks.parity import ParityRunConfig
@@ -139,3 +139,15 @@ def test_limits_stand_beside_the_fields():
             Some(wrong)
     with pytest.raises(InputError, match="some.kind: 'c' is unknown; allowed: a, b"):
         Some(kind="c")
+
+
+def test_a_difference_is_named_by_its_field_with_both_values():
+    there = {"seed": 0, "train": {"steps": 700, "clip": 1.0}, "data": {"corpus": "a"}, "old": None}
+    asked = {"seed": 0, "train": {"steps": 900, "clip": 1.0}, "data": "a", "new": 1}
+    assert differences(there, asked) == [
+        "data: {'corpus': 'a'} there, 'a' asked",
+        "new: nothing there, 1 asked",
+        "old: None there, nothing asked",
+        "train.steps: 700 there, 900 asked",
+    ]
+    assert differences(there, {**there}) == []

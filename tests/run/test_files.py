@@ -3,11 +3,12 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
+from mdlm_min.run.files import check_writable, write_whole
 from mdlm_min.run.run_folder import RunFolder, config_sha256, format_number
 
 
@@ -102,6 +103,18 @@ def test_a_directory_and_a_parent_that_is_a_file_are_one_line(tmp_path):
         with pytest.raises(InputError, match=f"cannot write .*{below}: (Not a directory|File exists)"):
             write_whole(tmp_path / below, "text")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_could_not_be_written_is_known_beforehand_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for below in ("file/out", "file/deep/out"):
+        with pytest.raises(
+            InputError, match=f"output: .*{below} cannot be written .Not a directory.; allowed: a path in a folder"
+        ):
+            check_writable(tmp_path / below, "output")
+    for allowed in (tmp_path / "new", tmp_path / "new" / "deep" / "out", tmp_path / "file", Path("/dev/null")):
+        check_writable(allowed, "output")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_without_permission_is_one_line(tmp_path):

@@ -1,6 +1,8 @@
 import pytest
+import tokenizers
 import torch
 
+from mdlm_min.data.chat import NAMES
 from mdlm_min.data.text import TextConfig
 from mdlm_min.data.tokenizer import train_bpe
 from mdlm_min.diffusion.sampling import SamplingConfig
@@ -109,6 +111,17 @@ def test_a_released_folder_needs_no_run(released):
     assert filled.max() < 270
     with pytest.raises(InputError, match="dtype: 'int8' is unknown; allowed: float32, bfloat16"):
         TextModel.load(path, dtype="int8")
+    file = path / "tokenizer.json"
+    own = file.read_text()
+    for names, message in (
+        ([f"<{number}>" for number in range(281 - model.tokenizer.vocab_size)], "281 tokens are not allowed; the model has 280"),
+        (NAMES[:1], r"<\|mdm_mask\|> is \d+, but mask_token_id in config.json is 271; they must agree"),
+    ):
+        other = tokenizers.Tokenizer.from_str(own)
+        other.add_special_tokens(list(names))
+        file.write_text(other.to_str())
+        with pytest.raises(InputError, match=f"tokenizer.json: {message}"):
+            TextModel.load(path)
     (path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="tokenizer.json cannot be read"):
         TextModel.load(path)

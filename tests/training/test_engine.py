@@ -389,7 +389,7 @@ def test_a_run_goes_on_with_another_engine_but_not_as_another_run(settings, tmp_
     with open_run(tmp_path / "run", {**settings, "engine": {"micro_batch": 4}}) as folder:
         assert folder.read_json("config.json")["engine"] == {"micro_batch": 4}
     with (
-        pytest.raises(InputError, match="another configuration \\(batch differ"),
+        pytest.raises(InputError, match="another configuration \\(batch: "),
         open_run(tmp_path / "run", {**settings, "batch": 4}),
     ):
         pass

@@ -1,0 +1,56 @@
+"""Work in pieces, beside its output."""
+
+from pathlib import Path
+
+import pytest
+
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.partial import Partial
+
+
+def test_what_was_added_is_found_again_until_the_output_is_written(tmp_path):
+    output = tmp_path / "out"
+    first = Partial(output, {"seed": 0})
+    assert list(tmp_path.iterdir()) == []  # an attempt that did no work leaves nothing
+    first.add({3: {"text": "a\u2028b"}})
+    first.add({0: {"text": "c"}, 1: {"text": "d"}})
+    again = Partial(output, {"seed": 0})
+    assert again.done == first.done == {3: {"text": "a\u2028b"}, 0: {"text": "c"}, 1: {"text": "d"}}
+    again.finish("all of it")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert output.read_text() == "all of it"
+    assert Partial(output, {"seed": 1}).done == {}
+
+
+@pytest.mark.parametrize("end", range(1, 40))
+def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path, end):
+    partial = Partial(tmp_path / "out", {"seed": 0})
+    partial.add({0: {"text": "kept"}})
+    whole = (tmp_path / "out.partial").read_bytes()
+    partial.add({1: {"text": "torn in the middle"}})
+    torn = (tmp_path / "out.partial").read_bytes()[: len(whole) + end]
+    (tmp_path / "out.partial").write_bytes(torn)
+    again = Partial(tmp_path / "out", {"seed": 0})
+    assert again.done == {0: {"text": "kept"}}
+    again.add({1: {"text": "again"}})
+    assert Partial(tmp_path / "out", {"seed": 0}).done == {0: {"text": "kept"}, 1: {"text": "again"}}
+
+
+@pytest.mark.parametrize(
+    "text", ["not ours\n", "3\n", "{}\n", "[" * 100_000 + "\n", '{"configuration": {"seed": 0}}\n{"item": 1}\n', b"\xff\n"]
+)
+def test_a_damaged_one_is_refused_and_kept(tmp_path, text):
+    path = tmp_path / "out.partial"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="output: .*out.partial .*; delete it to start again") as error:
+        Partial(tmp_path / "out", {"seed": 0})
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_a_device_has_none(tmp_path):
+    partial = Partial(Path("/dev/null"), {"seed": 0})
+    partial.add({0: {"text": "a"}})
+    partial.finish("a")
+    assert not Path("/dev/null.partial").exists()
