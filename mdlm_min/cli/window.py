@@ -2,8 +2,11 @@
 gradients.
 
 A window is a range of mask rates, here and in all of the suite. The readings of the counts are those of data/ngrams.py, the
-forms of Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py.
-Neither prediction is a law: the report says on which corpora each was right (claims W5).
+forms of Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py. What is counted are the tokens that a model
+would see.
+
+Neither prediction is a law. Beside each stands how often its predictor was right in our tables (claims W5), and what the
+contest's table says of it.
 """
 
 import argparse
@@ -36,7 +39,7 @@ def add_parsers(commands: Any) -> None:
         "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
     )
     parser.add_argument(
-        "--tokenizer", default="words", help="words (default; to count only), bytes (default with --probe), gpt2, bpe:SIZE"
+        "--tokenizer", default="bytes", help="what the model will read: bytes (default), gpt2, bpe:SIZE; or words, to count only"
     )
     parser.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
     parser.add_argument("--steps", type=int, default=300, help="with --probe: training steps (default: 300, some two minutes)")
@@ -55,8 +58,7 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.probe:
         if arguments.steps < 3:
             raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
-        tokenizer = "bytes" if arguments.tokenizer == "words" else arguments.tokenizer
-        config = TextConfig(arguments.text, tokenizer, length=64)
+        config = TextConfig(arguments.text, arguments.tokenizer, length=64)
         from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
     else:
         from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
@@ -84,9 +86,46 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
             say(f"    t* = {mixture_optimum(weights, form):.3f}   {formula}")
     best = mixture_optimum(counts.weights())
     say(f"predicted window: mask_rate = {window_around(best)}")
+    say_record("ngrams", say)
+    say_contest(config.tokenizer, say)
     _draw_signal(counts, f"{Path(config.corpus).name}, {config.tokenizer}", figure_path)
     say(f"figure: {figure_path}")
     return best
+
+
+def say_record(predictor: str, say: Callable[[str], None]) -> None:
+    """Say how often a predictor (ngrams, snr, gain) was right in our tables: claim W5."""
+    from mdlm_min.evidence.verdicts import read_accepted
+
+    record = read_accepted().get(f"W5-{predictor}")
+    if record is None or record["verdict"] == "not run":
+        say("    in our tables: this predictor was not tried yet")
+        return
+    say(
+        f"    in our tables within .1 of the best window in {record['ours']:.0%} of the seeds, on the worst of three corpora "
+        f"(W5-{predictor}: {record['verdict']}). {record['note']}"
+    )
+
+
+def say_contest(tokenizer: str, say: Callable[[str], None]) -> None:
+    """Say what the contest's table supports on the kind of text that is nearest to this one, at its largest budget: the best
+    entry, and how a window that is predicted from n-grams does there."""
+    from mdlm_min.evidence import golden
+    from mdlm_min.evidence.experiment import Experiment
+
+    leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if tokenizer == "bytes" else "BPE"
+    found = leaderboard.boards(golden.accepted("07_contest", "cpu"))
+    lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
+    if lines is None:
+        say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")
+        return
+    predicted = next((line for line in lines if line.name == "predicted_window"), None)
+    if predicted:
+        rank = f"rank {predicted.ranked.text} of {len(lines)}"
+        say(f"in the contest, {leaderboard.TRACKS[track]}: a window predicted in this way has {rank}")
+    best = lines[0]
+    what = "which may be as good as any" if predicted and predicted.is_tie else f"the table supports {best.name} instead"
+    say(f"  {what} (best: {best.name}; {leaderboard.gain_text(best)}; results/WHICH_SCHEDULE.md)")
 
 
 def _draw_signal(counts: "Counts", title: str, path: Path) -> None:
@@ -131,10 +170,12 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
             with open_display(1) as display:
                 run(settings, seed, folder, partial(display.update, "probe"), ProbeTask)
         rows = folder.metrics()
-    for measure in ("gain", "snr"):
+    for measure in ("snr", "gain"):
         say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
+        say_record(measure, say)
     best = suggested_rate(rows, "gain")
     say(f"suggested window: mask_rate = {window_around(best)}")
+    say_contest(config.tokenizer, say)
     _draw_probes(rows, figure_path)
     say(f"figure: {figure_path}")
     return best

@@ -22,13 +22,43 @@ def test_windows_stay_inside_the_unit_interval(rate, text):
 
 
 def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
-    assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
+    assert main(["window", "--text", str(corpus), "--tokenizer", "words", "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
     # 4 words at random: every 2- to 4-gram is frequent, so the orders weigh about the same.
     assert "corpus.txt: 6,000 tokens (words)" in text
     assert "w2 0.2" in text
     assert "predicted window: mask_rate = U[0." in text
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right(corpus, tmp_path, capsys, monkeypatch):
+    record = {"id": "W5-ngrams", "verdict": "not reproduced", "ours": 0.2, "note": "bytes: 0.31 and 0.45"}
+    monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", lambda: {"W5-ngrams": record})
+    assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
+    text = capsys.readouterr().out
+    assert f"corpus.txt: {corpus.stat().st_size:,} tokens (bytes)" in text
+    assert "within .1 of the best window in 20% of the seeds" in text
+    assert "not reproduced). bytes: 0.31 and 0.45" in text
+    monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", dict)
+    assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
+    assert "this predictor was not tried yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("loss", "said"), [(1.0, "which may be as good as any"), (3.0, "the table supports best instead")])
+def test_it_says_what_the_contest_supports(loss, said, monkeypatch):
+    from mdlm_min.cli.window import say_contest
+    from mdlm_min.evidence import golden
+    from tests.experiments.test_contest import made
+
+    means = {"llada_0.001": 2.0, "best": 1.0, "predicted_window": loss}
+    monkeypatch.setattr(golden, "accepted", lambda *given: made(means, "BPE", budget=4))
+    lines = []
+    say_contest("bpe:512", lines.append)
+    assert "a window predicted in this way has rank" in lines[0]
+    assert said in lines[1]
+    assert "gone" not in lines[1]
+    say_contest("bytes", lines.append)
+    assert lines[2].startswith("the contest's table has no board of text in bytes yet")
 
 
 def test_only_the_figure_needs_matplotlib(corpus, tmp_path, capsys, monkeypatch):
