@@ -27,7 +27,9 @@ def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "
     for index, (claim, said) in enumerate(found):
         if isinstance(said, Evidence):
             families.setdefault((claim.tier, claim.family or claim.id), []).append(index)
-    for members in families.values():
+    for (_, family), members in families.items():
+        if len({said.level for _, said in (found[index] for index in members) if isinstance(said, Evidence)}) > 1:
+            raise InputError(f"{experiment.name}: the claims of family {family!r} have different levels; allowed: one level")
         evidence = [(said, claim) for claim, said in (found[index] for index in members) if isinstance(said, Evidence)]
         decisions = decide([(said, claim.least, claim.smallest) for said, claim in evidence])
         for index, (said, claim), decision in zip(members, evidence, decisions, strict=True):

@@ -231,16 +231,23 @@ def _what(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
-    """Lock `path` and prepare it for `config`: an unfinished run is resumed, another configuration is refused.
+    """Lock `path` and prepare it for `config`: an unfinished run is resumed, another configuration is refused. A run whose data
+    or settings are refused before it has begun leaves the folder free for others.
 
     Raises InputError where another process holds the folder or where it belongs to another configuration.
     """
     with locked(path / "lock", wait_seconds):
-        folder = RunFolder(path)
+        folder, begins = RunFolder(path), not (path / "config.json").exists()
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = "; ".join(differences(old, new))
             raise InputError(f"{path} holds a run of another configuration ({changed}); delete it or choose another folder")
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()
-        yield folder
+        try:
+            yield folder
+        except InputError:
+            if begins and not (path / "data.json").exists():
+                for name in ("config.json", "environment.json"):
+                    (path / name).unlink(missing_ok=True)
+            raise

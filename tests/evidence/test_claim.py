@@ -14,8 +14,9 @@ from mdlm_min.evidence.claim import (
 )
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.golden import Table, golden_by_tier
-from mdlm_min.evidence.statistics import Evidence, Mean
+from mdlm_min.evidence.statistics import Evidence, Mean, Share
 from mdlm_min.evidence.verdicts import judge, strength
+from mdlm_min.run.errors import InputError
 
 
 def test_unknown_verdicts_are_refused():
@@ -73,6 +74,15 @@ def test_a_family_is_adjusted_together_and_a_tier_apart():
         assert found[name][1].adjusted == pytest.approx(adjusted * found[name][1].raw)
     assert strength(found["a"][1]) == "5 seeds, p = 0.017, 0.034 in its family"
     assert strength(found["c"][1]) == "5 seeds, p = 0.017"
+
+
+def test_a_family_has_one_level():
+    claims = [
+        _claim(id="a", judge=lambda table: Mean((1.0, 1.1)), family="f"),
+        _claim(id="b", judge=lambda table: Share(5, 0), family="f"),
+    ]
+    with pytest.raises(InputError, match="family 'f' have different levels"):
+        judge(_Experiment(claims), {"cpu": _small_table()})
 
 
 def test_four_seeds_never_decide_whatever_the_judge():

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from mdlm_min.run import environment
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 
 CONFIG = {"arm": "a", "seed": 0}
@@ -33,3 +36,22 @@ def test_a_run_begun_before_starts_were_listed_keeps_that_one(tmp_path, monkeypa
     record = start(tmp_path, "new", monkeypatch).read_json("environment.json")
     assert [one["commit"] for one in record["starts"]] == ["old", "new"]
     assert record["starts"][0] == old
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_free(tmp_path):
+    with pytest.raises(InputError), open_run(tmp_path, CONFIG):
+        raise InputError("data.source: has no record")
+    with open_run(tmp_path, CONFIG | {"seed": 1}) as run:
+        assert run.read_json("config.json")["seed"] == 1
+
+
+def test_a_run_that_has_begun_keeps_its_folder(tmp_path):
+    with pytest.raises(InputError), open_run(tmp_path, CONFIG) as run:
+        run.write_json("data.json", {"sha256": "d"})
+        raise InputError("data: changed")
+    with pytest.raises(InputError, match="another configuration"), open_run(tmp_path, CONFIG | {"seed": 1}):
+        pass
+    (tmp_path / "data.json").unlink()
+    with pytest.raises(InputError, match="later"), open_run(tmp_path, CONFIG):  # a resumed run is not a new one
+        raise InputError("later")
+    assert (tmp_path / "config.json").exists()
