@@ -200,6 +200,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
+    page = (CONTEST.folder / "README.md").read_text()
+    (tmp_path / "my_module.py").write_text(page.split("```python\n")[1].split("```")[0])
     return tmp_path
 
 
@@ -228,7 +230,7 @@ def test_what_is_no_schedule_is_refused_by_name_before_anything_runs(spec, said,
 @pytest.mark.slow
 def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
     arguments = ["contest", "--tracks", "parities,answers", "--jobs", "2"]
-    assert main([*arguments, "--schedule", "own.py:Low", "--submission", "sent"]) == 0
+    assert main([*arguments, "--schedule", "my_module:MySchedule", "--submission", "sent"]) == 0  # the page's own example
     assert "no board: llada_0.001 was not run" in capsys.readouterr().out
 
     # the reference as it would be published, so that there is a board
@@ -241,7 +243,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
 
     sweep(specs, small / "runs", 2)
     golden.collect(specs, small / "runs").write(small / "results" / "07_contest" / "cpu")
-    assert main([*arguments, "--schedule", "own.py:Low"]) == 0
+    assert main([*arguments, "--schedule", "my_module:MySchedule"]) == 0
     said = capsys.readouterr().out
     assert "parities 1x: low_half rank" in said
     assert "of 3;" in said
