@@ -94,9 +94,13 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
 
 
 def say_record(predictor: str, say: Callable[[str], None]) -> None:
-    """Say how often a predictor (ngrams, snr, gain) was right in our tables: claim W5."""
+    """Say how often a predictor (ngrams, snr, gain) was right in our tables: claim W5. Outside a checkout there are none."""
+    from mdlm_min.evidence import golden
     from mdlm_min.evidence.verdicts import read_accepted
 
+    if not golden.RESULTS.is_dir():
+        say("    how often this predictor was right: in the tables of a checkout of mdlm-min")
+        return
     record = read_accepted().get(f"W5-{predictor}")
     if record is None or record["verdict"] == "not run":
         say("    in our tables: this predictor was not tried yet")
@@ -109,10 +113,12 @@ def say_record(predictor: str, say: Callable[[str], None]) -> None:
 
 def say_contest(tokenizer: str, say: Callable[[str], None]) -> None:
     """Say what the contest's table supports on the kind of text that is nearest to this one, at its largest budget: the best
-    entry, and how a window that is predicted from n-grams does there."""
+    entry, and how a window that is predicted from n-grams does there. Outside a checkout there is no table."""
     from mdlm_min.evidence import golden
     from mdlm_min.evidence.experiment import Experiment
 
+    if not golden.RESULTS.is_dir():
+        return
     leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if tokenizer == "bytes" else "BPE"
     found = leaderboard.boards(golden.accepted("07_contest", "cpu"))
     lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
