@@ -15,6 +15,7 @@ EDGES = {"from_0": 0.0, "from_2": 0.2, "from_3": 0.3, "from_5": 0.5}  # lower ed
 SCALED = {
     "arithmetic": "arithmetic in three steps, .11M",
     "arithmetic-slow": "the same at half the learning rate",
+    "arithmetic-fresh": "arithmetic at half the rate, seeds 6 to 10",
     "gsm8k": "GSM8K, .24M",
 }
 DISCRIMINATIVE = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa")
@@ -177,6 +178,14 @@ CLAIMS = [
     ),
     *_arithmetic("arithmetic"),
     *_arithmetic("arithmetic-slow"),
+    _scaled(
+        "B3-late-middle", "By likelihood U[.5,1] is better than the middle window (seen on seeds 1 to 5)",
+        "accuracy, U[.5,1] - U[.45,.55]", "(ours)", _gain("acc", "from_5", "middle"), "arithmetic-fresh", family="late window",
+    ),
+    _scaled(
+        "B3-late-uniform", "By likelihood U[.5,1] is better than U[0,1] (seen on seeds 1 to 5)",
+        "accuracy, U[.5,1] - U[0,1]", "(ours)", _gain("acc", "from_5", "from_0"), "arithmetic-fresh", family="late window",
+    ),
     _scaled(
         "B3-gsm8k", "By likelihood among results the middle window is better than U[0,1]", "accuracy, U[.45,.55] - U[0,1]",
         ".547 - .523 (Table 2's mean)", _gain("acc", "middle", "from_0"), "gsm8k",
