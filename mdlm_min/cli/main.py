@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from mdlm_min.cli import evaluate, evidence, experiments, finetune, generate, pretraining, sample, train, window
+from mdlm_min.cli import evaluate, evidence, experiments, finetune, generate, judge, pretraining, sample, train, window
 from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
-GROUPS = (experiments, evidence, train, sample, finetune, generate, window, pretraining, evaluate)
+GROUPS = (experiments, evidence, judge, train, sample, finetune, generate, window, pretraining, evaluate)
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
@@ -26,7 +26,8 @@ examples:
   mdlm plan 8b_pt --gpus 8 --gpu h100  memory, hours and what to change before a large run
   mdlm eval FOLDER --tasks arc_easy    benchmarks by lm-eval; arc_easy_local reads MDLM_DATA
   mdlm verify                          every claim's verdict, recomputed from results/
-  mdlm report                          results/report.md and results/report.html"""
+  mdlm report                          results/report.md and results/report.html
+  mdlm judge wikitext_bins table.csv   the same verdicts on runs of your own trainer; --columns says what they need"""
 
 
 def _parser() -> argparse.ArgumentParser:
