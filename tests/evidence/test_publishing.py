@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from mdlm_min.cli.main import main
-from mdlm_min.evidence import experiment as plans
 from mdlm_min.evidence import crate, golden, publishing
+from mdlm_min.evidence import experiment as plans
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import RunError
