@@ -5,6 +5,7 @@
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
+UV ?= uv
 TIER ?= cpu
 SEEDS ?= 0
 PROCESSES ?= 0
@@ -20,7 +21,7 @@ RUN = .venv/bin/mdlm run
 OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density contest verify report gpu-queue test bench lint
+.PHONY: help setup lock locked exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density contest verify report gpu-queue test bench lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -37,6 +38,20 @@ help: ## this list
 	@touch $@
 
 setup: .venv/installed ## make .venv with the pinned packages
+
+# With uv, which builds DeepSpeed's description in .venv. UV_FIND_LINKS names a folder or page with the CPU build of torch: the
+# registry's own brings several GB of CUDA.
+lock: .venv/installed ## requirements.lock: every package of the dev extra with its hashes (needs uv)
+	DS_BUILD_OPS=0 $(UV) pip compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --python .venv/bin/python --no-build-isolation-package deepspeed --no-emit-package mdlm-min --no-annotate -q -o requirements.lock
+
+# setuptools and wheel come first: what is built, is built with them. PIP_FIND_LINKS, or PIP_EXTRA_INDEX_URL, as for `lock`.
+locked: ## make .venv from requirements.lock, each file checked by its hash (Linux x86-64, Python 3.11)
+	$(PYTHON) -m venv .venv
+	awk '/^[^ #]/ {build = /^(setuptools|wheel)==/} build' requirements.lock > .venv/build.lock
+	.venv/bin/python -m pip install -q --no-deps --require-hashes -r .venv/build.lock
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --no-deps --no-build-isolation --require-hashes -r requirements.lock
+	.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch .venv/installed
 
 exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
 	$(RUN) theory $(OPTIONS)

@@ -27,19 +27,23 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the two pages; where they are the committed ones, also every generated part of the others."""
-    from mdlm_min.evidence import golden, history, report, verdicts
+    """Write the two pages; where they are the committed ones, also every generated part of the others, and the crate."""
+    from mdlm_min.evidence import crate, golden, history, report, verdicts
     from mdlm_min.run.files import write_whole
 
+    committed = arguments.output in (None, golden.RESULTS)
+    if committed:
+        crate.check_library()
     tables = golden.golden_tables()
     judged, set_after = verdicts.judge_each(tables), history.prove(tables).set_after
     for path in report.write(arguments.output or golden.RESULTS, judged, tables, set_after):
         print(path)
     for path, text in report.own_pages(tables, arguments.output or golden.RESULTS).items():
         write_whole(path, text)
-    if arguments.output in (None, golden.RESULTS):
+    if committed:
         for path, text in report.other_pages(judged, set_after).items():
             write_whole(path, text)
+        crate.write(tables)
     return 0
 
 

@@ -112,9 +112,10 @@ def _place(config: dict[str, Any], processes: int, hostfile: str) -> None:
 
 def publish(arguments: argparse.Namespace) -> int:
     """Write the golden table of the runs that were selected, or add those of them that are finished to it."""
-    from mdlm_min.evidence import golden, publishing
+    from mdlm_min.evidence import crate, golden, publishing
     from mdlm_min.evidence.experiment import Experiment
 
+    crate.check_library()
     experiment = Experiment(arguments.experiment)
     specs = experiment.runs(arguments.tier, arguments.arms, arguments.seeds, only=arguments.cells)
     folder = golden.RESULTS / experiment.name / arguments.tier
@@ -127,5 +128,6 @@ def publish(arguments: argparse.Namespace) -> int:
     else:
         table = golden.collect(specs, arguments.runs)
     table.write(folder)
+    crate.write(golden.golden_tables())
     print(f"golden: {folder}. `mdlm verify --accept` accepts the verdicts that follow from it")
     return 0

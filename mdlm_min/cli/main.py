@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from mdlm_min.cli import contest, evaluate, evidence, experiments, finetune, generate, pretraining, sample, train, window
+from mdlm_min.cli import contest, evaluate, evidence, experiments, finetune, generate, judge, pretraining, sample, train, window
 from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
-GROUPS = (experiments, contest, evidence, train, sample, finetune, generate, window, pretraining, evaluate)
+GROUPS = (experiments, contest, evidence, judge, train, sample, finetune, generate, window, pretraining, evaluate)
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
@@ -27,7 +27,8 @@ examples:
   mdlm eval FOLDER --tasks arc_easy    benchmarks by lm-eval; arc_easy_local reads MDLM_DATA
   mdlm contest --schedule my.py:Mine   a mask schedule of your own, ranked among those of the field
   mdlm verify                          every claim's verdict, recomputed from results/
-  mdlm report                          results/report.md and results/report.html"""
+  mdlm report                          results/report.md and results/report.html
+  mdlm judge wikitext_bins table.csv   the same verdicts on runs of your own trainer; --columns says what they need"""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,6 +30,7 @@ from mdlm_min.run.files import sha256, write_whole
 from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number, metrics_sha256
 
 RESULTS = ROOT / "results"
+PROVENANCE = ("seconds", "device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256")  # the last columns of a table
 _RECORD: dict[str, tuple[type, ...]] = {  # what a table is made of: where it stands in a run's record, and its types
     "cell": (str,),
     "config.arm": (str,),

@@ -61,6 +61,10 @@ class History:
             return False
         return True
 
+    def day(self, commit: str) -> str:
+        """The day of a commit that is in the history, such as 2026-11-26."""
+        return self._git("show", "--no-patch", "--format=%cs", f"{commit}^{{commit}}").decode().strip()
+
     @functools.cache  # noqa: B019 - few commits, a few hundred kB each
     def sources(self, commit: str) -> dict[str, bytes]:
         """The Python files of the library and the experiments at a commit, by their path."""

@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from mdlm_min.evidence.statistics import Evidence, decide
 from mdlm_min.run.errors import InputError
 
 Judged = list[tuple[Claim, Verdict]]
+Say = Callable[[Experiment, Claim, golden.Table | None], Verdict | Evidence]
 
 
-def judge(experiment: Experiment, tables: dict[str, golden.Table], only: str = "") -> Judged:
-    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given."""
+def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str = "", say: Say | None = None) -> Judged:
+    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given. `say` has the
+    judge speak, in the place of `_say`."""
     found: list[tuple[Claim, Verdict | Evidence]] = [
-        (claim, _say(experiment, claim, tables.get(claim.tier)))
+        (claim, (say or _say)(experiment, claim, tables.get(claim.tier)))
         for claim in experiment.module("claims").CLAIMS
         if claim.tier == (only or claim.tier)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.evidence import golden
+from mdlm_min.evidence import crate, golden
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.history import prove
 from mdlm_min.evidence.report import stale
@@ -146,10 +146,12 @@ def verify(runs: Path | None, accept: bool) -> int:
     """Print one line per claim and what has moved; returns 1 where anything has moved.
 
     `runs` is a folder of fresh tables to compare with the golden ones; None for the folder "runs", if there is one.
-    The accepted verdicts, results/verdicts.json, are written with `accept` only: a moved verdict stays moved until
-    somebody accepts it."""
+    The accepted verdicts, results/verdicts.json, are written with `accept` only, and the crate that names them: a moved verdict
+    stays moved until somebody accepts it."""
     if runs and not runs.is_dir():
         raise InputError(f"runs: {runs} is not a folder; allowed: a folder of fresh tables, as `mdlm run` writes them")
+    if accept:
+        crate.check_library()
     tables = golden.golden_tables()
     by_experiment, proof = judge_each(tables), prove(tables)
     judged = [pair for pairs in by_experiment.values() for pair in pairs]
@@ -160,11 +162,12 @@ def verify(runs: Path | None, accept: bool) -> int:
     if accept and not forged:  # what contradicts its own run is never accepted
         write_whole(golden.RESULTS / "verdicts.json", as_json(judged, proof.set_after))
         write_whole(golden.RESULTS / "hashes.json", json.dumps(_hashes(), indent=1) + "\n")
+        crate.write(tables)
     compared, fresh = _fresh_differences(runs or Path("runs"))
     if runs and not compared:
         raise InputError(f"runs: {runs} holds no table of an experiment that has a golden one (EXPERIMENT/TIER/runs.json)")
     moved = _moved_tables(tables) + proof.untraceable + _moved_verdicts(judged, proof.set_after) + fresh
-    moved += stale(by_experiment, tables, proof.set_after)
+    moved += stale(by_experiment, tables, proof.set_after) + crate.stale(tables)
     moved += [
         f"{claim.id}: its number is not a number"
         for claim, verdict in judged

@@ -2,7 +2,7 @@
 
 The items are HellaSwag's where MDLM_DATA has it, else made-up ones of like lengths. The model is small and random, with LLaDA's
 block: what is measured is how well the passes fill batches, and what is not scored. MDLM_BENCH_ITEMS sets their number
-(default: 1,000).
+(default: 200).
 """
 
 import os
@@ -19,7 +19,7 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.random_streams import stream
 from mdlm_min.tasks.multiple_choice import judge_items
 
-COUNT = int(os.environ.get("MDLM_BENCH_ITEMS", "1000"))
+COUNT = int(os.environ.get("MDLM_BENCH_ITEMS", "200"))
 LENGTH, VOCABULARY, MASK = 512, 4096, 256
 
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.evidence import crate, golden, publishing
 from mdlm_min.evidence import experiment as plans
-from mdlm_min.evidence import golden, publishing
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import RunError
@@ -74,6 +74,7 @@ def test_a_table_grows_by_what_is_finished_in_the_order_of_the_plan(checkout, ca
     assert published().runs["window/seed3"] == before
     assert published().forged() == []
     assert (golden.RESULTS / "20_counts/cpu/table.csv").read_text() == published().csv()
+    assert crate.stale([published()]) == []
 
 
 def test_a_run_that_the_table_has_is_replaced_only_when_asked(checkout, capsys):

@@ -1,0 +1,367 @@
+"""`mdlm judge`: runs made elsewhere get the verdicts that our own would get; what is missing is said, what is wrong refused."""
+
+import csv
+import math
+import warnings
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from mdlm_min.cli.main import main
+from mdlm_min.evidence import elsewhere, golden, judging, needs, verdicts
+from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import format_number
+
+LASTING = "03_wikitext_lasting"
+
+
+def text(value):
+    """As somebody else would write it: nothing where it was not measured."""
+    return value if not isinstance(value, float) else "" if math.isnan(value) else format_number(value)
+
+
+def write(path, rows):
+    """Rows (dicts) as a CSV file."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows({name: text(value) for name, value in row.items()} for row in rows)
+    return path
+
+
+class Export:
+    """A golden table as the rows of the three files; a test may change them before it judges."""
+
+    def __init__(self, name, tier, folder):
+        self.experiment, self.tier, self.folder = Experiment(name), tier, folder
+        self.golden = golden.accepted(name, tier)
+        runs = {name: record["config"] for name, record in self.golden.runs.items()}
+        where = {
+            name: {"cell": self.golden.runs[name]["cell"], "arm": one["arm"], "seed": one["seed"]} for name, one in runs.items()
+        }
+        self.table = [{name: value for name, value in row.items() if name not in golden.PROVENANCE} for row in self.golden.rows()]
+        self.curves = [{**where[name], **row} for name, rows in self.golden.curves.items() for row in rows]
+        self.items = []
+        if self.golden.items:
+            self.items = [{**where[row["run"]], **row} for row in self.golden.item_frame().to_dict("records")]
+            self.items = [{name: value for name, value in row.items() if name != "run"} for row in self.items]
+
+    def files(self):
+        """The paths of the files that have rows, None for the others."""
+        return [
+            write(self.folder / f"{name}.csv", rows) if rows else None
+            for name, rows in (("table", self.table), ("curves", self.curves), ("items", self.items))
+        ]
+
+    def judge(self):
+        """The verdicts by claim."""
+        judged = judging.judge(self.experiment, elsewhere.read(self.experiment, self.tier, *self.files()))
+        return {claim.id: verdict for claim, verdict in judged}
+
+    def error(self):
+        """The line with which the files are refused, without their folder."""
+        with pytest.raises(InputError) as refused:
+            self.judge()
+        assert "\n" not in str(refused.value)
+        return str(refused.value).removeprefix(f"{self.folder}/")
+
+
+@pytest.fixture
+def lasting(tmp_path):
+    return Export(LASTING, "cpu", tmp_path)
+
+
+def our_own(name, tier):
+    table = golden.accepted(name, tier)
+    return {claim.id: verdict for claim, verdict in verdicts.judge(Experiment(name), {tier: table}, tier)}
+
+
+def judged_alone(found):
+    return {name: repr(verdict) for name, verdict in found.items() if verdict.verdict != "not run"}
+
+
+@pytest.mark.parametrize("name", [LASTING, "03_wikitext_bins", "01_parity", "02_uniform_attention",
+                                  pytest.param("04_8b_pt", marks=pytest.mark.slow)])  # fmt: skip
+def test_our_own_runs_get_our_own_verdicts(name, tmp_path):
+    """Every number, interval, p-value and note; and no claim is judged here alone."""
+    found, ours = Export(name, "cpu", tmp_path).judge(), our_own(name, "cpu")
+    assert found.keys() == ours.keys()
+    assert judged_alone(found) == judged_alone(ours)
+    assert len(judged_alone(found)) >= 4
+
+
+def test_rows_in_another_order_say_the_same(lasting):
+    before = judged_alone(lasting.judge())
+    lasting.table.reverse()
+    lasting.curves.sort(key=lambda row: (row["seed"], -row["step"]))
+    assert judged_alone(lasting.judge()) == before
+
+
+def test_a_golden_table_is_read_as_it_stands(capsys):
+    assert main(["judge", "wikitext_lasting", str(golden.RESULTS / LASTING / "cpu" / "table.csv")]) == 0
+    assert "20 runs; 3 of 32 claims judged" in capsys.readouterr().out
+
+
+def test_families_and_the_least_number_of_seeds_are_those_of_our_own_runs(lasting):
+    lasting.table += [{**row, "cell": "BPE"} for row in lasting.table]
+    found = lasting.judge()
+    alone, both = our_own(LASTING, "cpu")["L1-bytes"], found["L1-bytes"]
+    assert both.raw == alone.raw and both.adjusted == pytest.approx(2 * alone.adjusted)  # L1-BPE is of its family
+    lasting.table, lasting.curves = ([row for row in rows if row["seed"] < 7] for rows in (lasting.table, lasting.curves))
+    few = lasting.judge()["L1-bytes"]
+    assert few.verdict == "underpowered" and "Rests on 4 seeds; at least 5 decide" in few.note
+
+
+def bad(column, value):
+    return lambda export: export.table[1].update({column: value})
+
+
+REFUSALS = {
+    "nan": (bad("test_loss", "nan"), "row 3: test_loss is 'nan'; allowed: a number, or nothing where it was not measured"),
+    "text": (bad("test_loss", "low"), "row 3: test_loss is 'low'; allowed: a number"),
+    "infinite": (bad("test_loss", "inf"), "row 3: test_loss is 'inf'; allowed: a number"),
+    "underscore": (bad("test_loss", "1_0"), "row 3: test_loss is '1_0'; allowed: a number"),
+    "arm": (bad("arm", "centre"), "row 3: arm is 'centre'; allowed: uniform, middle, "),
+    "cell": (bad("cell", "words"), "row 3: cell is 'words'; allowed: bytes, BPE, "),
+    "seed": (bad("seed", "3.0"), "row 3: seed is '3.0'; allowed: a whole number, at least 0"),
+    "seed below 0": (bad("seed", "-3"), "row 3: seed is '-3'; allowed"),
+    "long seed": (bad("seed", str(2**63)), "row 3: seed is '9223372036854775808'; allowed"),
+    "no seed": (bad("seed", ""), "row 3: seed is ''; allowed"),
+    "twice": (lambda export: export.table.append(dict(export.table[0])),
+              "row 22: uniform, seed 3, in the cell bytes, is there twice, first in row 2"),
+    "unknown column": (bad("tset_loss", 1.0), "row 1: the column 'tset_loss' is unknown; allowed: cell, arm, seed, test_loss"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_value_that_cannot_be_one_is_refused_with_its_row(case, lasting):
+    spoil, message = REFUSALS[case]
+    lasting.judge()
+    spoil(lasting)
+    assert lasting.error().startswith(f"table.csv: {message}")
+
+
+CURVE_REFUSALS = {
+    "nan": (lambda row: row.update(valid_loss="nan"), "row 3: valid_loss is 'nan'; allowed"),
+    "infinite": (lambda row: row.update(valid_loss="-inf"), "row 3: valid_loss is '-inf'; allowed"),
+    "no step": (lambda row: row.update(step=""), "row 3: step is ''; allowed"),
+    "step twice": (lambda row: row.update(step=0.0), "row 3: step 0 of uniform, seed 3, in the cell bytes is there twice"),
+    "no such run": (lambda row: row.update(seed=99), "row 3: uniform, seed 99, in the cell bytes is no run of the table"),
+    "no such arm": (lambda row: row.update(arm="centre"), "row 3: arm is 'centre'; allowed"),
+}
+
+
+@pytest.mark.parametrize("case", CURVE_REFUSALS)
+def test_a_point_of_a_curve_is_refused_with_its_row(case, lasting):
+    spoil, message = CURVE_REFUSALS[case]
+    spoil(lasting.curves[1])
+    assert lasting.error().startswith(f"curves.csv: {message}")
+
+
+def test_an_infinite_time_is_one_that_never_came(tmp_path):
+    export = Export("01_parity", "cpu", tmp_path)
+    assert any(row["t_gen"] == math.inf for row in export.table)
+    export.table[0]["best_validation"] = math.inf
+    assert export.error().startswith("table.csv: row 2: best_validation is 'inf'; allowed: a number, or nothing")
+    export.table[0].update(best_validation=1.0, t_gen=-math.inf)
+    assert export.error().startswith("table.csv: row 2: t_gen is '-inf'; allowed: a number, inf where it never came, or nothing")
+
+
+FILES = {
+    "empty": (b"", "row 1: there is no column cell; needed: cell, arm, seed"),
+    "header alone": (b"cell,arm,seed,test_loss\n", "has no rows"),
+    "no arm": (b"cell,seed\nbytes,1\n", "row 1: there is no column arm; needed: cell, arm, seed"),
+    "column twice": (b"cell,arm,seed,arm\nbytes,middle,1,middle\n", "row 1: the column 'arm' is there twice"),
+    "more values": (b"cell,arm,seed\nbytes,middle,1\nbytes,middle,2,3\n", "row 3: 4 values; allowed: 3, one for each column"),
+    "fewer values": (b"cell,arm,seed\n\nbytes,middle\n", "row 3: 2 values; allowed: 3, one for each column"),
+    "not text": (b"cell,arm,seed\n\xff,middle,1\n", "cannot be read ("),
+    "an open quote": (b'cell,arm,seed\n"bytes,middle,1\n', "cannot be read ("),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_no_table_is_refused(case, tmp_path, capsys):
+    content, message = FILES[case]
+    (tmp_path / "table.csv").write_bytes(content)
+    assert main(["judge", LASTING, str(tmp_path / "table.csv")]) == 2
+    assert capsys.readouterr().err.startswith(f"mdlm: {tmp_path}/table.csv: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wikitext_lasting"], "table: is missing; needed: a CSV file, or --columns"),
+        (["wikitext_lasting", "none.csv"], "none.csv: cannot be read (No such file or directory)"),
+        (["wikitext_lasting", "none.csv", "--columns"], "table: with --columns nothing is judged"),
+        (["wikitext_lasting", "none.csv", "--tier", "huge"], "tier: 'huge' is unknown in 03_wikitext_lasting"),
+        (["wikitext_bins", "none.csv", "--tier", "gpu"], "tier: no claim of 03_wikitext_bins on trained models is about "
+         "tier gpu; allowed: paper, cpu"),
+        (["theory", "none.csv"], "tier: no claim of 00_theory on trained models is about tier cpu; allowed: none"),
+        (["lasting", "none.csv"], "experiment: 'lasting' is unknown"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_done_is_refused(arguments, message, capsys):
+    assert main(["judge", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"mdlm: {message}")
+
+
+def drop(rows, **keys):
+    """The rows that do not have all of these values."""
+    return [row for row in rows if any(row[name] != value for name, value in keys.items())]
+
+
+def without_middle(export):
+    export.table, export.curves = drop(export.table, arm="middle"), drop(export.curves, arm="middle")
+
+
+def unmeasured(export):
+    export.table[1]["test_loss"] = math.nan
+    assert (export.table[1]["arm"], export.table[1]["seed"]) == ("middle", 3)
+
+
+def one_metric(export):
+    next(row for row in export.curves if row["arm"] == "middle" and row["step"] > 0)["valid_loss"] = math.nan
+
+
+def another_seed(export):
+    for rows in (export.table, export.curves):
+        for row in rows:
+            row["seed"] += row["arm"] == "middle"
+
+
+def other_steps(export):
+    for row in export.curves:
+        row["step"] += row["arm"] == "middle"
+
+
+def one_seed(export):
+    for name in ("table", "curves"):
+        rows = getattr(export, name)
+        setattr(export, name, [row for row in rows if row["arm"] != "middle" or row["seed"] == 3])
+
+
+LACKS = {
+    "arm": (without_middle, "L1-bytes", "needs the arm middle in the cell bytes", ["N1", "L2-bytes"]),
+    "curves": (lambda export: export.curves.clear(), "L3-bytes", "needs the curves of uniform, seed 3, in the cell bytes",
+               ["L1-bytes", "L2-bytes", "N5-bytes"]),
+    "one curve": (lambda export: setattr(export, "curves", drop(export.curves, arm="middle", seed=5)), "L4-bytes",
+                  "needs the curves of middle, seed 5, in the cell bytes", ["L1-bytes", "N1"]),
+    "column": (lambda export: [row.pop("test_loss") for row in export.table], "L1-bytes",
+               "needs the column test_loss of the table", ["L4-bytes"]),
+    "one value": (unmeasured, "L1-bytes", "needs test_loss of middle, seed 3, in the cell bytes", ["L2-bytes", "L4-bytes"]),
+    "metric": (one_metric, "L4-bytes", "needs valid_loss in the curves of middle, seed 3, in the cell bytes, step ",
+               ["L1-bytes", "N1"]),
+    "seeds": (another_seed, "L1-bytes", "needs the same seeds in both of middle, in the cell bytes (4, 5, 6, 7, 8) and uniform, "
+              "in the cell bytes (3, 4, 5, 6, 7)", ["L2-bytes", "N1"]),
+    "one seed": (one_seed, "L1-bytes", "needs the same seeds in both of middle, in the cell bytes (3) and uniform, in the "
+                 "cell bytes (3, 4, 5, 6, 7)", ["L2-bytes", "N1"]),
+    "steps": (other_steps, "L4-bytes", "needs curves at the same steps in both of ", ["L1-bytes", "N1"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LACKS)
+def test_what_a_claim_lacks_is_said_and_the_others_are_judged(case, lasting):
+    spoil, claim, message, others = LACKS[case]
+    before = lasting.judge()
+    assert before[claim].verdict != "not run"
+    spoil(lasting)
+    found = lasting.judge()
+    assert found[claim].verdict == "not run"
+    assert found[claim].note.startswith(message)
+    assert {name: found[name].ours for name in others} == {name: before[name].ours for name in others}
+
+
+@pytest.mark.slow
+def test_items_are_needed_where_a_claim_is_about_items(tmp_path):
+    export = Export("04_8b_pt", "cpu", tmp_path)
+    items = export.items
+    export.items = []
+    assert export.judge()["B2-hellaswag-L"].note == "needs the items"
+    export.items = drop(items, arm="middle")
+    assert export.judge()["B2-hellaswag-L"].note.startswith("needs the items of the arm ")
+    export.items = [*items, items[0]]
+    assert "is there twice" in export.error()
+
+
+@pytest.mark.parametrize("source", ["table", "curves"])
+def test_the_listed_columns_are_those_that_are_needed(source, lasting):
+    """Without a column exactly the claims that are said to read it are not judged."""
+    whole = judged_alone(lasting.judge())
+    found = needs.needs(lasting.experiment, "cpu")
+    rows = [dict(row) for row in getattr(lasting, source)]
+    for name in [name for name in rows[0] if name not in ("cell", "arm", "seed", "step")]:
+        setattr(lasting, source, [{key: value for key, value in row.items() if key != name} for row in rows])
+        readers = {need.claim.id for need in found if name in need.names[source]}
+        assert judged_alone(lasting.judge()).keys() == whole.keys() - readers, name
+
+
+def test_the_listed_arms_are_those_that_are_needed(lasting):
+    whole = judged_alone(lasting.judge())
+    found = needs.needs(lasting.experiment, "cpu")
+    rows = lasting.table, lasting.curves
+    for arm in ("uniform", "middle", "uniform_unweighted", "middle_unweighted"):
+        lasting.table, lasting.curves = (drop(one, arm=arm) for one in rows)
+        readers = {need.claim.id for need in found if arm in need.arms.get("bytes", [])}
+        assert judged_alone(lasting.judge()).keys() == whole.keys() - readers, arm
+
+
+TIERS = [
+    (folder.name, tier)
+    for folder in experiment_folders()
+    for tier in Experiment(folder.name).plan["tiers"]
+    if any(claim.tier == tier and claim.kind != "exact" for claim in Experiment(folder.name).module("claims").CLAIMS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "tier"), TIERS)
+def test_every_claim_on_trained_models_says_what_it_reads(name, tier):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = needs.needs(Experiment(name), tier)
+    for need in found:
+        assert any(need.names.values()), need.claim.id
+        assert need.arms, need.claim.id
+
+
+def test_an_arm_that_only_a_note_reads_is_listed_as_such(capsys):
+    assert main(["judge", "wikitext_bins", "--columns"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    where = "autoregressive, unigram, bigram in the cell tokenizer=bytes; for its note, where they are there"
+    assert any(line.split() == ["W2-bytes", *where.split()] for line in lines)
+    assert any(line.startswith("  test_loss  a number; read by W1-bytes, W2-bytes,") for line in lines)
+    assert any(line.startswith("  cell  one of tokenizer=bytes, ") for line in lines)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e-320, 0.0, -1.0, 1e17])
+def test_extreme_numbers_end_in_a_verdict_or_in_one_line(value, lasting):
+    for row in lasting.table:
+        row["test_loss"] = value if row["arm"] == "middle" else row["test_loss"]
+    for row in lasting.curves:
+        row["valid_loss"] = value if row["arm"] == "middle" else row["valid_loss"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # overflows
+        try:
+            assert set(lasting.judge()) == set(our_own(LASTING, "cpu"))
+        except InputError as error:
+            assert "the rules cannot be applied to this table" in str(error)
+
+
+CELLS = st.sampled_from(["bytes", "BPE", "", "x", "middle", "uniform", "3", "4", "nan", "inf", "-1", "1e999", "2.5", '"', "\x00"])
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(
+    st.lists(st.sampled_from(["cell", "arm", "seed", "test_loss", "valid_loss", "seconds", "x"]), max_size=6),
+    st.lists(st.lists(CELLS, max_size=6), max_size=6),
+)
+def test_any_file_is_judged_or_refused(tmp_path_factory, header, rows):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_text("\n".join(",".join(line) for line in [header, *rows]))
+    experiment = Experiment(LASTING)
+    try:
+        judging.judge(experiment, elsewhere.read(experiment, "cpu", path))
+    except InputError as error:
+        assert str(path) in str(error)
