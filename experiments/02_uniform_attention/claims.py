@@ -35,6 +35,12 @@ def _judged(table: Table) -> str:
     return JUDGED[table.tier]
 
 
+def _part(table: Table) -> Table:
+    """The runs that are judged: the cell of that name, where the tier has one beside its search."""
+    part = table.cell("judged")
+    return part if part.runs else table
+
+
 def _times(table: Table, arm: str, metric: str, threshold: float) -> Times:
     """`_first` of every seed, censored at the run's last step."""
     return Times.of(_first(table, arm, metric, threshold), [rows[-1]["step"] for rows in curves_of(table, arm)])
@@ -51,13 +57,13 @@ def judge_p5(table: Table) -> Evidence:
         + f" at step {curves_of(table, arm)[0][-1]['step']:.0f}"
         for arm in _present(table, MASKED_ARMS)
     )
-    return Mean(tuple(rows[-1]["validation_accuracy"] for rows in curves_of(table, _judged(table))), note)
+    return Mean(tuple(rows[-1]["validation_accuracy"] for rows in curves_of(_part(table), _judged(table))), note)
 
 
 def judge_delay(table: Table) -> Evidence:
     """Fig 5 itself: training accuracy stays at .9 from about 13,900, test accuracy from about 16,000. A seed whose test accuracy
     never stays there, although the run went on for half as long again, has a delay."""
-    train, test = (_times(table, _judged(table), metric, LEARNED) for metric in ("train_accuracy", "validation_accuracy"))
+    train, test = (_times(_part(table), _judged(table), metric, LEARNED) for metric in ("train_accuracy", "validation_accuracy"))
     held = failed = 0
     for learned, learned_seen, then, then_seen in zip(train.values, train.seen, test.values, test.seen, strict=True):
         held += then_seen and then <= PROMPT * learned
@@ -72,7 +78,8 @@ def judge_plateau(table: Table) -> Evidence:
     steps = {arm: _times(table, arm, "validation_accuracy", HALFWAY) for arm in _present(table, MASKED_ARMS)}
     if _judged(table) not in steps:
         raise MissingArmError(_judged(table))
-    factors = np.exp(np.abs(np.log(np.array(steps[_judged(table)].values) / PLATEAU)))
+    judged = _times(_part(table), _judged(table), "validation_accuracy", HALFWAY)
+    factors = np.exp(np.abs(np.log(np.array(judged.values) / PLATEAU)))
     return Mean(tuple(1.5 - factors), "Steps to .75: " + "; ".join(f"{arm} {times.text()}" for arm, times in steps.items()))
 
 
