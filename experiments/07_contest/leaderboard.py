@@ -61,10 +61,11 @@ class Line:
 
 
 def checked(table: Table) -> Table:
-    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has."""
+    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has. Runs made
+    elsewhere (`mdlm judge`) do not say which."""
     now = sha256(EVALUATOR)
     for name, record in table.runs.items():
-        if record["data"].get("evaluator_sha256") != now:
+        if "data" in record and record["data"].get("evaluator_sha256") != now:
             raise ValueError(f"{name} was judged by another evaluator than {EVALUATOR.name}, whose SHA-256 is {now[:16]}")
     return table
 

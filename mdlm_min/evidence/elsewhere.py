@@ -22,6 +22,7 @@ from mdlm_min.evidence import golden
 from mdlm_min.evidence.asked import KEYS, AskedTable, Log, NoCurve, Point, place
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
+from mdlm_min.evidence.plan_file import cells
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row, format_number
 
@@ -52,8 +53,8 @@ class Plan:
         configs: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for spec in specs:
             configs.setdefault((spec.cell, spec.arm), []).append(spec.config)
-        cells, arms = dict.fromkeys(spec.cell for spec in specs), experiment.plan["arms"]
-        return Plan(list(cells), list(arms), configs, *_measured(experiment))
+        grid, arms = cells(experiment.tier(tier).get("grid", [])), experiment.plan["arms"]
+        return Plan(list(dict.fromkeys(cell.name for cell in grid)), list(arms), configs, *_measured(experiment))
 
     @property
     def has_grid(self) -> bool:
