@@ -36,9 +36,8 @@ def _judged(table: Table) -> str:
 
 
 def _part(table: Table) -> Table:
-    """The runs that are judged: the cell of that name, where the tier has one beside its search."""
-    part = table.cell("judged")
-    return part if part.runs else table
+    """The runs that are judged: on the paper's tier those beside the search, whose seed is not judged."""
+    return table.cell("judged") if table.tier == "paper" else table
 
 
 def _times(table: Table, arm: str, metric: str, threshold: float) -> Times:

@@ -288,14 +288,16 @@ def test_items_are_needed_where_a_claim_is_about_items(tmp_path):
 
 @pytest.mark.parametrize("source", ["table", "curves"])
 def test_the_listed_columns_are_those_that_are_needed(source, lasting):
-    """Without a column exactly the claims that are said to read it are not judged."""
+    """Without a column exactly the claims that are said to read it are not judged; without all that no claim reads, all are."""
     whole = judged_alone(lasting.judge())
     found = needs.needs(lasting.experiment, "cpu")
     rows = [dict(row) for row in getattr(lasting, source)]
-    for name in [name for name in rows[0] if name not in ("cell", "arm", "seed", "step")]:
-        setattr(lasting, source, [{key: value for key, value in row.items() if key != name} for row in rows])
-        readers = {need.claim.id for need in found if name in need.names[source]}
-        assert judged_alone(lasting.judge()).keys() == whole.keys() - readers, name
+    read = {name for need in found for name in need.names[source]}
+    names = [name for name in rows[0] if name not in ("cell", "arm", "seed", "step")]
+    for gone in [{name for name in names if name not in read}, *({name} for name in names if name in read)]:
+        setattr(lasting, source, [{key: value for key, value in row.items() if key not in gone} for row in rows])
+        readers = {need.claim.id for need in found if gone & set(need.names[source])}
+        assert judged_alone(lasting.judge()).keys() == whole.keys() - readers, gone
 
 
 def test_the_listed_arms_are_those_that_are_needed(lasting):
