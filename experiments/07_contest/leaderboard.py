@@ -61,10 +61,11 @@ class Line:
 
 
 def checked(table: Table) -> Table:
-    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has."""
+    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has. Of runs made
+    elsewhere (`mdlm judge`) no record says by what they were judged."""
     now = sha256(EVALUATOR)
     for name, record in table.runs.items():
-        if record["data"].get("evaluator_sha256") != now:
+        if "data" in record and record["data"].get("evaluator_sha256") != now:
             raise ValueError(f"{name} was judged by another evaluator than {EVALUATOR.name}, whose SHA-256 is {now[:16]}")
     return table
 
@@ -102,6 +103,12 @@ def board(table: Table, track: str, budget: int) -> list[Line]:
             )
         )
     return lines
+
+
+def seeds(table: Table, track: str, budget: int) -> list[int]:
+    """The seeds of the reference on a board."""
+    records = table.cell(f"track={track}_budget={budget}").runs.values()
+    return sorted(record["config"]["seed"] for record in records if record["config"]["arm"] == REFERENCE)
 
 
 def boards(table: Table) -> dict[tuple[str, int], list[Line]]:
