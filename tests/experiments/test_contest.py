@@ -265,6 +265,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
         records = json.loads((small / "bad/runs.json").read_text())
         change(records)
         (small / "bad/runs.json").write_text(json.dumps(records))
+        (small / "bad/table.csv").write_text(golden.read(small / "bad", "07_contest", "cpu").csv())
         if not record:
             settings = json.loads((small / "bad/submission.json").read_text())
             (small / "bad/submission.json").write_text(json.dumps(settings | {"record": False}))
