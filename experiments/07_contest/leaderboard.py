@@ -105,6 +105,12 @@ def board(table: Table, track: str, budget: int) -> list[Line]:
     return lines
 
 
+def seeds(table: Table, track: str, budget: int) -> list[int]:
+    """The seeds of the reference on a board."""
+    records = table.cell(f"track={track}_budget={budget}").runs.values()
+    return sorted(record["config"]["seed"] for record in records if record["config"]["arm"] == REFERENCE)
+
+
 def boards(table: Table) -> dict[tuple[str, int], list[Line]]:
     """Every board that has entries."""
     found = {(track, budget): board(table, track, budget) for budget in BUDGETS for track in TRACKS}

@@ -76,6 +76,9 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
         if f"track={track}_budget={budget}" not in {spec.cell for spec in specs}:
             continue
         shown = [line for line in lines if line.name == arm] if arm else [line for line in lines if line.is_tie]
+        if not shown:
+            seeds = ", ".join(map(str, leaderboard.seeds(table, track, budget)))
+            print(f"{track} {budget}x: {arm} is not ranked; its seeds must be those of {leaderboard.REFERENCE}: {seeds}")
         for line in shown:
             print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
     if not found:

@@ -8,6 +8,7 @@ logs/CELL/SEED.txt                     the log of each run
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,10 +18,9 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment, RunSpec
 from mdlm_min.evidence.golden import Table
-from mdlm_min.run.config import build
+from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
-from mdlm_min.run.run_folder import settings_of
 
 TIER = "cpu"
 _README = """# {name}
@@ -62,13 +62,18 @@ def entry_runs(
     known = experiment.plan["arms"]
     if arm in known:
         raise InputError(f"schedule: the name {arm!r} is taken; allowed: another `name` in the class")
-    if not arm or not set(arm) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+=-") or arm[0] in ".-+=":
-        raise InputError(f"schedule: the name {arm!r} is not allowed; allowed: letters, digits and _ . + = -")
+    check_name(arm)
     known[arm] = {"schedule": schedule}
     try:
         return experiment.runs(TIER, arm, seeds, only=",".join(cells(experiment, tracks, budgets)))
     finally:
         del known[arm]
+
+
+def check_name(arm: str) -> None:
+    """Raise InputError for a name that no entry can have: it becomes a folder, and stands on the leaderboard."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", arm):
+        raise InputError(f"schedule: the name {shown(arm)} is not allowed; allowed: letters, digits and _ . + = -")
 
 
 def write(folder: Path, submission: Submission, source: Path, specs: list[RunSpec], runs: Path) -> None:
@@ -85,13 +90,14 @@ def write(folder: Path, submission: Submission, source: Path, specs: list[RunSpe
 
 def read(folder: Path) -> tuple[Submission, Table]:
     """A submission and its runs, all of whose records were checked: nothing of it is executed. Raises InputError naming the file
-    and what is wrong."""
+    and what is wrong. What is consistent is accepted: whoever makes up a whole run is found by running a seed again."""
     path = folder / "submission.json"
     with golden.reading(path):
         settings = json.loads(path.read_text())
         if not isinstance(settings, dict):
             raise ValueError("no JSON object")
     submission = build(Submission, settings, f"{path}: ")
+    check_name(submission.name)
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_text().strip() in ("", _README.format(name=submission.name).strip()):
         raise InputError(f"{readme}: is missing or was not filled in; say what the schedule does and where it comes from")
@@ -99,6 +105,8 @@ def read(folder: Path) -> tuple[Submission, Table]:
         raise InputError(f"{folder / 'schedule.py'}: is missing; the file of the class {submission.schedule}")
     experiment = Experiment("contest")
     table = golden.read(folder, experiment.name, TIER)
+    if not (folder / "table.csv").is_file() or (folder / "table.csv").read_text() != table.csv():
+        raise InputError(f"{folder / 'table.csv'}: is not the table that the runs give")
     _check_logs(folder, table)
     if submission.record:
         _check_conditions(folder, submission, experiment, table)
@@ -135,15 +143,20 @@ def _check_conditions(folder: Path, submission: Submission, experiment: Experime
     for name, record in table.runs.items():
         if name not in wanted:
             raise InputError(f"{folder}: the run {name} is none of the contest's tracks, budgets and seeds")
-        ours, theirs = (dict(settings_of(config)) for config in (wanted[name].config, record["config"]))
+        ours = {**wanted[name].config, "cell": wanted[name].cell}
+        theirs = {**record["config"], "cell": record["cell"]}
         ours.pop("schedule")
-        theirs.pop("schedule", None)
+        if str(theirs.pop("schedule", "")).rpartition(":")[2] != submission.schedule:
+            raise InputError(f"{folder}: {name} was not run with the class {submission.schedule} that submission.json names")
         if differing := [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]:
             raise InputError(
                 f'{folder}: {name} was run with other settings ({", ".join(differing)}); non-record: "record": false'
             )
         if data.get(_place(record), record["data"]["sha256"]) != record["data"]["sha256"]:
             raise InputError(f'{folder}: {name} was run on other data; non-record: "record": false')
+        steps, last = ours["tracks"][ours["track"]]["train"]["steps"] * ours["budget"], table.curves[name][-1]["step"]
+        if last != steps:
+            raise InputError(f"{folder}: the curves of {name} end at step {last:g}; allowed: {steps}")
         if record["data"].get("evaluator_sha256") != evaluator:
             raise InputError(f"{folder}: {name} was judged by another evaluator than this contest's")
     _check_search(folder, submission, experiment, table)
@@ -172,4 +185,9 @@ def _check_search(folder: Path, submission: Submission, experiment: Experiment, 
 def accepted_entries(folder: Path) -> tuple[list[Table], list[Submission]]:
     """The runs of the records in a folder of submissions, and the submissions that are no records."""
     found = [read(path.parent) for path in sorted(folder.glob("*/submission.json"))]
+    hashes: dict[str, str] = {}
+    for one, table in found:  # two budgets of an entry may come in two folders, which share the search
+        for name, record in table.runs.items() if one.record else ():
+            if hashes.setdefault(name, record["finished"]["metrics_sha256"]) != record["finished"]["metrics_sha256"]:
+                raise InputError(f"{folder}: two submissions have the run {name}, and not the same one")
     return [table for one, table in found if one.record], [one for one, _ in found if not one.record]

@@ -14,6 +14,7 @@ from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256
+from mdlm_min.run.run_folder import metrics_sha256
 
 CONTEST = Experiment("contest")
 LEADERBOARD = CONTEST.module("leaderboard")
@@ -264,6 +265,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
         records = json.loads((small / "bad/runs.json").read_text())
         change(records)
         (small / "bad/runs.json").write_text(json.dumps(records))
+        (small / "bad/table.csv").write_text(golden.read(small / "bad", "07_contest", "cpu").csv())
         if not record:
             settings = json.loads((small / "bad/submission.json").read_text())
             (small / "bad/submission.json").write_text(json.dumps(settings | {"record": False}))
@@ -330,8 +332,86 @@ def test_seeds_that_are_missing_or_stand_there_twice_and_an_unsearched_rate_are_
     other = next(name for name in searches if f"learning_rate={used}/" not in name)
     rows = [dict(row) for row in table.curves[other]]
     rows[-1]["valid_nll"] = 0.0
-    from mdlm_min.run.run_folder import metrics_sha256
-
     forged = table.runs[other] | {"finished": table.runs[other]["finished"] | {"metrics_sha256": metrics_sha256(rows)}}
     with pytest.raises(InputError, match="and the search's best is"):
         written(Table(table.experiment, table.tier, {**table.runs, other: forged}, {**table.curves, other: rows}))
+
+
+def forged_entry(folder, change=lambda runs, settings: None):
+    """A submission that nothing trained: bytes at 1x, every hash as it should be. `change` alters its parts before that."""
+    (folder / "logs").mkdir(parents=True)
+    (folder / "README.md").write_text("# low_half\n\nMade up.\n")
+    (folder / "schedule.py").write_text(OWN)
+    settings = {"name": "low_half", "schedule": "Low", "tracks": ["bytes"], "budgets": [1], "record": True}
+    runs, steps = {}, 400
+    for number, spec in enumerate(submission.entry_runs(Experiment("contest"), "low_half", "own.py:Low", ["bytes"], [1], 0)):
+        rate = spec.settings.get("learning_rate", 1e-3)
+        rows = [dict.fromkeys(SCORES, 0.0) | {"step": float(step), "valid_nll": 1 + rate + number / 1e6} for step in (0, steps)]
+        rows[-1]["learning_rate"] = rate
+        runs[spec.name] = {"cell": spec.cell, "config": json.loads(json.dumps(spec.config)), "rows": rows}
+    change(runs, settings)
+    records, curves = {}, {}
+    for name, run in runs.items():
+        log = folder / "logs" / run["cell"] / f"seed{run['config']['seed']}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(name)
+        data = {"sha256": "d", "device": "cpu", "dtype": "float32", "schedule_sha256": sha256(folder / "schedule.py")}
+        records[name] = {
+            "cell": run["cell"],
+            "config": run["config"],
+            "environment": {"commit": "c", "torch": "2", "processor": "p"},
+            "data": data | {"evaluator_sha256": sha256(LEADERBOARD.EVALUATOR)},
+            "finished": {"seconds": 1.0, "log_sha256": sha256(log), "metrics_sha256": metrics_sha256(run["rows"])},
+            "columns": list(run["rows"][0]),
+        }
+        curves[name] = run["rows"]
+    Table("07_contest", "cpu", records, curves).write(folder)
+    (folder / "submission.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_consistent_submission_is_read(tmp_path):
+    assert len(submission.read(forged_entry(tmp_path / "sent"))[1].runs) == 8
+
+
+SECOND = "track=bytes_budget=1/low_half/seed2"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda runs, settings: runs[SECOND]["config"].update(seed=77), r"other settings \(seed\)"),
+        (lambda runs, settings: runs[SECOND]["config"].update(arm="llada_0.001"), r"other settings \(arm\)"),
+        (lambda runs, settings: runs[SECOND].update(cell="track=bytes_budget=4"), r"other settings \(cell\)"),
+        (lambda runs, settings: runs[SECOND]["config"].update(schedule="own.py:Half"), "was not run with the class Low"),
+        (lambda runs, settings: runs[SECOND]["rows"][-1].update(step=4000.0), "end at step 4000; allowed: 400"),
+        (lambda runs, settings: settings.update(name="../x", record=False), "the name '../x' is not allowed"),
+        (lambda runs, settings: settings.update(name="x](y)", record=False), "is not allowed"),
+    ],
+)
+def test_a_run_that_is_not_what_its_name_says_is_refused(change, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        submission.read(forged_entry(tmp_path / "sent", change))
+
+
+def test_a_table_that_its_runs_do_not_give_is_refused(tmp_path):
+    folder = forged_entry(tmp_path / "sent")
+    (folder / "table.csv").write_text((folder / "table.csv").read_text().replace("low_half,2,", "low_half,3,"))
+    with pytest.raises(InputError, match=r"table.csv: is not the table"):
+        submission.read(folder)
+
+
+def test_two_submissions_share_no_run_that_differs(tmp_path):
+    forged_entry(tmp_path / "one")
+    forged_entry(tmp_path / "two")
+    assert len(submission.accepted_entries(tmp_path)[0]) == 2
+    shutil.rmtree(tmp_path / "two")
+    forged_entry(tmp_path / "two", lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=0.5))
+    with pytest.raises(InputError, match="two submissions have the run"):
+        submission.accepted_entries(tmp_path)
+
+
+def test_runs_made_elsewhere_are_judged():
+    table = made(MEANS)
+    elsewhere = {name: {key: record[key] for key in ("cell", "config")} for name, record in table.runs.items()}
+    assert LEADERBOARD.checked(Table(table.experiment, table.tier, elsewhere, table.curves)).runs == elsewhere
