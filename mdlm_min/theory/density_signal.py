@@ -7,6 +7,7 @@ formulas.py; L = n + 1 tokens, of which s = k + 1 are dense. t is uniform on a w
   complement  what the mask of the same sequence leaves visible
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,13 +64,15 @@ def hard_signal(low: float, high: float, n: int, k: int, pairs: bool) -> Signal:
     return _mean(at, low, high, [count / length for count in range(length + 1)], length, pairs)
 
 
-def _mean(at: Callable[[float, bool], np.ndarray], low: float, high: float, corners: list[float], degree: int, pairs: bool) -> Signal:
+def _mean(
+    at: Callable[[float, bool], np.ndarray], low: float, high: float, corners: list[float], degree: int, pairs: bool
+) -> Signal:
     """The mean over t, exact: between its corners the integrand is a polynomial of this degree at most (Gauss and Legendre)."""
     edges = [low, *sorted(corner for corner in corners if low < corner < high), high]
     nodes, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
     sides = (False, True) if pairs else (False,)
     counts = np.zeros_like(at(low, False))
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         for node, weight in zip(nodes, weights, strict=True):
             t = (first + last) / 2 + (last - first) / 2 * node
             share = weight / 2 * ((last - first) / (high - low) if high > low else 1)
