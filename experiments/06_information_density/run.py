@@ -6,10 +6,12 @@ What loads torch is imported where it is used: a table is made again without it.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import sha256
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.summaries import LEVELS, summarise_parity
 
@@ -93,6 +95,7 @@ def _run_text(found: _Settings, seed: int, folder: RunFolder, progress: Progress
 def _run_arithmetic(found: _Settings, seed: int, folder: RunFolder, progress: Progress) -> None:
     """Judged by the contest's evaluator."""
     from mdlm_min.data.density_marks import find_marks
+    from mdlm_min.evaluation import contest_evaluator
     from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
     from mdlm_min.tasks.finetune import FinetuneConfig, prepare
     from mdlm_min.training.loop import train
@@ -108,7 +111,8 @@ def _run_arithmetic(found: _Settings, seed: int, folder: RunFolder, progress: Pr
             lambda task: find_marks("arithmetic", task.template),
         )
 
-    task = prepare(found.task, seed, folder, make, {"marks": "arithmetic"})
+    judged_by = sha256(Path(contest_evaluator.__file__))
+    task = prepare(found.task, seed, folder, make, {"marks": "arithmetic", "evaluator_sha256": judged_by})
     train(task, task.config.train, folder, progress)
 
 

@@ -147,7 +147,7 @@ class ScheduledParityTask(ParityTask):
         self.signal_masks += is_signal(mask, self.secret).sum()
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
         nll = sign_cross_entropy(output, (tokens[mask] - 1).to(output.dtype))
-        return _observed(self.scheduled, nll, None, mask, rate, context)
+        return _observed(self.scheduled, nll, output.detach().abs().sigmoid(), mask, rate, context)
 
     def state(self) -> dict[str, Any]:
         """The counts since the last evaluation, and the schedule's state."""
