@@ -99,9 +99,9 @@ SCALED = {
 
 
 def _times(table: Table, arm: str) -> Times:
-    """T_gen of every seed, censored at the run's last step."""
+    """T_90 of every seed, from when on the validation accuracy stays at .9, censored at the run's last step."""
     rows = rows_of(table, arm)
-    return Times.of(rows["t_gen"], rows["last_step"])
+    return Times.of(rows["t_90"], rows["last_step"])
 
 
 def _sooner(arm: str, rival: str) -> Judge:
@@ -112,7 +112,7 @@ def _sooner(arm: str, rival: str) -> Judge:
             f"{by_seed(table, name, 'signal_share').mean():.3f} (predicted {SIGNALS[name].probability:.3f})"
             for name in (arm, rival)
         )
-        note = f"T_gen of {ARMS[arm]} {first.text()}; of {ARMS[rival]} {second.text()}. Share of signal masks {shares}"
+        note = f"T_90 of {ARMS[arm]} {first.text()}; of {ARMS[rival]} {second.text()}. Share of signal masks {shares}"
         return Sooner(first, second, note)
 
     return judge
@@ -193,7 +193,7 @@ CLAIMS = [
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     """Per tier and cell: above, how every arm learns; below, on text its test loss in each tenth of the mask rate, of answers the
-    score of every seed, and on parity T_gen against the predicted share of signal masks."""
+    score of every seed, and on parity T_90 against the predicted share of signal masks."""
     paths = []
     for tier, table in tables.items():
         cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
@@ -224,11 +224,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
 
 
 def _draw_times(ax: figure.Axes, table: Table, arm: str, colour: str) -> None:
-    """T_gen of every seed over the arm's predicted share of signal masks; an empty circle where a run ended without it."""
+    """T_90 of every seed over the arm's predicted share of signal masks; an empty circle where a run ended without it."""
     times = _times(table, arm)
     for value, seen in zip(times.values, times.seen, strict=True):
         ax.plot(SIGNALS[arm].probability, value, "o", color=colour, fillstyle="full" if seen else "none", alpha=0.7)
-    ax.set(xlabel="predicted share of signal masks", ylabel="T_gen (empty: not within the run)", ylim=(0, None))
+    ax.set(xlabel="predicted share of signal masks", ylabel="T_90 (empty: not within the run)", ylim=(0, None))
 
 
 def _draw_scores(ax: figure.Axes, table: Table, arm: str, place: int) -> None:

@@ -13,7 +13,7 @@ from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks.summaries import LEVELS, summarise_parity
+from mdlm_min.tasks.summaries import LEVELS, stays_above, summarise_parity
 
 if TYPE_CHECKING:
     from mdlm_min.diffusion.density import InformationDensity, Surprisal
@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 OWN = ("share", "tested", "answer_tokens")  # of a track's settings, those that are not its task's
 TEXT = ("test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS))
 ANSWERS = ("test_nll", "chosen", "written")
-PARITY = ("t_mem", "t_gen", "final_train", "final_validation", "signal_share")
+PARITY = ("t_90", "t_mem", "t_gen", "final_train", "final_validation", "signal_share")
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ _RUNNERS = {
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     """What a table says of one run: on text its losses at the end, over all mask rates and in each tenth of them; of answers
-    their NLL per token, and the shares of choices and of written results that are right; on parity when it generalised. What a
-    track does not measure is not a number."""
+    their NLL per token, and the shares of choices and of written results that are right; on parity when it generalised (t_90:
+    at an accuracy of .9, the others: at .99). What a track does not measure is not a number."""
     last = rows[-1]
     if "train_accuracy" in last:
-        found = summarise_parity(rows)[0]
+        found = {"t_90": stays_above(rows, "validation_accuracy", 0.9), **summarise_parity(rows)[0]}
     elif "acc" in last:  # GSM8K, by the names of 05_8b_sft
         found = {"test_nll": last["valid_loss"], "chosen": last["acc"]}
     else:
