@@ -1,13 +1,20 @@
-"""D1 to D4 of information-density masking: as published, and on text at two cores' size."""
+"""D1 to D4 of information-density masking: as published, and on text, on answers and on parity at two cores' size.
 
+On parity the dense tokens are the secret ones, and the claims are our predictions: the arm with more signal masks generalises
+first (theory/density_signal.py). "Reproduced" says there that a prediction came true.
+"""
+
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Judge, arms_of, by_seed, curves_of, in_cell, quarter
+from mdlm_min.evidence.claim import Claim, Judge, arms_of, by_seed, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
-from mdlm_min.evidence.statistics import Evidence, Mean
+from mdlm_min.evidence.statistics import Evidence, Mean, Sooner, Times
+from mdlm_min.theory.density_signal import Signal, hard_signal, soft_signal
 
 ARMS = {
     "uniform": "uniform",
@@ -17,7 +24,6 @@ ARMS = {
     "hard": "hard, pairs",
     "density_5": "w = 5, soft, pairs",
 }
-CELLS = {"bytes": "tokenizer=bytes", "BPE": "tokenizer=bpe:512"}
 # id, statement, the arm that is claimed to be better, its rival, and the published average accuracies of the two
 QUESTIONS = (
     ("D1", "Density-driven masking beats uniform masking at equal cost", "density", "uniform", (0.5919, 0.5532)),
@@ -25,16 +31,89 @@ QUESTIONS = (
     ("D3", "The complement helps", "density", "density_single", (0.5945, 0.585)),
     ("D4", "Weight 2 beats weight 5", "density", "density_5", (0.5919, 0.5605)),
 )
-SMALLEST = quarter(0.264)  # nats: a quarter of what the paper's window gains on text (W2); no loss is published here
+# On parity: what is predicted of D1 to D4, and of what the oracle does; the arm that generalises first, and the other
+PREDICTIONS = (
+    ("D1", "D1 fails: uniform masking beats density-driven masking", "uniform", "density"),
+    ("D2", "D2 holds: soft priority beats masking the dense tokens first", "density", "hard"),
+    ("D3", "D3 holds: the complement helps", "density", "density_single"),
+    ("D4", "D4 holds: weight 2 beats weight 5", "density", "density_5"),
+    ("D5", "With pairs, the oracle hurts", "uniform_pairs", "density"),
+    ("D6", "Without pairs, the oracle hurts", "uniform", "density_single"),
+)
+LOSS = quarter(0.264)  # nats: a quarter of what the paper's window gains on text (W2); no loss is published here
+SHARE = quarter(0.2)  # of written sums, as in 07_contest
+FIRST = quarter(1.0, 0.5)  # of the probability to generalise first, as in 01_parity
+
+WINDOW, N, K = (0.3, 0.8), 12, 4
+SIGNALS = {
+    "uniform": soft_signal(*WINDOW, N, K, 1, pairs=False),
+    "uniform_pairs": soft_signal(*WINDOW, N, K, 1, pairs=True),
+    "density": soft_signal(*WINDOW, N, K, 2, pairs=True),
+    "density_single": soft_signal(*WINDOW, N, K, 2, pairs=False),
+    "hard": hard_signal(*WINDOW, N, K, pairs=True),
+    "density_5": soft_signal(*WINDOW, N, K, 5, pairs=True),
+}
 
 
-def _below(arm: str, rival: str) -> Judge:
+def _means(table: Table, column: str) -> str:
+    """The mean of a column for every arm that was run."""
+    return ", ".join(f"{ARMS[arm]} {by_seed(table, arm, column).mean():.3f}" for arm in ARMS if arm in arms_of(table))
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """One cell of two cores' size: what it is, which column is judged, whether less of it is better, and the smallest effect."""
+
+    where: str
+    cell: str
+    column: str
+    measured: str
+    smallest: float
+    less: bool = True
+
+    def judge(self, arm: str, rival: str) -> Judge:
+        """Of the paired difference by which the arm is better than its rival."""
+
+        def judge(table: Table) -> Evidence:
+            difference = by_seed(table, rival, self.column) - by_seed(table, arm, self.column)
+            note = f"{self.measured}: {_means(table, self.column)}"
+            return Mean(tuple(difference if self.less else -difference), note[0].upper() + note[1:])
+
+        return in_cell(judge, self.cell)
+
+    def quantity(self, arm: str, rival: str) -> str:
+        """The difference in words."""
+        first, second = (rival, arm) if self.less else (arm, rival)
+        return f"{self.measured}, {ARMS[first]} - {ARMS[second]}"
+
+
+_BY_SURPRISAL, _BY_RULE = "marks by unigram surprisal (ours)", "marks by rule (ours)"
+SCALED = {
+    "bytes": _Scaled(f"WikiText-2, bytes, .35M, {_BY_SURPRISAL}", "tokenizer=bytes", "test_loss", "test loss", LOSS),
+    "BPE": _Scaled(f"WikiText-2, BPE, .35M, {_BY_SURPRISAL}", "tokenizer=bpe:512", "test_loss", "test loss", LOSS),
+    "arithmetic": _Scaled(
+        f"worked sums in three steps, .11M, {_BY_RULE}", "track=arithmetic", "written", "share written rightly", SHARE, less=False
+    ),
+    "gsm8k": _Scaled(f"GSM8K's answers, bytes, .11M, {_BY_RULE}", "track=gsm8k", "test_nll", "NLL of held-out answers", LOSS),
+}
+
+
+def _times(table: Table, arm: str) -> Times:
+    """T_90 of every seed, from when on the validation accuracy stays at .9, censored at the run's last step."""
+    rows = rows_of(table, arm)
+    return Times.of(rows["t_90"], rows["last_step"])
+
+
+def _sooner(arm: str, rival: str) -> Judge:
     def judge(table: Table) -> Evidence:
-        """The arm's test loss is below its rival's."""
-        means = ", ".join(
-            f"{ARMS[name]} {by_seed(table, name, 'test_loss').mean():.3f}" for name in ARMS if name in arms_of(table)
+        """Whether a run of the arm generalises before a run of its rival."""
+        first, second = _times(table, arm), _times(table, rival)
+        shares = " and ".join(
+            f"{by_seed(table, name, 'signal_share').mean():.3f} (predicted {SIGNALS[name].probability:.3f})"
+            for name in (arm, rival)
         )
-        return Mean(tuple(by_seed(table, rival, "test_loss") - by_seed(table, arm, "test_loss")), f"Test loss: {means}")
+        note = f"T_90 of {ARMS[arm]} {first.text()}; of {ARMS[rival]} {second.text()}. Share of signal masks {shares}"
+        return Sooner(first, second, note)
 
     return judge
 
@@ -45,6 +124,15 @@ def _scores(arm: str, rival: str) -> Judge:
         return Mean(tuple(by_seed(table, arm, "accuracy") - by_seed(table, rival, "accuracy")))
 
     return judge
+
+
+def _reason(arm: str, rival: str) -> str:
+    """What the prediction rests on, in words."""
+
+    def share(signal: Signal) -> str:
+        return f"{signal.probability:.3f}".removeprefix("0")
+
+    return f"as {share(SIGNALS[arm])} of its masks are signal masks, against {share(SIGNALS[rival])}"
 
 
 CLAIMS = [
@@ -69,41 +157,84 @@ CLAIMS = [
     ),
     *(
         Claim(
-            id=f"{id}-{label}",
-            statement=f"{text}; WikiText-2, {label}, .35M, marks by unigram surprisal (ours)",
+            id=f"{id}-{suffix}",
+            statement=f"{text}; {scaled.where}",
             kind="statistical",
-            quantity=f"test loss, {ARMS[rival]} - {ARMS[arm]}",
+            quantity=scaled.quantity(arm, rival),
             published="(ours)",
             tolerance="interval above 0",
             tier="cpu",
-            judge=in_cell(_below(arm, rival), cell),
+            judge=scaled.judge(arm, rival),
             scale="difference",
-            smallest=SMALLEST,
-            family=f"density, {label}",
+            smallest=scaled.smallest,
+            family=f"density, {suffix}",
         )
-        for label, cell in CELLS.items()
+        for suffix, scaled in SCALED.items()
         for id, text, arm, rival, _ in QUESTIONS
+    ),
+    *(
+        Claim(
+            id=f"{id}-parity",
+            statement=f"Predicted: {text}; ({N},{K})-parity, the secret tokens dense; {_reason(arm, rival)}",
+            kind="statistical",
+            quantity=f"probability to generalise first: {ARMS[arm]}, against {ARMS[rival]}",
+            published="(ours)",
+            tolerance="interval above 1/2",
+            tier="cpu",
+            judge=in_cell(_sooner(arm, rival), "track=parity"),
+            scale="probability",
+            smallest=FIRST,
+            family="density, parity",
+        )
+        for id, text, arm, rival in PREDICTIONS
     ),
 ]
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Per tier: the validation loss of every arm, and its test loss in each tenth of the mask rate."""
+    """Per tier and cell: above, how every arm learns; below, on text its test loss in each tenth of the mask rate, of answers the
+    score of every seed, and on parity T_90 against the predicted share of signal masks."""
     paths = []
     for tier, table in tables.items():
         cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
         fig, axes = figure.grid(2, len(cells), width=4.6)
         for column, cell in zip(axes.T, cells, strict=True):
             part = table.cell(cell)
+            columns = curves_of(part, arms_of(part)[0])[0][-1]
+            metric = next(name for name in ("valid_loss", "valid_nll", "validation_accuracy") if name in columns)
             for index, arm in enumerate(name for name in ARMS if name in arms_of(part)):
                 curves = [pd.DataFrame([row for row in rows if row["step"] > 0]) for rows in curves_of(part, arm)]
-                figure.seed_band(column[0], curves, "valid_loss", figure.COLOURS[index], ARMS[arm])
-                levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
-                rates = [low / 10 for low in range(10)]
-                column[1].plot([rate + 0.05 for rate in rates], [levels[f"test_t{rate:.1f}"] for rate in rates], label=ARMS[arm],
-                               color=figure.COLOURS[index])  # fmt: skip
-            column[0].set(xlabel="step", ylabel="validation loss, nats per token", title=f"ours, {cell or tier}")
-            column[1].set(xlabel="mask rate t", ylabel="test loss at t")
+                colour = figure.COLOURS[index]
+                figure.seed_band(column[0], curves, metric, colour, ARMS[arm])
+                if metric == "validation_accuracy":
+                    _draw_times(column[1], part, arm, colour)
+                elif "test_loss" in columns:
+                    levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
+                    rates = [low / 10 for low in range(10)]
+                    values = [levels[f"test_t{rate:.1f}"] for rate in rates]
+                    column[1].plot([rate + 0.05 for rate in rates], values, label=ARMS[arm], color=colour)
+                    column[1].set(xlabel="mask rate t", ylabel="test loss at t")
+                else:
+                    _draw_scores(column[1], part, arm, index)
+            what = "validation accuracy" if metric == "validation_accuracy" else "validation NLL, nats per token"
+            column[0].set(xlabel="step", ylabel=what, title=f"ours, {cell or tier}")
         figure.legend_below(fig, 3)
         paths.append(figure.save(fig, folder / f"06_information_density_{tier}.png"))
     return paths
+
+
+def _draw_times(ax: figure.Axes, table: Table, arm: str, colour: str) -> None:
+    """T_90 of every seed over the arm's predicted share of signal masks; an empty circle where a run ended without it."""
+    times = _times(table, arm)
+    for value, seen in zip(times.values, times.seen, strict=True):
+        ax.plot(SIGNALS[arm].probability, value, "o", color=colour, fillstyle="full" if seen else "none", alpha=0.7)
+    ax.set(xlabel="predicted share of signal masks", ylabel="T_90 (empty: not within the run)", ylim=(0, None))
+
+
+def _draw_scores(ax: figure.Axes, table: Table, arm: str, place: int) -> None:
+    """The share written rightly, or, where nothing is written, of right choices: every seed, one arm a column."""
+    written = by_seed(table, arm, "written")
+    name = "chosen" if all(map(math.isnan, written)) else "written"
+    values = by_seed(table, arm, name)
+    ax.plot([place] * len(values), values, "o", color=figure.COLOURS[place], alpha=0.7)
+    ax.set(xticks=[], ylabel=f"share {name} rightly", ylim=(-0.02, 1.02))

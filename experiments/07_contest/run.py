@@ -207,56 +207,29 @@ def _run_answers(
     settings: dict[str, Any], config: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]
 ) -> None:
     import numpy as np
-    import torch
-    from torch import Tensor
 
-    from mdlm_min.data.exercises import result_of
-    from mdlm_min.evaluation import contest_evaluator as evaluator
+    from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
     from mdlm_min.tasks.finetune import FinetuneTask, prepare
-    from mdlm_min.tasks.scheduled import ScheduledFinetuneTask
     from mdlm_min.training.loop import train
 
     track = _track(settings)
 
-    class Entry(_Measured, ScheduledFinetuneTask):
-        """Answers, judged by the contest's evaluator. The first held-out exercises validate, the others test."""
+    class Entry(_Measured, JudgedAnswersTask):
+        """Answers, judged by the contest's evaluator."""
 
-        def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-            scores: Tensor = self.network(tokens, mask, None if bool(real.all()) else real)
-            return scores
-
-        def _nll(self, first: int, last: int) -> float:
-            samples = self.data.held_out[first:last]
-            prompts = [torch.from_numpy(one.prompt).long() for one in samples]
-            answers = [torch.from_numpy(one.answer).long() for one in samples]
-            return float(evaluator.answer_nll(self.predict, self.mask_token, prompts, answers).sum()) / sum(map(len, answers))
-
-        @torch.no_grad()
         def evaluate(self, step: int) -> Row:
-            """NLL per token of held-out answers; after the last step that of the test's, the choices, and what is written."""
-            first, last = config["validation_answers"], config["validation_answers"] + track["items"]
-            row = {"valid_nll": self._nll(0, first)}
-            if step == self.config.train.steps:
-                row["test_nll"] = self._nll(first, last)
-                exercises = self.data.exercises[first:last]
-                prompts = [torch.tensor(self._prompt(one)) for one in exercises]
-                choices = [[torch.tensor(self.template.content(text)) for text in one.choices] for one in exercises]
-                picked = evaluator.chosen(self.predict, self.mask_token, prompts, choices)
-                row["chosen"] = picked.count(0) / len(picked)
-                texts = evaluator.written(self.predict, self.mask_token, prompts, track["answer_tokens"])
-                right = [
-                    result_of(self.template.answer(tokens)) == result_of(one.answer)
-                    for tokens, one in zip(texts, exercises, strict=True)
-                ]
-                row["written"] = sum(right) / len(right)
-            row["gradient_noise"] = self.measure_noise(step)
+            """See JudgedAnswersTask; and the gradient's noise."""
+            row = super().evaluate(step) | {"gradient_noise": self.measure_noise(step)}
             return _whole(row, self.config.train.learning_rate)
 
     def schedule(task: FinetuneTask) -> "MaskSchedule":
         answers = [sample.answer for sample in task.data.train]
         return _schedule(settings, np.concatenate(answers), task.template.vocab_size)
 
-    task = prepare(config, seed, folder, lambda built, seed, folder: Entry(built, seed, folder, schedule), _judged_by(settings))
+    judged = (track["items"], track["answer_tokens"])
+    task = prepare(
+        config, seed, folder, lambda built, seed, folder: Entry(built, seed, folder, schedule, *judged), _judged_by(settings)
+    )
     train(task, task.config.train, folder, progress)
 
 

@@ -7,6 +7,7 @@ The three differ in nothing but which tokens of a training sequence are masked:
   masked   each token with probability t, t from the mask rate (Definition 3.4).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -171,9 +172,16 @@ def check(settings: dict[str, Any]) -> None:
     check_device(build(ParityRunConfig, settings).device)
 
 
-def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress) -> None:
-    """Train one configuration with one seed in its run folder, from the start or from where it stopped."""
+def run(
+    settings: dict[str, Any],
+    seed: int,
+    folder: RunFolder,
+    progress: Progress,
+    make: Callable[[ParityRunConfig, int], ParityTask] = ParityTask,
+) -> None:
+    """Train one configuration with one seed in its run folder, from the start or from where it stopped. `make` makes the task,
+    where it is a subclass."""
     config = build(ParityRunConfig, settings)
-    task = ParityTask(config, seed)
+    task = make(config, seed)
     folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
     train(task, config.train, folder, progress)

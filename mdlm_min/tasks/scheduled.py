@@ -1,5 +1,6 @@
-"""Training with any mask schedule (diffusion/mask_schedule.py), on text and on answers, at equal cost: a batch has `batch` rows,
-whatever a sequence's copies. Model, data, evaluation and checkpoints are those of tasks/language.py and tasks/finetune.py.
+"""Training with any mask schedule (diffusion/mask_schedule.py), on text, on answers and on parity, at equal cost: a batch has
+`batch` rows, whatever a sequence's copies. Model, data, evaluation and checkpoints are those of tasks/language.py,
+tasks/finetune.py and tasks/parity.py.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdlm_min.data.parity import MASK_TOKEN, is_signal
 from mdlm_min.data.text import TextData
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
-from mdlm_min.diffusion.objective import divisors
+from mdlm_min.diffusion.objective import divisors, sign_cross_entropy
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
 from mdlm_min.training.engine import EngineConfig
+
+Marks = Callable[[Tensor], Tensor]  # tokens, int64 [rows, length] -> dense tokens, bool, the same shape
 
 
 class ScheduledTask(LanguageTask):
@@ -57,14 +62,21 @@ class ScheduledFinetuneTask(FinetuneTask):
     masked, and every batch is as wide as the longest sample, as a schedule may keep sequences over several steps."""
 
     def __init__(
-        self, config: FinetuneConfig, seed: int, folder: RunFolder, make: Callable[[FinetuneTask], MaskSchedule]
+        self,
+        config: FinetuneConfig,
+        seed: int,
+        folder: RunFolder,
+        make: Callable[[FinetuneTask], MaskSchedule],
+        make_marks: Callable[[FinetuneTask], Marks] | None = None,
     ) -> None:
-        """`make` is given this task, whose model and data are there. Raises InputError as ScheduledTask does, and for a batch
-        that is cut into parts."""
+        """`make` is given this task, whose model and data are there, and so is `make_marks`, where the data bring marks: what it
+        makes is shown the answers alone, every other token hidden as the template's end. Raises InputError as ScheduledTask does,
+        and for a batch that is cut into parts."""
         if config.engine != EngineConfig():
             raise InputError(f"engine: {config.engine} is not allowed with a schedule; allowed: plain torch, one part")
         super().__init__(config, seed, folder)
         self.schedule = make(self)
+        self.marks = make_marks(self) if make_marks else None
         _check_own(config, FinetuneConfig(), self.schedule)
         self.scheduled = ScheduledDiffusion(self.schedule)
         self.width = max(len(sample.prompt) + len(sample.answer) for sample in self.data.train)
@@ -80,7 +92,8 @@ class ScheduledFinetuneTask(FinetuneTask):
         tokens, allowed, padding_mask = (
             part.repeat_interleave(schedule.copies, dim=0).to(self.device) for part in (tokens, allowed, padding_mask)
         )
-        context = Context(config.batch, self.width, tokens, allowed, padding_mask, step=step, steps=config.train.steps)
+        marks = allowed & self.marks(tokens.where(allowed, self.template.special.end)) if self.marks else None
+        context = Context(config.batch, self.width, tokens, allowed, padding_mask, marks, step, config.train.steps)
         context = schedule.admit(context)
         tokens, allowed = context.need("tokens", schedule.name), context.need("allowed", schedule.name)
         mask, rate = self.scheduled.mask(config.batch, self.width, stream(self.seed, "masks", step, self.device), context)
@@ -102,7 +115,51 @@ class ScheduledFinetuneTask(FinetuneTask):
         self.schedule.restore(state)
 
 
-Config = LanguageRunConfig | FinetuneConfig
+class ScheduledParityTask(ParityTask):
+    """A run on parity whose mask rates, masks and weights are a schedule's. The marks are the secret tokens: an oracle.
+
+    With a batch of 0 a step has as many rows as there are training samples: each sample once, or so many samples, drawn anew,
+    that their copies are as many rows."""
+
+    def __init__(self, config: ParityRunConfig, seed: int, schedule: MaskSchedule) -> None:
+        """Raises InputError as ScheduledTask does, and for settings of a loss that is not the cross-entropy."""
+        _check_own(config, ParityRunConfig(), schedule)
+        for name in ("supervision", "token_loss"):
+            if getattr(config, name) != getattr(ParityRunConfig(), name):
+                raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}; leave it out")
+        super().__init__(config, seed)
+        self.schedule, self.scheduled = schedule, ScheduledDiffusion(schedule)
+
+    def loss(self, step: int) -> Tensor:
+        """Training loss on this step's samples and masks."""
+        copies = self.schedule.copies
+        rows = self.config.batch or len(self.train)
+        chosen = torch.randperm(len(self.train), generator=stream(self.seed, "batches", step))[: rows // copies]
+        tokens = self.train[chosen.to(self.device)].repeat_interleave(copies, dim=0)
+        marks = torch.zeros_like(tokens, dtype=torch.bool)
+        marks[:, self.secret] = True
+        length = tokens.shape[1]
+        context = Context(rows, length, tokens, marks=marks, step=step, steps=self.config.train.steps)
+        context = self.schedule.admit(context)
+        tokens = context.need("tokens", self.schedule.name)
+        mask, rate = self.scheduled.mask(rows, length, stream(self.seed, "masks", step, self.device), context)
+        self.masks_seen += len(mask)
+        self.signal_masks += is_signal(mask, self.secret).sum()
+        output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
+        nll = sign_cross_entropy(output, (tokens[mask] - 1).to(output.dtype))
+        return _observed(self.scheduled, nll, output.detach().abs().sigmoid(), mask, rate, context)
+
+    def state(self) -> dict[str, Any]:
+        """The counts since the last evaluation, and the schedule's state."""
+        return {**super().state(), "schedule": self.schedule.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
+        super().restore(state)
+        self.schedule.restore(state["schedule"])
+
+
+Config = LanguageRunConfig | FinetuneConfig | ParityRunConfig
 
 
 def _check_own(config: Config, default: Config, schedule: MaskSchedule) -> None:
@@ -110,8 +167,9 @@ def _check_own(config: Config, default: Config, schedule: MaskSchedule) -> None:
     for name in ("mask_rate", "weight"):
         if getattr(config, name) != getattr(default, name):
             raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own")
-    if config.batch % schedule.copies:
-        raise InputError(f"batch: {config.batch} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
+    rows = config.batch or (config.data.train_samples if isinstance(config, ParityRunConfig) else 0)
+    if rows % schedule.copies:
+        raise InputError(f"batch: {rows} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
 
 
 def _scheduled_loss(
@@ -124,10 +182,22 @@ def _scheduled_loss(
     divisor: Tensor | None = None,
 ) -> Tensor:
     """The batch's loss from the scores of its masked tokens, which the schedule is shown, as it may learn from them."""
-    schedule = scheduled.schedule
     nll = F.cross_entropy(scores, tokens[mask], reduction="none")
-    confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in schedule.needs else None
+    confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in scheduled.schedule.needs else None
+    return _observed(scheduled, nll, confidence, mask, rate, context, divisor)
+
+
+def _observed(
+    scheduled: ScheduledDiffusion,
+    nll: Tensor,
+    confidence: Tensor | None,
+    mask: Tensor,
+    rate: Tensor,
+    context: Context,
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """The batch's loss from that of its masked tokens, shown to the schedule."""
     seen = replace(context, nll=nll.detach(), confidence=confidence)
     loss = scheduled.loss(nll, mask, rate, divisor=divisor, context=seen)
-    schedule.observe(rate, mask, seen)
+    scheduled.schedule.observe(rate, mask, seen)
     return loss

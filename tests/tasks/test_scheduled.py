@@ -5,12 +5,21 @@ import pytest
 import torch
 
 from baselines.schedules import SCHEDULES, Corpus, make
+from mdlm_min.data.conversations import ChatConfig
+from mdlm_min.data.density_marks import find_marks
+from mdlm_min.data.parity import ParityConfig
 from mdlm_min.data.text import TextConfig, TextData
+from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import RateSchedule
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
-from mdlm_min.tasks.scheduled import ScheduledTask
+from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig
+from mdlm_min.tasks.pretrain import LladaShape
+from mdlm_min.tasks.scheduled import ScheduledFinetuneTask, ScheduledParityTask, ScheduledTask
+from mdlm_min.theory.density_signal import hard_signal, soft_signal
 from mdlm_min.training.optimizer import TrainConfig
 
 CORPUS = Corpus(np.random.default_rng(0).choice(5, 2000, p=[0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.uint16), 5)
@@ -62,3 +71,100 @@ def test_what_the_schedule_decides_is_not_in_the_configuration():
         task(make("mdlm", CORPUS), LanguageRunConfig(TextConfig(length=10), weight="mean"))
     with pytest.raises(InputError, match="batch: 7 is not allowed with schedule llada2_pairs; a multiple of 2"):
         task(make("llada2_pairs", CORPUS), LanguageRunConfig(TextConfig(length=10), batch=7))
+
+
+class Seen(InformationDensity):
+    """Keeps the context and the masks of each step."""
+
+    def mask(self, rate, context, generator):
+        self.context, self.masks = context, super().mask(rate, context, generator)
+        return self.masks
+
+
+def answers(folder, make_marks, pairs=True, weight=1e6):
+    config = FinetuneConfig(data=ChatConfig("arithmetic:2:60", 64, padding="one", held_out=8), model=LladaShape(1, 1, 8), batch=8)
+    return ScheduledFinetuneTask(config, 0, RunFolder(folder), lambda _: Seen(density_weight=weight, pairs=pairs), make_marks)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_marks_reach_the_schedule_and_never_lie_in_a_prompt(pairs, tmp_path):
+    training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template), pairs)
+    assert np.isfinite(training.loss(0).item())
+    context = training.schedule.context
+    for row in range(context.rows):
+        answer = bytes(context.tokens[row][context.allowed[row]].tolist()[:-2]).decode()
+        marked = bytes(context.tokens[row][context.marks[row]].tolist()).decode()
+        steps, result = answer.split("#")
+        assert marked == "".join(step[1] + step[4] for step in steps.split(",")) + result  # "7-5=2": - and 2
+    shown = bytes(context.tokens[0][: int(context.allowed[0].int().argmax())].clamp(max=255).tolist())
+    assert any(sign in shown for sign in b"+-")  # the question has what the rule would mark
+    assert not (context.marks & ~context.allowed).any()
+    assert not (training.schedule.masks & ~context.allowed).any()
+    if pairs:
+        assert torch.equal(training.schedule.masks[1::2], context.allowed[1::2] & ~training.schedule.masks[::2])
+
+
+def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewhere_is_left_out(tmp_path):
+    seen = []
+
+    def everything(tokens):
+        seen.append(tokens)
+        return torch.ones_like(tokens, dtype=torch.bool)
+
+    training = answers(tmp_path, lambda _: everything)
+    training.loss(0)
+    context = training.schedule.context
+    assert torch.equal(context.marks, context.allowed)
+    assert (seen[0][~context.allowed] == training.template.special.end).all()
+
+
+def test_a_schedule_that_needs_marks_says_so_where_the_data_bring_none(tmp_path):
+    with pytest.raises(InputError, match="schedule information_density: needs marks, which this process does not have"):
+        answers(tmp_path, None).loss(0)
+
+
+PARITY = ParityRunConfig(ParityConfig(8, 3, 100, 50), NetworkConfig(heads=2, width=8), TrainConfig(steps=4))
+ORACLES = [(1.0, False, False), (1.0, False, True), (2.0, False, True), (5.0, False, True), (2.0, True, True)]
+
+
+@pytest.mark.parametrize(("weight", "is_hard", "pairs"), ORACLES)
+def test_parity_s_oracle_masks_are_signal_masks_as_often_as_was_predicted(weight, is_hard, pairs):
+    training = ScheduledParityTask(PARITY, 0, Seen(None, weight, is_hard, pairs))
+    with torch.no_grad():
+        for step in range(100):
+            training.loss(step)
+    context = training.schedule.context
+    assert context.rows == 100
+    assert context.marks.sum(dim=1).tolist() == [4] * 100
+    assert context.marks[0].nonzero()[:, 0].tolist() == training.secret.tolist()
+    expected = hard_signal(0.3, 0.8, 8, 3, pairs) if is_hard else soft_signal(0.3, 0.8, 8, 3, weight, pairs)
+    share = training.evaluate(0)["signal_share"]
+    assert share == pytest.approx(expected.probability, abs=5 * (expected.probability / 10_000) ** 0.5)
+
+
+def test_a_pair_is_two_samples_of_one_parity_sequence():
+    schedule = Seen(pairs=True)
+    training = ScheduledParityTask(PARITY, 0, schedule)
+    training.loss(0)
+    tokens = schedule.context.tokens
+    assert torch.equal(tokens[::2], tokens[1::2])
+    assert len(tokens[::2].unique(dim=0)) == 50
+    assert torch.equal(schedule.masks[1::2], ~schedule.masks[::2])
+
+
+def test_parity_resumes_with_the_schedule_s_state():
+    training = ScheduledParityTask(PARITY, 0, make("puma", CORPUS))
+    steps(training, 0, 3)
+    state, weights = json.loads(json.dumps(training.state())), training.model.state_dict()
+    resumed = ScheduledParityTask(PARITY, 0, make("puma", CORPUS))
+    resumed.model.load_state_dict({key: value.clone() for key, value in weights.items()})
+    resumed.restore(state)
+    assert steps(resumed, 3, 6) == steps(training, 3, 6)
+
+
+def test_parity_s_settings_that_a_schedule_decides_are_refused():
+    with pytest.raises(InputError, match="supervision: 'secret' is not allowed with schedule information_density; leave it out"):
+        ScheduledParityTask(ParityRunConfig(supervision="secret"), 0, InformationDensity())
+    odd = ParityRunConfig(ParityConfig(8, 3, 101, 50))
+    with pytest.raises(InputError, match="batch: 101 is not allowed with schedule information_density; a multiple of 2"):
+        ScheduledParityTask(odd, 0, InformationDensity())
