@@ -7,12 +7,13 @@ from types import ModuleType
 import numpy as np
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Judge, by_seed, curves_of, quarter
+from mdlm_min.evidence.claim import Claim, Judge, Verdict, by_seed, curves_of, quarter
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
-from mdlm_min.evidence.statistics import Evidence, Mean
+from mdlm_min.evidence.statistics import AllOf, Evidence, Mean
 
-TRACKS = {"bytes": 0.264, "BPE": 0.264, "parities": 0.264, "answers": 0.2}  # what a quarter of is the smallest gain that matters
+# A quarter of these is the smallest gain that matters: the paper's on text (W2); all that parities can give, .25 ln 2; ours.
+TRACKS = {"bytes": 0.264, "BPE": 0.264, "parities": 0.173, "answers": 0.2}
 UNIFORM, WINDOW, MIXTURE = "llada_0.001", "signal_rich_window", "window_mixture"
 
 
@@ -37,21 +38,25 @@ def _window(track: str, budget: int) -> Judge:
 
 def _shrinks(track: str) -> Judge:
     def judge(table: Table) -> Evidence:
-        """The window's gain at 1x less its gain at 4x, by seed."""
+        """An early lead: the window gains at 1x, and its gain at 1x is larger than that at 4x, by seed."""
         gains = [_losses(table, track, budget, UNIFORM) - _losses(table, track, budget, WINDOW) for budget in (1, 4)]
-        return Mean(tuple(gains[0] - gains[1]), f"Gain at 1x {gains[0].mean():.3f}, at 4x {gains[1].mean():.3f}")
+        note = f"Gain at 1x {gains[0].mean():.3f}, at 4x {gains[1].mean():.3f}"
+        return AllOf((Mean(tuple(gains[0]), note), Mean(tuple(gains[0] - gains[1]), note)))
 
     return judge
 
 
 def _both(budget: int) -> Judge:
-    def judge(table: Table) -> Evidence:
-        """The mixture writes more right answers than the window alone."""
+    def judge(table: Table) -> Verdict | Evidence:
+        """The mixture writes more right answers than the window alone. Where both write none, or all, nothing is compared."""
         part = _leaderboard().checked(table.cell(f"track=answers_budget={budget}"))
         shares = {arm: by_seed(part, arm, "written") for arm in (UNIFORM, WINDOW, MIXTURE)}
         chosen = ", ".join(f"{arm} {by_seed(part, arm, 'chosen').mean():.3f}" for arm in shares)
         written = ", ".join(f"{arm} {values.mean():.3f}" for arm, values in shares.items())
-        return Mean(tuple(shares[MIXTURE] - shares[WINDOW]), f"Written: {written}. Chosen: {chosen}")
+        note = f"Written: {written}. Chosen: {chosen}"
+        if len({*shares[MIXTURE], *shares[WINDOW]}) == 1:
+            return Verdict("underpowered", f"{note}. Every run of both writes the same share", 0.0, seeds=len(shares[WINDOW]))
+        return Mean(tuple(shares[MIXTURE] - shares[WINDOW]), note)
 
     return judge
 
@@ -88,8 +93,8 @@ CLAIMS = [
     *(
         _claim(
             f"C2-{track}",
-            f"The window's gain over U[0,1] is smaller at four times the budget; {track}",
-            "gain at 1x - gain at 4x",
+            f"The window's lead over U[0,1] is an early one: a gain at 1x, and a smaller one at four times the budget; {track}",
+            "the lesser of the gain at 1x, and what of it is gone at 4x",
             _shrinks(track),
             quarter(gain),
             "early lead",

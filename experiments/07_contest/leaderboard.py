@@ -2,7 +2,7 @@
 results/WHICH_SCHEDULE.md."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mdlm_min.evidence.claim import curves_of
 from mdlm_min.evidence.golden import Table, commits_of
 from mdlm_min.evidence.ranking import Ranked, ranked, steps_to, two_sided
 from mdlm_min.evidence.statistics import LEAST_SEEDS, Mean, holm
-from mdlm_min.evidence.submission import Submission, accepted_entries
+from mdlm_min.evidence.submission import accepted_entries
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.files import sha256
 
@@ -163,15 +163,15 @@ def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_submissions(table: Table) -> tuple[Table, list[Submission]]:
-    """The table with the records that were sent in, and what was sent in besides."""
+def with_submissions(table: Table) -> tuple[Table, dict[str, str]]:
+    """The table with the records that were sent in, and of what was sent in besides the name by its folder."""
     records, others = accepted_entries(SUBMISSIONS)
     for one in records:
         table = Table(table.experiment, table.tier, {**table.runs, **one.runs}, {**table.curves, **one.curves})
     return table, others
 
 
-def leaderboard_page(table: Table, others: Sequence[Submission] = ()) -> str:
+def leaderboard_page(table: Table, others: Mapping[str, str] | None = None) -> str:
     """results/LEADERBOARD.md."""
     found = boards(table)
     text = (
@@ -196,7 +196,9 @@ def leaderboard_page(table: Table, others: Sequence[Submission] = ()) -> str:
         )
     if others:
         text += "\n## Non-record: other data, budgets or settings, not ranked\n\n"
-        text += "".join(f"- [{one.name}](../experiments/07_contest/submissions/{one.name}/README.md)\n" for one in others)
+        text += "".join(
+            f"- [{one}](../experiments/07_contest/submissions/{folder}/README.md)\n" for folder, one in others.items()
+        )
     return text
 
 
@@ -208,10 +210,13 @@ def _track(table: Table, track: str) -> dict[str, list[float]]:
 
 
 def advised(found: dict[tuple[str, int], list[Line]]) -> str:
-    """The entry that may be the best on the most boards; of several the one with the least mean place."""
+    """The entry whose rank is surely small: the least mean, over the boards, of the worst rank that the seeds leave open; of
+    several the one with the least mean place. So an entry that is merely uncertain is not advised."""
     everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
     its = {name: [line for lines in found.values() for line in lines if line.name == name] for name in sorted(everywhere)}
-    return min(its, key=lambda name: (-sum(line.is_tie for line in its[name]), np.mean([one.ranked.place for one in its[name]])))
+    worst = {name: float(np.mean([line.ranked.worst for line in lines])) for name, lines in its.items()}
+    places = {name: float(np.mean([line.ranked.place for line in lines])) for name, lines in its.items()}
+    return min(its, key=lambda name: (worst[name], places[name]))
 
 
 def advice_page(table: Table) -> str:
@@ -224,8 +229,8 @@ def advice_page(table: Table) -> str:
         "# Which schedule should I train with?\n\n"
         "Written by `mdlm report` from the contest's table: small models, small budgets, a learning rate searched for each entry "
         "([rules](../experiments/07_contest/README.md), [all entries](LEADERBOARD.md)).\n\n"
-        f"**If you want one answer: `{best}`.** It may be the best entry on {ties} of {len(found)} boards. No other may be on "
-        "more; of several, this one has the least mean place.\n\n"
+        f"**If you want one answer: `{best}`.** Of all entries its worst possible rank is the least, in the mean over "
+        f"{len(found)} boards; on {ties} of them it may be the best.\n\n"
         "| you train on | budget | best | as good, as far as the seeds can tell | gain over U[0,1], nats per token [95%] | "
         "and the paper's U[.45,.55] |\n| --- | --- | --- | --- | --- | --- |\n"
     )
@@ -236,7 +241,8 @@ def advice_page(table: Table) -> str:
         paper = "" if window is None else f"rank {window.ranked.text}, {gain_text(window)}"
         text += f"| {TRACKS[track]} | {budget}x | `{first.name}` | {named or 'none'} | {gain_text(first)} | {paper} |\n"
     text += "\n" + (
-        "How sure: five seeds each, 95% intervals, p-values adjusted over all entries of a board. "
+        "How sure: five seeds each, 95% intervals, p-values adjusted over all entries of a board. The best of many looks better "
+        "than it is: its interval is not adjusted for having been chosen. "
         if enough
         else f"**Fewer than {LEAST_SEEDS} seeds: nothing here is decided.** "
     )

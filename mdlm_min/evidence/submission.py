@@ -40,6 +40,11 @@ class Submission:
     budgets: list[int]
     record: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("tracks", "budgets"):
+            if not getattr(self, name):
+                raise InputError(f"submission.json: {name}: is empty; allowed: at least one")
+
 
 def cells(experiment: Experiment, tracks: list[str], budgets: list[int]) -> list[str]:
     """The cells of an entry: of each track the search, and the judged runs of each budget. Raises InputError for an unknown
@@ -182,12 +187,13 @@ def _check_search(folder: Path, submission: Submission, experiment: Experiment, 
                     raise InputError(f"{folder}: {name} has the learning rate {used:g}, and the search's best is {best:g}")
 
 
-def accepted_entries(folder: Path) -> tuple[list[Table], list[Submission]]:
-    """The runs of the records in a folder of submissions, and the submissions that are no records."""
-    found = [read(path.parent) for path in sorted(folder.glob("*/submission.json"))]
+def accepted_entries(folder: Path) -> tuple[list[Table], dict[str, str]]:
+    """The runs of the records in a folder of submissions, and of those that are no records the name by its folder."""
+    found = {path.parent.name: read(path.parent) for path in sorted(folder.glob("*/submission.json"))}
     hashes: dict[str, str] = {}
-    for one, table in found:  # two budgets of an entry may come in two folders, which share the search
+    for one, table in found.values():  # two budgets of an entry may come in two folders, which share the search
         for name, record in table.runs.items() if one.record else ():
             if hashes.setdefault(name, record["finished"]["metrics_sha256"]) != record["finished"]["metrics_sha256"]:
                 raise InputError(f"{folder}: two submissions have the run {name}, and not the same one")
-    return [table for one, table in found if one.record], [one for one, _ in found if not one.record]
+    records = [table for one, table in found.values() if one.record]
+    return records, {folder: one.name for folder, (one, _) in found.items() if not one.record}

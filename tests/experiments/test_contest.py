@@ -112,8 +112,38 @@ def test_judges():
     assert CLAIMS["C1-bytes-1x"].judge(table).estimate == pytest.approx(0.5, abs=0.02)
     assert CLAIMS["C1-bytes-4x"].judge(table).estimate == pytest.approx(0.1, abs=0.02)
     assert CLAIMS["C2-bytes"].judge(table).estimate == pytest.approx(0.4, abs=0.03)
+    loses = joined(made(MEANS | {"signal_rich_window": 2.2}), made(MEANS | {"signal_rich_window": 2.9}, budget=4))
+    assert CLAIMS["C2-bytes"].judge(loses).estimate == pytest.approx(-0.2, abs=0.02)  # no lead, however much more it loses later
     shares = {"llada_0.001": 0.2, "signal_rich_window": 0.3, "window_mixture": 0.45, "puma": 0.1}
     assert CLAIMS["C3-1x"].judge(made(MEANS, "answers", written=shares)).estimate == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_where_nothing_is_written_nothing_is_decided(share):
+    said = CLAIMS["C3-1x"].judge(made(MEANS, "answers", written=dict.fromkeys(MEANS, share)))
+    assert said.verdict == "underpowered"
+    assert "Every run of both writes the same share" in said.note
+
+
+def test_an_entry_that_is_merely_uncertain_is_not_advised():
+    steady = made({"llada_0.001": 2.0, "steady": 1.02, "fair": 1.5})
+    wild = made({"wild": 1.0})
+    for seed, (name, rows) in enumerate(wild.curves.items()):
+        rows[-1]["test_nll"] = 1.0 + 2.0 * (seed - 2)
+        assert "wild" in name
+    lines = LEADERBOARD.board(joined(steady, wild), "bytes", 1)
+    assert lines[0].name == "wild"
+    assert lines[0].is_tie
+    assert LEADERBOARD.advised({("bytes", 1): lines}) == "steady"
+
+
+def test_a_cached_schedule_is_the_same_schedule_and_nobody_else_s():
+    run, tokens = CONTEST.module("run"), np.arange(1000, dtype=np.uint16) % 7
+    first, second = (run._schedule({"schedule": "frequency_informed"}, tokens.copy(), 7) for _ in range(2))
+    assert first is not second
+    assert run._field_schedule.cache_info().hits == 1
+    run._schedule({"schedule": "frequency_informed"}, np.arange(1000, dtype=np.uint16) % 5, 7)
+    assert run._field_schedule.cache_info().hits == 1
 
 
 def test_the_pages_say_who_ties_and_what_is_advised():
@@ -123,7 +153,8 @@ def test_the_pages_say_who_ties_and_what_is_advised():
     assert board.count("\n## ") == 2
     assert "| **signal_rich_window** |" in board.split("## ")[1]
     assert "| signal_rich_window |" in board.split("## ")[2]
-    assert "`window_mixture`.** It may be the best entry on 2 of 2 boards" in advice
+    assert "`window_mixture`.** Of all entries its worst possible rank is the least" in advice
+    assert "on 2 of them it may be the best" in advice
     assert "0.001*" in board
     assert len(advice.splitlines()) < 40
     assert LEADERBOARD.pages(made({"puma": 1.0})) == {}

@@ -1,0 +1,23 @@
+"""Answers judged by the contest's evaluator: what a model that knows nothing is credited with."""
+
+import torch
+
+from baselines.schedules.llada import llada
+from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
+from mdlm_min.run.config import build
+from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.tasks.finetune import FinetuneConfig
+
+SETTINGS = {
+    "data": {"source": "arithmetic:2:100", "length": 64, "held_out": 70, "padding": "one"},
+    "model": {"layers": 1, "heads": 2, "width": 16}, "batch": 4, "validation_answers": 10, "train": {"steps": 2, "eval_every": 1},
+}  # fmt: skip
+
+
+def test_a_model_that_knows_nothing_is_right_by_chance(tmp_path):
+    """Its choices are all equally likely, so a right answer that always stood first would always be taken."""
+    task = JudgedAnswersTask(build(FinetuneConfig, SETTINGS), 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
+    task.predict = lambda tokens, mask, real: torch.zeros(int(mask.sum()), 300)
+    row = task.evaluate(2)
+    assert 0.08 < row["chosen"] < 0.45  # a quarter of 60, give or take three standard errors
+    assert row["written"] == 0.0
