@@ -126,7 +126,7 @@ class Table:
         frames = []
         for name, text in self.items.items():
             config = self.runs[name]["config"]
-            frames.append(pd.read_csv(io.StringIO(text)).assign(run=name, arm=config["arm"], seed=config["seed"]))
+            frames.append(_item_rows(text).assign(run=name, arm=config["arm"], seed=config["seed"]))
         return pd.concat(frames) if frames else pd.DataFrame()
 
     def write(self, folder: Path) -> None:
@@ -148,6 +148,12 @@ class Table:
             lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
         write_whole(folder / "table.csv", self.csv())
+
+
+@functools.lru_cache(maxsize=4096)
+def _item_rows(text: str) -> pd.DataFrame:
+    """items.csv of one run, which every judge of its table asks for; not to be changed."""
+    return pd.read_csv(io.StringIO(text))
 
 
 def commits_of(record: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ bounds (Clopper and Pearson 1934): of five seeds in five the two-sided bound is 
 one-sided one .549.
 """
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -396,7 +397,7 @@ class Crossed(Evidence):
         """The mean."""
         return float(np.mean(self.values))
 
-    @property
+    @functools.cached_property
     def _error(self) -> float:
         data, random = np.array(self.values), np.random.default_rng(0)
         rows, columns = data.shape
