@@ -111,7 +111,10 @@ def seeds(table: Table, track: str, budget: int) -> list[int]:
     return sorted(record["config"]["seed"] for record in records if record["config"]["arm"] == REFERENCE)
 
 
-def boards(table: Table) -> dict[tuple[str, int], list[Line]]:
+Boards = dict[tuple[str, int], list[Line]]  # by track and budget
+
+
+def boards(table: Table) -> Boards:
     """Every board that has entries."""
     found = {(track, budget): board(table, track, budget) for budget in BUDGETS for track in TRACKS}
     return {place: lines for place, lines in found.items() if lines}
@@ -171,9 +174,8 @@ def with_submissions(table: Table) -> tuple[Table, dict[str, str]]:
     return table, others
 
 
-def leaderboard_page(table: Table, others: Mapping[str, str] | None = None) -> str:
-    """results/LEADERBOARD.md."""
-    found = boards(table)
+def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | None = None) -> str:
+    """results/LEADERBOARD.md: `found` are the table's boards."""
     text = (
         "# Leaderboard of mask schedules\n\n"
         "Written by `mdlm report` from `results/07_contest`. [The contest's page](../experiments/07_contest/README.md) has the "
@@ -209,7 +211,7 @@ def _track(table: Table, track: str) -> dict[str, list[float]]:
     return found
 
 
-def advised(found: dict[tuple[str, int], list[Line]]) -> str:
+def advised(found: Boards) -> str:
     """The entry whose rank is surely small: the least mean, over the boards, of the worst rank that the seeds leave open; of
     several the one with the least mean place. So an entry that is merely uncertain is not advised."""
     everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
@@ -219,9 +221,8 @@ def advised(found: dict[tuple[str, int], list[Line]]) -> str:
     return min(its, key=lambda name: (worst[name], places[name]))
 
 
-def advice_page(table: Table) -> str:
+def advice_page(found: Boards) -> str:
     """results/WHICH_SCHEDULE.md: one screen."""
-    found = boards(table)
     best = advised(found)
     ties = sum(line.is_tie for lines in found.values() for line in lines if line.name == best)
     enough = all(lines[0].gain.seeds >= LEAST_SEEDS for lines in found.values())
@@ -255,6 +256,7 @@ def advice_page(table: Table) -> str:
 def pages(table: Table) -> dict[str, str]:
     """The generated pages of results/, by name; none where there is no board."""
     table, others = with_submissions(table)
-    if not boards(table):
+    found = boards(table)
+    if not found:
         return {}
-    return {"LEADERBOARD.md": leaderboard_page(table, others), "WHICH_SCHEDULE.md": advice_page(table)}
+    return {"LEADERBOARD.md": leaderboard_page(table, found, others), "WHICH_SCHEDULE.md": advice_page(found)}

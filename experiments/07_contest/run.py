@@ -7,7 +7,6 @@ import copy
 import functools
 import hashlib
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,11 +126,9 @@ def _judged_by(settings: dict[str, Any]) -> dict[str, Any]:
 
     found = {"evaluator_sha256": sha256(Path(contest_evaluator.__file__))}
     if ":" in settings["schedule"]:
-        from mdlm_min.diffusion.own_schedule import load_schedule
+        from mdlm_min.diffusion.own_schedule import schedule_file
 
-        source = sys.modules[type(load_schedule(settings["schedule"])).__module__].__file__
-        assert source is not None, "a class of module:Class has a file"
-        found["schedule_sha256"] = sha256(Path(source))
+        found["schedule_sha256"] = sha256(schedule_file(settings["schedule"]))
     return found
 
 
@@ -186,10 +183,8 @@ def _run_text(
     from torch import Tensor
 
     from mdlm_min.evaluation import contest_evaluator as evaluator
-    from mdlm_min.run.config import build
     from mdlm_min.tasks import language
     from mdlm_min.tasks.scheduled import ScheduledTask
-    from mdlm_min.training.loop import train
 
     rounds = _track(settings)["rounds"]
 
@@ -215,12 +210,11 @@ def _run_text(
             row["gradient_noise"] = self.measure_noise(step)
             return _whole(row, self.config.train.learning_rate)
 
-    built = build(language.LanguageRunConfig, config)
-    data = language.load_data(built.data)
-    task = Entry(built, seed, _schedule(settings, data.splits["train"], data.vocab_size), data)
-    record = {"sha256": data.sha256, "device": str(task.device), "dtype": built.dtype, **_judged_by(settings)}
-    folder.record_data(record, f"data.corpus: {built.data.corpus!r}")
-    train(task, built.train, folder, progress)
+    def entry(built: language.LanguageRunConfig, seed: int) -> Entry:
+        data = language.load_data(built.data)
+        return Entry(built, seed, _schedule(settings, data.splits["train"], data.vocab_size), data)
+
+    language.run(config, seed, folder, progress, entry, _judged_by(settings))
 
 
 def _run_answers(

@@ -85,21 +85,16 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
         print(f"no board: {leaderboard.REFERENCE} was not run on these tracks; `mdlm contest` runs it, and every other entry")
         return
     path = runs / experiment.name / (f"leaderboard_{arm}.md" if arm else "leaderboard.md")
-    write_whole(path, leaderboard.leaderboard_page(table))
+    write_whole(path, leaderboard.leaderboard_page(table, found))
     print(f"boards: {path}")
 
 
 def _write(arguments: argparse.Namespace, arm: str, specs: list[Any], tracks: list[str]) -> None:
-    import sys
-
-    from mdlm_min.diffusion.own_schedule import load_schedule
+    from mdlm_min.diffusion.own_schedule import schedule_file
     from mdlm_min.evidence import submission
 
-    kind = type(load_schedule(arguments.schedule))
-    source = sys.modules[kind.__module__].__file__
-    assert source is not None, "a class of module:Class has a file"
-    entry = submission.Submission(arm, kind.__name__, tracks, [arguments.budget])
-    submission.write(arguments.submission, entry, Path(source), specs, arguments.runs)
+    entry = submission.Submission(arm, arguments.schedule.rpartition(":")[2], tracks, [arguments.budget])
+    submission.write(arguments.submission, entry, schedule_file(arguments.schedule), specs, arguments.runs)
     print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
 
 

@@ -33,6 +33,13 @@ def load_schedule(spec: str) -> MaskSchedule:
     return schedule
 
 
+def schedule_file(spec: str) -> Path:
+    """The file of the class that `spec` names. Raises InputError as load_schedule."""
+    source = sys.modules[type(load_schedule(spec)).__module__].__file__
+    assert source is not None, "a class of module:Class has a file"
+    return Path(source)
+
+
 def _module(place: str) -> ModuleType:
     try:
         if not place.endswith(".py"):

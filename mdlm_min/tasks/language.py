@@ -1,6 +1,7 @@
 """Training a masked diffusion language model on text: its configuration, and the task as the training loop sees it."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -165,14 +166,20 @@ def check(settings: dict[str, Any]) -> None:
 
 
 def run(
-    settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progress, kind: type[LanguageTask] = LanguageTask
+    settings: dict[str, Any],
+    seed: int,
+    folder: RunFolder,
+    progress: Progress,
+    make: Callable[[LanguageRunConfig, int], LanguageTask] = LanguageTask,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Train one configuration with one seed in its run folder, from the start or from where it stopped.
 
-    `kind` is the task: masked diffusion, or a subclass. Raises InputError where the folder was begun on other data.
+    `make` makes the task: masked diffusion, or a subclass; `more` is recorded in data.json. Raises InputError where the folder
+    was begun on other data.
     """
     config = build(LanguageRunConfig, settings)
-    task = kind(config, seed)
-    data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype}
+    task = make(config, seed)
+    data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype, **(more or {})}
     folder.record_data(data, f"data.corpus: {config.data.corpus!r}")
     train(task, config.train, folder, progress)

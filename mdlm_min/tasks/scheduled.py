@@ -26,7 +26,21 @@ from mdlm_min.training.engine import EngineConfig
 Marks = Callable[[Tensor], Tensor]  # tokens, int64 [rows, length] -> dense tokens, bool, the same shape
 
 
-class ScheduledTask(LanguageTask):
+class _KeepsSchedule:
+    """What a checkpoint of a scheduled task must hold."""
+
+    schedule: MaskSchedule
+
+    def state(self) -> dict[str, Any]:
+        """The schedule's state."""
+        return self.schedule.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
+        self.schedule.restore(state)
+
+
+class ScheduledTask(_KeepsSchedule, LanguageTask):
     """A run on text whose mask rates, masks and weights are a schedule's."""
 
     def __init__(self, config: LanguageRunConfig, seed: int, schedule: MaskSchedule, data: TextData | None = None) -> None:
@@ -48,16 +62,8 @@ class ScheduledTask(LanguageTask):
             scores = self.model(tokens.masked_fill(mask, self.mask_token), mask).float()
         return _scheduled_loss(self.scheduled, scores, tokens, mask, rate, context)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: the schedule's state."""
-        return self.schedule.state()
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
-        self.schedule.restore(state)
-
-
-class ScheduledFinetuneTask(FinetuneTask):
+class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
     """A fine-tuning run whose mask rates, masks and weights are a schedule's, in one process and one part. A prompt is never
     masked, and every batch is as wide as the longest sample, as a schedule may keep sequences over several steps."""
 
@@ -105,14 +111,6 @@ class ScheduledFinetuneTask(FinetuneTask):
     def part_loss(self, step: int, part: int) -> Tensor:
         """The whole step."""
         return self.loss(step)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: the schedule's state."""
-        return self.schedule.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
-        self.schedule.restore(state)
 
 
 class ScheduledParityTask(ParityTask):
