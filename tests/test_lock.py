@@ -70,7 +70,9 @@ def test_the_lock_is_what_runs_here():
 def test_the_head_names_the_command_that_makes_the_lock():
     head = [line.removeprefix("#").strip() for line in LOCK.read_text().splitlines() if line.startswith("#")]
     command = shlex.split(head[1])
-    made = subprocess.run(["make", "--no-print-directory", "--always-make", "--dry-run", "lock", "UV=uv"], cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run(
+        ["make", "--no-print-directory", "--always-make", "--dry-run", "lock", "UV=uv"], cwd=ROOT, capture_output=True, text=True
+    )
     recipe = [word for word in shlex.split(made.stdout.strip().splitlines()[-1]) if word not in ("DS_BUILD_OPS=0", "-q")]
     assert command == recipe
     assert command[:3] == ["uv", "pip", "compile"]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mdlm_min.diffusion.generation_record import accuracy_under_parallelism
 from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, by_seed, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
-from mdlm_min.evidence.statistics import Crossed, Evidence, Mean, student_interval
+from mdlm_min.evidence.statistics import Crossed, Evidence, Mean, Ratio, student_interval
 from mdlm_min.tasks.summaries import TOKENS_PER_STEP
 
 ARMS = {"middle": "U[.45,.55]", "from_0": "U[0,1]", "from_2": "U[.2,1]", "from_3": "U[.3,1]", "from_5": "U[.5,1]"}
@@ -18,6 +19,9 @@ SCALED = {
     "arithmetic-fresh": "arithmetic at half the rate, seeds 6 to 10",
     "gsm8k": "GSM8K, .24M",
 }
+DECODING = "arithmetic-decoding"
+THRESHOLDS = ("exact", "threshold_0.95", "threshold_0.9", "threshold_0.8", "threshold_0.6")
+STEPS = ("exact", "by_2", "by_4", "by_8")
 DISCRIMINATIVE = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa")
 GENERATIVE = ("gsm8k", "math")
 TABLE_2 = {"from_0": (0.659, 0.621, 0.468, 0.344), "middle": (0.669, 0.635, 0.480, 0.402)}  # in the order of DISCRIMINATIVE
@@ -88,6 +92,52 @@ def judge_both(table: Table) -> Evidence:
     return Crossed(tuple(map(tuple, gains["acc"] - gains["solved_1"])), note)
 
 
+def _written(table: Table, arm: str, column: str) -> dict[str, np.ndarray]:
+    """One column of what was measured of each way of writing: by way, a value for each seed."""
+    rows = rows_of(table, arm)
+    return {way: part[column].to_numpy() for way, part in rows.groupby("decoder", sort=False)}
+
+
+def _as_good(way: str) -> Judge:
+    def judge(table: Table) -> Evidence:
+        """The share solved in this way less that of the plain algorithm, paired by seed and item, after U[0,1]."""
+        difference = _items(table, "from_0", f"solved_{way}") - _items(table, "from_0", f"solved_{THRESHOLDS[0]}")
+        solved = _written(table, "from_0", "solved")
+        note = ", ".join(f"{name} {shares.mean():.3f}" for name, shares in solved.items())
+        return Crossed(tuple(map(tuple, difference)), f"Solved after U[0,1]: {note}")
+
+    return judge
+
+
+def judge_passes(table: Table) -> Evidence:
+    """Forward passes for each answer, plain over cached, after U[0,1]."""
+    passes = _written(table, "from_0", "passes")
+    note = ", ".join(f"{name} {counts.mean():.1f}" for name, counts in passes.items())
+    return Ratio(tuple(passes["exact"] / passes["cached"]), f"Passes for an answer after U[0,1]: {note}")
+
+
+def parallelism(table: Table, arm: str, ways: tuple[str, ...]) -> np.ndarray:
+    """AUP of each seed over some ways of writing; the best accuracy is the highest of that seed, over all arms and ways."""
+    best = np.max([shares for name in arms_of(table) for shares in _written(table, name, "solved").values()], axis=0)
+    solved, pace = _written(table, arm, "solved"), _written(table, arm, "tokens_per_pass")
+    return np.array(
+        [
+            accuracy_under_parallelism([(pace[way][seed], 100 * solved[way][seed]) for way in ways], 100 * best[seed])
+            for seed in range(len(best))
+        ]
+    )
+
+
+def judge_parallelism(table: Table) -> Evidence:
+    """AUP over thresholds, after U[.5,1] less after U[0,1]."""
+    found = {arm: parallelism(table, arm, THRESHOLDS) for arm in arms_of(table)}
+    fixed = parallelism(table, "from_0", STEPS)
+    note = ", ".join(f"{ARMS[arm]} {values.mean():.1f}" for arm, values in found.items())
+    return Mean(
+        tuple(found["from_5"] - found["from_0"]), f"AUP over thresholds: {note}; over fixed steps, U[0,1]: {fixed.mean():.1f}"
+    )
+
+
 def _mean_gain(tasks: tuple[str, ...], arm: str, rival: str) -> Judge:
     def judge(table: Table) -> Evidence:
         """The mean gain over the paper's tasks, seed by seed."""
@@ -149,6 +199,18 @@ def _arithmetic(cell: str) -> list[Claim]:
     ]  # fmt: skip
 
 
+def _decoding(id: str, statement: str, quantity: str, judge: Judge, **more: object) -> Claim:
+    settings: dict[str, object] = {
+        "kind": "statistical", "tier": "cpu", "published": "(ours)", "scale": "difference", "family": "ways of writing",
+    }  # fmt: skip
+    return Claim(
+        id=id, statement=f"{statement}; {SCALED['arithmetic']}", quantity=quantity, judge=in_cell(judge, DECODING),
+        **(settings | more),
+    )  # fmt: skip
+
+
+LOSS = 0.02  # of the share solved, that a faster way of writing may cost
+
 CLAIMS = [
     Claim(
         id="B3",
@@ -193,6 +255,24 @@ CLAIMS = [
     _scaled(
         "B3-nll-gsm8k", "Held-out answers are likelier after the middle window than after U[0,1]",
         "nats per token, U[0,1] - U[.45,.55]", "(ours)", judge_nll, "gsm8k", tolerance="interval above 0", smallest=0.05,
+    ),
+    _decoding(
+        "G1", f"Fixing every token of confidence .9 or more costs less than {LOSS} of the sums solved",
+        "share solved, threshold .9 - one token a pass", _as_good("threshold_0.9"), null=-LOSS, smallest=0.0,
+        tolerance=f"interval over seeds and items above -{LOSS}",
+    ),
+    _decoding(
+        "G2", f"With keys and values cached too, and in three blocks, it costs less than {LOSS}",
+        "share solved, cached - one token a pass", _as_good("cached"), null=-LOSS, smallest=0.0,
+        tolerance=f"interval over seeds and items above -{LOSS}",
+    ),
+    _decoding(
+        "G3", "That takes less than a quarter of the forward passes", "passes, one token a pass / cached", judge_passes,
+        scale="ratio", null=4.0, smallest=4.4, tolerance="interval above 4",
+    ),
+    _decoding(
+        "G4", "After U[.5,1] accuracy against tokens per pass is better than after U[0,1]", "AUP, U[.5,1] - U[0,1]",
+        judge_parallelism, smallest=2.0, tolerance="interval above 0",
     ),
 ]  # fmt: skip
 

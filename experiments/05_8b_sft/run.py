@@ -14,9 +14,9 @@ from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import locked
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks.summaries import EXERCISE_COLUMNS
+from mdlm_min.tasks.summaries import DECODED, DECODERS, EXERCISE_COLUMNS
 
-KINDS = ("pretrain", "finetune", "untuned", "evaluate")
+KINDS = ("pretrain", "finetune", "untuned", "decode", "evaluate")
 TASKS = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa", "gsm8k", "math")  # of Tables 2 and 3
 PATIENCE = 6 * 3600.0  # seconds to wait for another process that trains the base; it is given a minute to begin
 
@@ -49,8 +49,8 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callab
         rest["folder" if kind == "evaluate" else "start"] = str(_finished(folder, start, progress))
     if kind == "finetune":
         finetune.run(rest, seed, folder, progress)
-    elif kind == "untuned":
-        _untuned(rest, seed, folder, progress)
+    elif kind in ("untuned", "decode"):
+        _measured(kind, rest, seed, folder, progress)
     else:
         _evaluate(rest, folder, progress)
 
@@ -79,16 +79,16 @@ def _finished(folder: RunFolder, run: str, progress: Callable[[str], None]) -> P
     return path
 
 
-def _untuned(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
-    """The start itself, scored like the others."""
+def _measured(kind: str, settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
+    """The start itself: scored like the fine-tuned ones, or asked to write in every way."""
     from mdlm_min.tasks import finetune
 
     started = time.monotonic()
     task = finetune.prepare(settings, seed, folder)
     folder.drop_metrics()
-    row = {"step": 0.0, "loss": math.nan, **task.evaluate(task.config.train.steps), "epoch": 0.0}
-    folder.append_metrics(row)
-    progress(f"untuned: {len(row)} quantities")
+    found = task.decode() if kind == "decode" else task.evaluate(task.config.train.steps) | {"epoch": 0.0}
+    folder.append_metrics({"step": 0.0, "loss": math.nan, **found})
+    progress(f"{kind}: {len(found)} quantities")
     folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})
 
 
@@ -120,7 +120,10 @@ def _scores(scores: dict[str, dict[str, float]]) -> Row:
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:
-    """What a table says of one run: NLL of held-out answers, both scorings of the exercises, the paper's tasks."""
+    """What a table says of one run: NLL of held-out answers, both scorings of the exercises, the paper's tasks; of a run that
+    compares ways of writing, a row for each of them."""
     last = rows[-1]
     names = ["valid_loss", "valid_error", *EXERCISE_COLUMNS, "test_loss", *TASKS]
-    return [{**{name: last.get(name, math.nan) for name in names}, "last_step": last["step"]}]
+    row = {**{name: last.get(name, math.nan) for name in names}, "last_step": last["step"]}
+    ways = [name for name in DECODERS if f"solved_{name}" in last]
+    return [{**row, "decoder": way, **{name: last.get(f"{name}_{way}", math.nan) for name in DECODED}} for way in ways or [""]]

@@ -19,7 +19,7 @@ from mdlm_min.run.files import sha256
 TRACKS = {
     "bytes": "text in bytes",
     "BPE": "text in a BPE of 512",
-    "parities": "parities of four bits",
+    "parities": "parities of three bits",
     "answers": "answers to questions (worked sums)",
 }
 BUDGETS = (1, 4)

@@ -4,8 +4,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Generation:
     first stop token. Prompt, padding and what follows the stop token are not counted. seconds: wall time of the batch.
     """
 
-    tokens: Tensor
+    tokens: "Tensor"
     passes: list[int]
     answers: list[int]
     seconds: float

@@ -34,7 +34,7 @@ from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.multiple_choice import judge
 from mdlm_min.tasks.pretrain import LladaShape
-from mdlm_min.tasks.summaries import EXERCISE_COLUMNS, SOLVED_COLUMNS, TOKENS_PER_STEP
+from mdlm_min.tasks.summaries import DECODERS, EXERCISE_COLUMNS, SOLVED_COLUMNS, TOKENS_PER_STEP
 from mdlm_min.tasks.text_model import TextModel
 from mdlm_min.tasks.transformer_task import Step, TransformerConfig, TransformerTask, run_task
 from mdlm_min.training import distributed
@@ -73,6 +73,15 @@ class FinetuneConfig(TransformerConfig):
             raise InputError(
                 f"generation_tokens: {self.generation_tokens} is not allowed; below data.length = {self.data.length}"
             )
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer that the model wrote, its forward passes, and its tokens before the first end."""
+
+    text: str
+    passes: int
+    tokens: int
 
 
 class FinetuneTask(TransformerTask):
@@ -165,25 +174,49 @@ class FinetuneTask(TransformerTask):
         rows: list[Row] = [{} for _ in exercises]
         for name, tokens in zip(SOLVED_COLUMNS, TOKENS_PER_STEP, strict=True):
             written = self.write(prompts, SamplingConfig("low-confidence", -(-size // tokens), 0.0))
-            for row, exercise, text in zip(rows, exercises, written, strict=True):
-                row[name] = float(result_of(text) == result_of(exercise.answer))
+            for row, exercise, one in zip(rows, exercises, written, strict=True):
+                row[name] = float(result_of(one.text) == result_of(exercise.answer))
         return rows
 
-    def write(self, prompts: list[list[int]], config: SamplingConfig) -> list[str]:
+    def decode(self) -> Row:
+        """Every way of writing (DECODERS) on the same exercises: the share that it solves, its forward passes for each answer,
+        and the tokens of the answers for each pass. Each exercise's own numbers go to the run's items."""
+        exercises, size = self.data.exercises[: self.config.items], self.config.generation_tokens
+        prompts = [self._prompt(exercise)[-(self.model.config.length - size) :] for exercise in exercises]
+        rows: list[Row] = [{"item": float(index)} for index in range(len(exercises))]
+        found: Row = {}
+        for name, way in DECODERS.items():
+            written = self.write(prompts, _decoder(size, **way))
+            for row, exercise, one in zip(rows, exercises, written, strict=True):
+                right = float(result_of(one.text) == result_of(exercise.answer))
+                row |= {f"solved_{name}": right, f"passes_{name}": float(one.passes)}
+            found |= {f"{what}_{name}": sum(row[f"{what}_{name}"] for row in rows) / len(rows) for what in ("solved", "passes")}
+            found[f"tokens_per_pass_{name}"] = sum(one.tokens for one in written) / sum(one.passes for one in written)
+        self.folder.write_items([{"task": self.config.data.source, **row} for row in rows])
+        return found
+
+    def write(self, prompts: list[list[int]], config: SamplingConfig) -> list[Written]:
         """An answer of up to `generation_tokens` tokens to every prompt (token ids)."""
         size, special = self.config.generation_tokens, self.template.special
         text = TextModel(self.model, self.template.tokenizer, special.mask, special.end, self.dtype)
         rules = text.rules(stop=(special.end_turn, special.end))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers = [""] * len(prompts)
+        answers: dict[int, Written] = {}
         rows = max(1, BATCH_TOKENS // (len(prompts[order[-1]]) + size))
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
             templates = [prompts[index] + [special.mask] * size for index in chosen]
-            found = text.generate(templates, config, rules=rules, items=chosen).tokens.tolist()
-            for tokens, index in zip(found, chosen, strict=True):
-                answers[index] = self.template.answer(tokens[len(prompts[index]) : len(prompts[index]) + size])
-        return answers
+            found = text.generate(templates, config, rules=rules, items=chosen)
+            for tokens, passes, counted, index in zip(found.tokens.tolist(), found.passes, found.answers, chosen, strict=True):
+                answer = self.template.answer(tokens[len(prompts[index]) : len(prompts[index]) + size])
+                answers[index] = Written(answer, passes, counted)
+        return [answers[index] for index in range(len(prompts))]
+
+
+def _decoder(size: int, tokens_per_step: int = 1, blocks: int = 1, **way: Any) -> SamplingConfig:
+    """A way of DECODERS for answers of `size` tokens."""
+    steps, block_length = -(-size // tokens_per_step), -(-size // blocks) if blocks > 1 else 0
+    return SamplingConfig("low-confidence", steps, 0.0, block_length, **way)
 
 
 def open_start(config: FinetuneConfig, seed: int) -> tuple[Transformer, ChatTemplate]:

@@ -12,6 +12,20 @@ ITEM_COLUMNS = ("acc", "acc_norm", "nll")
 TOKENS_PER_STEP = (1, 2, 4, 8)  # of generation: from one step for every token to one for eight
 SOLVED_COLUMNS = tuple(f"solved_{count}" for count in TOKENS_PER_STEP)
 EXERCISE_COLUMNS = (*ITEM_COLUMNS, *SOLVED_COLUMNS)
+# Ways of writing an answer: the plain algorithm, fewer steps, and the approximate ways of diffusion/sampling.py.
+DECODERS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "by_2": {"tokens_per_step": 2},
+    "by_4": {"tokens_per_step": 4},
+    "by_8": {"tokens_per_step": 8},
+    "threshold_0.95": {"threshold": 0.95},
+    "threshold_0.9": {"threshold": 0.9},
+    "threshold_0.8": {"threshold": 0.8},
+    "threshold_0.6": {"threshold": 0.6},
+    "factor_1": {"factor": 1.0},
+    "cached": {"threshold": 0.9, "blocks": 3, "cache": "dual"},
+}
+DECODED = ("solved", "passes", "tokens_per_pass")  # what is measured of each
 
 
 def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:

@@ -17,7 +17,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import finetune, pretrain
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask, grown, weights_sha256
-from mdlm_min.tasks.summaries import SOLVED_COLUMNS
+from mdlm_min.tasks.summaries import DECODERS, SOLVED_COLUMNS
 from mdlm_min.tasks.text_model import TextModel
 
 
@@ -247,6 +247,24 @@ def test_a_model_that_knows_the_answers_solves_and_chooses_all_and_one_that_errs
         wrong = made._score_items()
     assert [right[name] for name in ("acc", "acc_norm", *SOLVED_COLUMNS)] == [1.0] * 6
     assert [wrong[name] for name in ("acc", "acc_norm", *SOLVED_COLUMNS)] == [0.0] * 6
+
+
+def test_all_ways_of_writing_solve_what_a_model_knows_and_the_faster_ones_take_fewer_passes(settings, tmp_path, monkeypatch):
+    ways = [name for name, way in DECODERS.items() if "cache" not in way]  # the oracle keeps no keys and values
+    monkeypatch.setattr(finetune, "DECODERS", {name: DECODERS[name] for name in ways})
+    with open_run(tmp_path / "run", {}) as folder:
+        made = Oracle(build(FinetuneConfig, merge(settings, EXERCISES)), 0, folder)
+        made.know(wrong=[0, 1, 2])
+        found = made.decode()
+    assert [found[f"solved_{way}"] for way in ways] == [0.75] * len(ways)
+    passes = {way: found[f"passes_{way}"] for way in ways}
+    assert 1 < passes["by_4"] < passes["by_2"] < passes["exact"] <= 14
+    assert passes["threshold_0.95"] == passes["factor_1"] == 1
+    assert found["tokens_per_pass_threshold_0.9"] > found["tokens_per_pass_exact"] > 0
+    lines = (tmp_path / "run" / "items.csv").read_text().splitlines()
+    assert lines[0].split(",")[:4] == ["task", "item", "solved_exact", "passes_exact"]
+    shares = [float(line.split(",")[2]) for line in lines[1:]]
+    assert sum(shares) / len(shares) == 0.75
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(settings, monkeypatch):
