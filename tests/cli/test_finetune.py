@@ -1,11 +1,17 @@
 """mdlm finetune, from a run of mdlm train."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from mdlm_min.cli.main import main
 from mdlm_min.data.chat import NAMES
+from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.text_model import TextModel
 
 TINY = ["--tokenizer", "bytes", "--length", "48", "--layers", "1", "--width", "48", "--batch", "8", "--learning-rate", "0.01"]
@@ -50,6 +56,41 @@ def finetune(talk, base, run, *extra):
             *extra,
         ]
     )
+
+
+def last_step(run):
+    """Of the newest complete checkpoint; -1 for none."""
+    folder = RunFolder(run).checkpoints
+    return max((int(path.name[5:]) for path in folder.glob("step-?????????")), default=-1)
+
+
+def weights(run):
+    last = RunFolder(run).checkpoints / f"step-{last_step(run):09}"
+    return {file.name: file.read_bytes() for file in last.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_killed_twice_the_same_command_ends_at_the_same_bits(base, talk, tmp_path):
+    def command(run):
+        options = ["--data", talk, "--start", base, "--run", run, "--held-out", "8", "--malformed", ".1", "--steps", "60"]
+        line = [sys.executable, "-m", "mdlm_min", "finetune", *map(str, options)]
+        environment = {**os.environ, "MDLM_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert command(undisturbed).wait(timeout=300) == 0
+    metrics = disturbed / "metrics.csv"
+    for step in (5, 25):
+        process = command(disturbed)
+        while process.poll() is None and last_step(disturbed) < step:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert command(disturbed).wait(timeout=300) == 0
+    assert (disturbed / "log.txt").read_text().count("resumed at step") == 2
+    assert metrics.read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+    assert last_step(disturbed) == 60
+    assert weights(disturbed) == weights(undisturbed)
 
 
 def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(base, talk, tmp_path, capsys):
