@@ -86,7 +86,7 @@ exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as publish
 exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (4 h; DATA=folder)
 	$(RUN) information_density $(OPTIONS)
 
-contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (some 2 h; DATA=folder); BUDGET=4 (some 5 h)
+contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (some 80 min; DATA=folder); BUDGET=4 (some 5 h)
 	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"}
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved

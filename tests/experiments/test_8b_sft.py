@@ -108,7 +108,7 @@ def test_arms_differ_in_their_mask_rates_alone():
         assert all(one == settings[0] for one in settings)
 
 
-def decoded(solved, passes, pace, arms=("from_0", "from_5")):
+def decoded(solved, passes, pace, arms=("middle", "from_0", "from_5")):
     """Five seeds of what was measured of each way of writing: solved[arm][way], the others by way."""
     runs, curves, items = {}, {}, {}
     for arm in arms:
@@ -130,10 +130,11 @@ def decoded(solved, passes, pace, arms=("from_0", "from_5")):
 
 def test_ways_of_writing_are_compared_by_what_they_solve_and_what_they_take():
     shares = {"exact": 0.5, "threshold_0.95": 0.5, "threshold_0.9": 0.5, "threshold_0.8": 0.5, "cached": 0.25}
-    solved = {"from_0": {way: shares.get(way, 0.25) for way in DECODERS}, "from_5": dict.fromkeys(DECODERS, 0.5)}
+    solved = {"from_0": {way: shares.get(way, 0.25) for way in DECODERS}}
+    solved["middle"] = solved["from_5"] = dict.fromkeys(DECODERS, 0.5)
     pace = {way: 1.0 + index for index, way in enumerate(DECODERS)}
     found = decoded(solved, {way: 5.0 if way == "cached" else 20.0 for way in DECODERS}, pace)
-    assert len(found.frame()) == 10 * len(DECODERS)
+    assert len(found.frame()) == 15 * len(DECODERS)
     assert CLAIMS["G1"].judge(found).estimate == 0
     assert CLAIMS["G2"].judge(found).estimate == pytest.approx(-0.25)
     assert 3.7 < CLAIMS["G3"].judge(found).estimate < 4
