@@ -95,8 +95,6 @@ def generate(arguments: argparse.Namespace) -> int:
             raise InputError(f"{name}: {getattr(arguments, name)} is not allowed; at least 1")
     if (arguments.prompts is None) != (arguments.output is None):
         raise InputError("output: belongs to --prompts; both or neither are given")
-    if arguments.output is not None and arguments.output.is_dir():
-        raise InputError(f"output: {arguments.output} is a folder; allowed: a file")
     if arguments.output is not None:
         check_writable(arguments.output, "output")
     if arguments.chat and arguments.infill is not None:
@@ -176,6 +174,8 @@ def _request(
             if not isinstance(text, str):
                 raise InputError(f"{key}: {shown(text)} is no text")
             if key == "infill":
+                if chat is not None:
+                    raise InputError("infill: is not allowed with --chat; its text has no turns")
                 check_gaps(text)
                 return _Request(model.template(text), None, line)
             if chat is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdlm_min.cli.command import add_command, folder_path
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import check_writable
 
 if TYPE_CHECKING:
     from mdlm_min.data.ngrams import Counts
@@ -55,6 +56,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from mdlm_min.data.text import TextConfig
 
     say = partial(print, flush=True)
+    check_writable(arguments.figure, "figure")
     if arguments.probe:
         if arguments.steps < 3:
             raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")

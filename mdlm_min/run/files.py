@@ -45,6 +45,8 @@ def check_writable(path: Path, name: str) -> None:
     """Raise InputError, naming the field `name`, where the system would refuse a file at `path`. Nothing is left there."""
     if path.is_char_device() or path.is_fifo():
         return
+    if path.is_dir():
+        raise InputError(f"{name}: {path} is a folder; allowed: a file")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):

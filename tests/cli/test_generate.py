@@ -208,6 +208,14 @@ def test_bad_options_are_one_line_and_exit_code_2(folder, options, message, caps
     assert not list(tmp_path.iterdir())
 
 
+def test_a_line_with_gaps_is_no_chat(folder, tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"infill": "a __ b"}\n')
+    options = ["--prompts", str(path), "--output", str(tmp_path / "out"), "--chat", "--length", "12"]
+    assert main(["generate", str(folder), *options]) == 2
+    assert "line 1: infill: is not allowed with --chat" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -124,3 +124,12 @@ def test_a_text_without_frequent_ngrams_predicts_nothing(tmp_path, capsys):
     assert said.err.count("\n") == 1
     assert "predicted window" not in said.out
     assert not (tmp_path / "w.png").exists()
+
+
+def test_where_the_figure_cannot_be_written_nothing_is_counted(corpus, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path, why in ((tmp_path / "file/w.png", "cannot be written"), (tmp_path, "is a folder")):
+        assert main(["window", "--text", str(corpus), "--figure", str(path)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert f"figure: {path} {why}" in said.err
