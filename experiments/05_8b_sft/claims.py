@@ -285,11 +285,14 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         cells = [cell for cell in SCALED if set(ARMS) <= set(arms_of(table.cell(cell)))]
         if not cells:
             continue
-        fig, axes = figure.grid(1, 2 + len(cells), width=3.9)
+        ways = table.cell(DECODING)
+        fig, axes = figure.grid(1, 2 + len(cells) + bool(ways.runs), width=3.9)
         _draw_published(axes[0, 0])
         for ax, cell in zip(axes[0, 1:], cells, strict=False):
             _draw_edges(ax, table.cell(cell), cell)
-        _draw_steps(axes[0, -1], table.cell("arithmetic"))
+        _draw_steps(axes[0, 1 + len(cells)], table.cell("arithmetic"))
+        if ways.runs:
+            _draw_ways(axes[0, -1], ways)
         paths.append(figure.save(fig, folder / f"05_8b_sft_{tier}.png"))
     return paths
 
@@ -337,4 +340,21 @@ def _draw_steps(ax: figure.Axes, table: Table) -> None:
     ax.set(xscale="log", xticks=TOKENS_PER_STEP, xticklabels=TOKENS_PER_STEP)
     ax.minorticks_off()
     ax.set(xlabel="tokens per step of generation", ylabel="share solved", title="ours, arithmetic: fewer steps")
+    ax.legend(fontsize=8)
+
+
+def _draw_ways(ax: figure.Axes, table: Table) -> None:
+    """The share solved against the tokens of an answer for each forward pass: thresholds joined, fixed numbers dashed."""
+    for arm in arms_of(table):
+        solved, pace = _written(table, arm, "solved"), _written(table, arm, "tokens_per_pass")
+        shade = figure.ordered(list(ARMS).index(arm), len(ARMS))
+        for ways, line in ((THRESHOLDS, "o-"), (STEPS, "x--"), (("cached",), "s"), (("factor_1",), "^")):
+            label = ARMS[arm] if ways is THRESHOLDS else None
+            points = [[values[way].mean() for way in ways] for values in (pace, solved)]
+            ax.plot(*points, line, color=shade, label=label, markersize=5)
+    ax.set(
+        xlabel="tokens per forward pass",
+        ylabel="share solved",
+        title="ours: circles thresholds, crosses\nfixed, square cached, triangle factor",
+    )
     ax.legend(fontsize=8)

@@ -41,15 +41,18 @@ def ranked(scores: dict[str, np.ndarray]) -> list[Ranked]:
     names = sorted(scores, key=lambda name: float(np.mean(scores[name])))
     if len({len(values) for values in scores.values()}) > 1:
         raise ValueError("entries of unequal numbers of seeds cannot be ranked by pairs")
+    if names and len(scores[names[0]]) < LEAST_SEEDS:
+        return [Ranked(name, float(np.mean(scores[name])), place, 1, len(names)) for place, name in enumerate(names, start=1)]
+    p_values = np.ones((len(names), len(names)))
+    for one, other in itertools.combinations(range(len(names)), 2):
+        gap = Mean(tuple(scores[names[one]] - scores[names[other]]))
+        p_values[one, other] = p_values[other, one] = two_sided(gap)
     found = []
-    for place, name in enumerate(names, start=1):
-        others = [other for other in names if other != name]
-        gaps = [Mean(tuple(scores[name] - scores[other])) for other in others]
-        p_values = [two_sided(gap) for gap in gaps]
-        sure = [p <= LEVEL and gap.seeds >= LEAST_SEEDS for p, gap in zip(holm(p_values), gaps, strict=True)]
-        better = sum(decided and gap.estimate > 0 for decided, gap in zip(sure, gaps, strict=True))
-        worse = sum(decided and gap.estimate < 0 for decided, gap in zip(sure, gaps, strict=True))
-        found.append(Ranked(name, float(np.mean(scores[name])), place, 1 + better, len(names) - worse))
+    for index, name in enumerate(names):  # those before it have a lower mean
+        others = [other for other in range(len(names)) if other != index]
+        sure = [other for other, p in zip(others, holm(p_values[index, others].tolist()), strict=True) if p <= LEVEL]
+        better, worse = sum(other < index for other in sure), sum(other > index for other in sure)
+        found.append(Ranked(name, float(np.mean(scores[name])), index + 1, 1 + better, len(names) - worse))
     return found
 
 
