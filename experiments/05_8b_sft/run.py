@@ -35,6 +35,8 @@ def check(settings: dict[str, Any]) -> None:
             finetune.start_folder(rest["folder"])
     else:
         finetune.check(rest)
+        if kind == "decode" and not (rest.get("items") and rest.get("generation_tokens")):
+            raise InputError("items, generation_tokens: 0 is not allowed where ways of writing are compared; at least 1 of both")
 
 
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:

@@ -150,6 +150,11 @@ class FinetuneTask(TransformerTask):
     def _prompt(self, exercise: Exercise) -> list[int]:
         return self.template.render([{"role": "user", "content": exercise.question}], add_generation_prompt=True)
 
+    def _prompts(self, exercises: list[Exercise]) -> list[list[int]]:
+        """The prompts, cut from the left where an answer would not fit behind them."""
+        most = self.model.config.length - self.config.generation_tokens
+        return [self._prompt(exercise)[-most:] for exercise in exercises]
+
     def _choose(self, exercises: list[Exercise]) -> list[Row]:
         """Each exercise by the likelihood of its endings."""
         length = self.model.config.length
@@ -170,8 +175,7 @@ class FinetuneTask(TransformerTask):
         size = self.config.generation_tokens
         if not size:
             return [dict.fromkeys(SOLVED_COLUMNS, math.nan) for _ in exercises]
-        prompts = [self._prompt(exercise)[-(self.model.config.length - size) :] for exercise in exercises]
-        rows: list[Row] = [{} for _ in exercises]
+        prompts, rows = self._prompts(exercises), [Row() for _ in exercises]
         for name, tokens in zip(SOLVED_COLUMNS, TOKENS_PER_STEP, strict=True):
             written = self.write(prompts, SamplingConfig("low-confidence", -(-size // tokens), 0.0))
             for row, exercise, one in zip(rows, exercises, written, strict=True):
@@ -182,8 +186,7 @@ class FinetuneTask(TransformerTask):
         """Every way of writing (DECODERS) on the same exercises: the share that it solves, its forward passes for each answer,
         and the tokens of the answers for each pass. Each exercise's own numbers go to the run's items."""
         exercises, size = self.data.exercises[: self.config.items], self.config.generation_tokens
-        prompts = [self._prompt(exercise)[-(self.model.config.length - size) :] for exercise in exercises]
-        rows: list[Row] = [{"item": float(index)} for index in range(len(exercises))]
+        prompts, rows = self._prompts(exercises), [Row(item=float(index)) for index in range(len(exercises))]
         found: Row = {}
         for name, way in DECODERS.items():
             written = self.write(prompts, _decoder(size, **way))

@@ -10,6 +10,7 @@ import pytest
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.tasks.summaries import DECODERS
@@ -144,6 +145,14 @@ def test_ways_of_writing_are_compared_by_what_they_solve_and_what_they_take():
     solved_by_most = 50 + 100 / ITEMS * 3 / 5
     assert claims.parallelism(cell, "from_0", claims.THRESHOLDS).mean() == pytest.approx(solved_by_most * pace["threshold_0.8"])
     assert CLAIMS["G4"].judge(found).estimate == pytest.approx(solved_by_most)
+
+
+def test_ways_of_writing_need_something_to_write():
+    [spec] = [spec for spec in EXPERIMENT.runs("smoke", seeds=1) if spec.settings["kind"] == "decode"]
+    check = EXPERIMENT.module("run").check
+    check(spec.settings)
+    with pytest.raises(InputError, match="generation_tokens: 0 is not allowed"):
+        check(spec.settings | {"generation_tokens": 0})
 
 
 @pytest.mark.parametrize("tier", ["smoke", "cpu", "gpu", "paper"])
