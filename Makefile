@@ -56,7 +56,7 @@ locked: ## make .venv from requirements.lock, each file checked by its hash (Lin
 exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
 	$(RUN) theory $(OPTIONS)
 
-exp-parity: .venv/installed ## P1-P4: grokking and masked diffusion on parity (SEEDS=1: half an hour on two cores; all eight: hours)
+exp-parity: .venv/installed ## P1-P9: grokking and masked diffusion on parity (SEEDS=1: half an hour on two cores; all eight: hours)
 	$(RUN) parity $(OPTIONS)
 
 exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)
@@ -68,25 +68,26 @@ exp-parity-search: .venv/installed ## an open search: which network shows Fig 2 
 exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 	$(RUN) uniform_attention $(OPTIONS)
 
-exp-wikitext-bins: .venv/installed ## W1-W4, T10: which window of mask rates trains best on text (3 h; DATA=folder, or TEXT=your corpus)
+exp-wikitext-bins: .venv/installed ## W1-W8, T9b, T10: which window of mask rates trains best on text (3 h; DATA=folder, or TEXT=your corpus)
 	$(RUN) wikitext_bins $(OPTIONS)
 
-exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (hours; DATA=folder)
+exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (12 h; DATA=folder)
 	$(RUN) wikitext_lasting $(OPTIONS)
 
 exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (3 h; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
 
-exp-8b-sft: .venv/installed ## B3, B4: fine-tuning on windows of mask rates, by likelihood and by generation (45 min; DATA=folder); TIER=paper: 8B on 8 GPUs
+exp-8b-sft: .venv/installed ## B3, B4, G1-G4: fine-tuning on windows of mask rates, by likelihood and by generation (1 h; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_sft $(OPTIONS)
 
 exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as published, each gain against the noise of its items (seconds)
 	$(RUN) published_tables $(OPTIONS)
 
-exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (4 h; DATA=folder)
+exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (6 h; DATA=folder)
 	$(RUN) information_density $(OPTIONS)
 
-contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (some 80 min; DATA=folder); BUDGET=4 (some 5 h)
+contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (some 80 min; DATA=folder); BUDGET=4 (some 4 h)
+	if [ "$$TIER$$ARMS$$CELLS" != cpu ]; then $(RUN) contest $(OPTIONS); exit; fi; \
 	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"}
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved

@@ -23,6 +23,7 @@ from baselines.schedules.puma import Puma
 from mdlm_min.data.ngrams import count_ngrams
 from mdlm_min.diffusion.mask_schedule import Context, in_place
 from mdlm_min.diffusion.schedule_check import validate
+from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
 
 LENGTH = 4
@@ -327,3 +328,10 @@ def test_the_predicted_window_is_around_the_formula_s_optimum():
     part = schedule.estimates(Context(1, 1))
     assert (part.low + part.high) / 2 == pytest.approx(best, abs=0.006)
     assert part.high - part.low == pytest.approx(0.1)
+
+
+def test_the_contest_s_page_lists_every_schedule_with_its_source():
+    page = (ROOT / "experiments/07_contest/README.md").read_text()
+    lines = [line.split(" | ") for line in page.partition("| entry | idea |")[2].partition("\n\n")[0].splitlines()[2:]]
+    listed = {line[0].removeprefix("| "): line[2].removesuffix(" |") for line in lines}
+    assert listed == {name: entry.source for name, entry in SCHEDULES.items()}

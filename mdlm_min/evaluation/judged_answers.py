@@ -9,6 +9,7 @@ from torch import Tensor
 from mdlm_min.data.exercises import result_of
 from mdlm_min.diffusion.mask_schedule import MaskSchedule
 from mdlm_min.evaluation import contest_evaluator as evaluator
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
@@ -18,7 +19,8 @@ SCORES = ("test_nll", "chosen", "written")
 
 
 class JudgedAnswersTask(ScheduledFinetuneTask):
-    """The first `validation_answers` held-out exercises validate, the next `tested` test. Each is written in `answer_tokens`."""
+    """The first `validation_answers` held-out exercises validate, at most `tested` of the others test. Each is written in
+    `answer_tokens`."""
 
     def __init__(
         self,
@@ -30,7 +32,11 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
         answer_tokens: int,
         make_marks: Callable[[FinetuneTask], Marks] | None = None,
     ) -> None:
+        """Raises InputError for data that leave none to test."""
         super().__init__(config, seed, folder, make, make_marks)
+        there, wanted = len(self.data.exercises), config.validation_answers
+        if there <= wanted:
+            raise InputError(f"validation_answers: {wanted} of {there} held-out exercises leave none to test")
         self.tested, self.answer_tokens = tested, answer_tokens
 
     def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:

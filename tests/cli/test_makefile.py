@@ -87,3 +87,8 @@ def test_the_contest_is_given_its_budget_and_schedule(made):
     arguments, data = made("contest", "BUDGET=4", "SCHEDULE=my file.py:$HOME", "DATA=folder", "JOBS=3")
     assert arguments == ["contest", "--budget=4", "--seeds=0", "--schedule=my file.py:$HOME", "--jobs=3"]
     assert data == "folder"
+
+
+def test_another_tier_of_the_contest_is_run_like_that_of_other_experiments(made):
+    arguments, _ = made("contest", "TIER=smoke")
+    assert arguments[:3] == ["run", "contest", "--tier=smoke"]

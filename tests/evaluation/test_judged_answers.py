@@ -1,10 +1,12 @@
 """Answers judged by the contest's evaluator: what a model that knows nothing is credited with."""
 
+import pytest
 import torch
 
 from baselines.schedules.llada import llada
 from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
 from mdlm_min.run.config import build
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
 
@@ -12,6 +14,12 @@ SETTINGS = {
     "data": {"source": "arithmetic:2:100", "length": 64, "held_out": 70, "padding": "one"},
     "model": {"layers": 1, "heads": 2, "width": 16}, "batch": 4, "validation_answers": 10, "train": {"steps": 2, "eval_every": 1},
 }  # fmt: skip
+
+
+def test_data_that_leave_none_to_test_are_refused(tmp_path):
+    config = build(FinetuneConfig, {**SETTINGS, "validation_answers": 70})
+    with pytest.raises(InputError, match="70 of 70 held-out exercises leave none to test"):
+        JudgedAnswersTask(config, 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
 
 
 def test_a_model_that_knows_nothing_is_right_by_chance(tmp_path):
