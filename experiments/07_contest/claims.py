@@ -116,22 +116,20 @@ CLAIMS = [
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Validation NLL against training tokens, the mean over seeds: every entry grey, the three best of each track and U[0,1] in
-    colour; both budgets, each in a column of its own."""
+    """Validation NLL against training tokens, the mean over seeds, of each board: every entry grey, the three best and U[0,1] in
+    colour."""
     if "cpu" not in tables:
         return []
     table, leaderboard = tables["cpu"], _leaderboard()
     found = leaderboard.boards(table)
     if not found:
         return []
-    tracks = [track for track in TRACKS if any(place[0] == track for place in found)]
-    fig, axes = figure.grid(len(tracks), 2, width=5.4)
-    for row, track in enumerate(tracks):
-        for column, budget in enumerate(leaderboard.BUDGETS):
-            if (track, budget) in found:
-                _draw_board(axes[row, column], table, track, budget, found[track, budget])
-            else:
-                axes[row, column].set_visible(False)
+    places = sorted(found, key=lambda place: list(TRACKS).index(place[0]))  # both budgets of a track side by side
+    fig, axes = figure.grid(-(-len(places) // 2), 2, width=5.4)
+    for ax, place in zip(axes.flat, places, strict=False):
+        _draw_board(ax, table, *place, found[place])
+    for ax in axes.flat[len(places) :]:
+        ax.set_visible(False)
     return [figure.save(fig, folder / "07_contest_cpu.png")]
 
 
