@@ -144,8 +144,11 @@ class Table:
         write_whole(folder / "runs.json", json.dumps(self.runs, indent=1) + "\n")
         (folder / "items.csv.gz").unlink(missing_ok=True)
         if self.items:
-            lines = [f"run,{text.splitlines()[0]}" for text in list(self.items.values())[:1]]
-            lines += [f"{name},{line}" for name, text in self.items.items() for line in text.splitlines()[1:]]
+            lines, above = [], ""
+            for name, text in self.items.items():
+                header, *rest = text.splitlines()
+                lines += [f"run,{header}"] * (header != above) + [f"{name},{line}" for line in rest]
+                above = header
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
         write_whole(folder / "table.csv", self.csv())
 
@@ -272,14 +275,19 @@ def _text_sha256(text: str | None) -> str | None:
 
 
 def _read_items(path: Path) -> dict[str, str]:
-    """items.csv of every run, as text."""
+    """items.csv of every run, as text. A line of column names, whose first is "run", stands above the runs that have them."""
     if not path.exists():
         return {}
-    header, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     texts: dict[str, list[str]] = {}
-    for line in lines:
+    header = ""
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         name, _, rest = line.partition(",")
-        texts.setdefault(name, [header.partition(",")[2]]).append(rest)
+        if name == "run":
+            header = rest
+        elif not header:
+            raise ValueError("its first line does not name the columns")
+        else:
+            texts.setdefault(name, [header]).append(rest)
     return {name: "\n".join(found) + "\n" for name, found in texts.items()}
 
 

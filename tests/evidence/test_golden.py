@@ -107,6 +107,21 @@ def test_a_table_rebuilds_from_its_curves_and_runs(fresh, tmp_path):
     assert gzip.decompress((tmp_path / "table" / "curves.csv.gz").read_bytes()).startswith(b"run,step,loss")
 
 
+def test_items_of_runs_with_different_columns_are_read_as_they_were_written(fresh, tmp_path):
+    table = golden.collect(specs(), fresh)
+    names = list(table.runs)
+    texts = ["task,item,acc\nsums,0,1\nsums,1,0\n", "task,item,solved,passes\nsums,0,1,24\n"]
+    items = dict(zip(names, texts, strict=True))
+    golden.Table(table.experiment, table.tier, table.runs, table.curves, items).write(tmp_path)
+    found = golden.read(tmp_path, table.experiment, table.tier)
+    assert found.items == items
+    assert found.item_frame().query("run == @names[1]")["passes"].tolist() == [24]
+    text = gzip.decompress((tmp_path / "items.csv.gz").read_bytes()).decode().partition("\n")[2]
+    (tmp_path / "items.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(InputError, match="its first line does not name the columns"):
+        golden.read(tmp_path, table.experiment, table.tier)
+
+
 def test_unfinished_and_altered_runs_are_no_results(fresh, tmp_path):
     shutil.copytree(fresh, tmp_path / "runs")
     folder = specs()[0].folder(tmp_path / "runs")
