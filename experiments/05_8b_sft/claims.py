@@ -286,13 +286,17 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         if not cells:
             continue
         ways = table.cell(DECODING)
-        fig, axes = figure.grid(1, 2 + len(cells) + bool(ways.runs), width=3.9)
-        _draw_published(axes[0, 0])
-        for ax, cell in zip(axes[0, 1:], cells, strict=False):
+        count = 2 + len(cells) + bool(ways.runs)
+        fig, grid = figure.grid(-(-count // 3), 3, width=4.2)
+        axes = grid.flat
+        _draw_published(axes[0])
+        for ax, cell in zip(axes[1:], cells, strict=False):
             _draw_edges(ax, table.cell(cell), cell)
-        _draw_steps(axes[0, 1 + len(cells)], table.cell("arithmetic"))
+        _draw_steps(axes[1 + len(cells)], table.cell("arithmetic"))
         if ways.runs:
-            _draw_ways(axes[0, -1], ways)
+            _draw_ways(axes[count - 1], ways)
+        for ax in axes[count:]:
+            ax.set_visible(False)
         paths.append(figure.save(fig, folder / f"05_8b_sft_{tier}.png"))
     return paths
 
