@@ -6,10 +6,10 @@ import numpy as np
 
 from mdlm_min.diffusion.generation_record import accuracy_under_parallelism
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, by_seed, in_cell, quarter, rows_of
+from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, by_seed, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.statistics import Crossed, Evidence, Mean, Ratio, student_interval
-from mdlm_min.tasks.summaries import TOKENS_PER_STEP
+from mdlm_min.tasks.summaries import DECODERS, TOKENS_PER_STEP
 
 ARMS = {"middle": "U[.45,.55]", "from_0": "U[0,1]", "from_2": "U[.2,1]", "from_3": "U[.3,1]", "from_5": "U[.5,1]"}
 EDGES = {"from_0": 0.0, "from_2": 0.2, "from_3": 0.3, "from_5": 0.5}  # lower edges of the windows that end at 1
@@ -93,9 +93,9 @@ def judge_both(table: Table) -> Evidence:
 
 
 def _written(table: Table, arm: str, column: str) -> dict[str, np.ndarray]:
-    """One column of what was measured of each way of writing: by way, a value for each seed."""
-    rows = rows_of(table, arm)
-    return {way: part[column].to_numpy() for way, part in rows.groupby("decoder", sort=False)}
+    """What was measured of each way of writing: by way, a value for each seed."""
+    ends = [rows[-1] for rows in curves_of(table, arm)]
+    return {way: np.array([end[f"{column}_{way}"] for end in ends]) for way in DECODERS}
 
 
 def _as_good(way: str) -> Judge:

@@ -14,7 +14,7 @@ from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import locked
 from mdlm_min.run.run_folder import Row, RunFolder
-from mdlm_min.tasks.summaries import DECODED, DECODERS, EXERCISE_COLUMNS
+from mdlm_min.tasks.summaries import EXERCISE_COLUMNS
 
 KINDS = ("pretrain", "finetune", "untuned", "decode", "evaluate")
 TASKS = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa", "gsm8k", "math")  # of Tables 2 and 3
@@ -122,10 +122,8 @@ def _scores(scores: dict[str, dict[str, float]]) -> Row:
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:
-    """What a table says of one run: NLL of held-out answers, both scorings of the exercises, the paper's tasks; of a run that
-    compares ways of writing, a row for each of them."""
+    """What a table says of one run: NLL of held-out answers, both scorings of the exercises, the paper's tasks. What is measured
+    of each way of writing stands in the curves."""
     last = rows[-1]
     names = ["valid_loss", "valid_error", *EXERCISE_COLUMNS, "test_loss", *TASKS]
-    row = {**{name: last.get(name, math.nan) for name in names}, "last_step": last["step"]}
-    ways = [name for name in DECODERS if f"solved_{name}" in last]
-    return [{**row, "decoder": way, **{name: last.get(f"{name}_{way}", math.nan) for name in DECODED}} for way in ways or [""]]
+    return [{**{name: last.get(name, math.nan) for name in names}, "last_step": last["step"]}]

@@ -22,10 +22,10 @@ _SOURCES = ("table", "curves", "items")
 
 
 class _AnyPoint(Point):
-    """A point at which everything was measured."""
+    """A point at which everything was measured. The numbers may be losses or shares."""
 
     def __missing__(self, name: str) -> float:
-        return 1.0 + 1.0 / (1.0 + self.get("step", 0.0)) + 0.001 * self.run[2]
+        return 0.5 + 0.1 / (1.0 + self.get("step", 0.0)) + 0.001 * self.run[2]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ DECODERS: dict[str, dict[str, Any]] = {
     "factor_1": {"factor": 1.0},
     "cached": {"threshold": 0.9, "blocks": 3, "cache": "dual"},
 }
-DECODED = ("solved", "passes", "tokens_per_pass")  # what is measured of each
 
 
 def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:

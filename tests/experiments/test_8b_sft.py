@@ -135,7 +135,7 @@ def test_ways_of_writing_are_compared_by_what_they_solve_and_what_they_take():
     solved["middle"] = solved["from_5"] = dict.fromkeys(DECODERS, 0.5)
     pace = {way: 1.0 + index for index, way in enumerate(DECODERS)}
     found = decoded(solved, {way: 5.0 if way == "cached" else 20.0 for way in DECODERS}, pace)
-    assert len(found.frame()) == 15 * len(DECODERS)
+    assert len(found.frame()) == 15
     assert CLAIMS["G1"].judge(found).estimate == 0
     assert CLAIMS["G2"].judge(found).estimate == pytest.approx(-0.25)
     assert 3.7 < CLAIMS["G3"].judge(found).estimate < 4
@@ -186,9 +186,8 @@ def test_the_smoke_tier_runs_from_the_command_line(tmp_path):
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "05_8b_sft" / "smoke"
     rows = list(csv.DictReader((folder / "table.csv").open()))
-    scored, ways = rows[:7], rows[7:]
-    assert [row["arm"] for row in scored] == ["base", "untuned", "middle", "from_0", "from_2", "from_3", "from_5"]
-    assert all(row["acc"] != "nan" and row["solved_8"] != "nan" for row in scored[1:])
-    assert [row["decoder"] for row in ways] == list(DECODERS)
-    assert all(float(row["passes"]) >= 1 for row in ways)
+    assert [row["arm"] for row in rows] == ["base", "untuned", "middle", "from_0", "from_2", "from_3", "from_5", "from_5"]
+    assert all(row["acc"] != "nan" and row["solved_8"] != "nan" for row in rows[1:-1])
+    [ways] = csv.DictReader((folder / "arithmetic-decoding/from_5/seed0/metrics.csv").open())
+    assert all(float(ways[f"passes_{way}"]) >= 1 and 0 <= float(ways[f"solved_{way}"]) <= 1 for way in DECODERS)
     assert (folder / "05_8b_sft_smoke.png").exists()

@@ -382,12 +382,14 @@ def forged_entry(folder, change=lambda runs, settings: None):
         rows[-1]["learning_rate"] = rate
         runs[spec.name] = {"cell": spec.cell, "config": json.loads(json.dumps(spec.config)), "rows": rows}
     change(runs, settings)
+    ours = {submission._place(record): record["data"] for record in golden.accepted("07_contest", "cpu").runs.values()}
     records, curves = {}, {}
     for name, run in runs.items():
         log = folder / "logs" / run["cell"] / f"seed{run['config']['seed']}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(name)
-        data = {"sha256": "d", "device": "cpu", "dtype": "float32", "schedule_sha256": sha256(folder / "schedule.py")}
+        sha = ours.get(submission._place(run), {"sha256": "d"})["sha256"]
+        data = {"sha256": sha, "device": "cpu", "dtype": "float32", "schedule_sha256": sha256(folder / "schedule.py")}
         records[name] = {
             "cell": run["cell"],
             "config": run["config"],
