@@ -4,6 +4,7 @@ Every Makefile target of the suite is one line of it.
 """
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,11 @@ def main(argv: list[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] in OUR_PACKAGES:
             raise
         print(f"mdlm: {error.name} is not installed, and this command needs it", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"mdlm: a path is too long: {str(error.filename)[:40]}...; allowed: names of at most 255 bytes", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"mdlm: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "factor_1": {"factor": 1.0},
     "cached": {"threshold": 0.9, "blocks": 3, "cache": "dual"},
 }
+SCORED_COLUMNS = (*EXERCISE_COLUMNS, *(f"{what}_{way}" for way in DECODERS for what in ("solved", "passes")))  # of all items
 
 
 def stays_above(rows: list[Row], metric: str, threshold: float = SOLVED, evaluations: int = 3) -> float:

@@ -94,3 +94,13 @@ def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_p
     assert stop.value.code == 2
     assert "an empty name is not allowed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "run", "--output", "x" * 300], ["window", "--text", "a", "--figure", "x" * 300]]
+)
+def test_a_path_that_the_system_cannot_hold_is_one_line(arguments, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "a path is too long: xxx" in said
+    assert said.count("\n") == 1

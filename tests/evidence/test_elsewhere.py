@@ -328,6 +328,12 @@ def test_every_claim_on_trained_models_says_what_it_reads(name, tier):
         assert need.arms, need.claim.id
 
 
+def test_what_claims_read_is_said_without_any_results_too(tmp_path, monkeypatch):
+    with_results = {name: [need.arms for need in needs.needs(Experiment(name), "cpu")] for name in ("04_8b_pt", "05_8b_sft")}
+    monkeypatch.setattr(golden, "RESULTS", tmp_path)
+    assert with_results == {name: [need.arms for need in needs.needs(Experiment(name), "cpu")] for name in with_results}
+
+
 def test_an_arm_that_only_a_note_reads_is_listed_as_such(capsys):
     assert main(["judge", "wikitext_bins", "--columns"]) == 0
     lines = capsys.readouterr().out.splitlines()
