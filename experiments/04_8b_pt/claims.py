@@ -19,7 +19,9 @@ from mdlm_min.evidence.claim import (
 )
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.statistics import Crossed, Evidence, Mean
+from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS
 
+ITEMS = (ITEM_TASKS, ITEM_COLUMNS)  # tasks and scores of items.csv
 SIZES = {"S": ".24M", "M": ".90M", "L": "2.3M"}
 ARMS = {
     "uniform_0_1": "U[0,1]",

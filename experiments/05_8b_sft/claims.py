@@ -9,9 +9,10 @@ from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, by_seed, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.statistics import Crossed, Evidence, Mean, Ratio, student_interval
-from mdlm_min.tasks.summaries import DECODERS, TOKENS_PER_STEP
+from mdlm_min.tasks.summaries import DECODERS, SCORED_COLUMNS, TOKENS_PER_STEP
 
 ARMS = {"middle": "U[.45,.55]", "from_0": "U[0,1]", "from_2": "U[.2,1]", "from_3": "U[.3,1]", "from_5": "U[.5,1]"}
+ITEMS = (("arithmetic:3",), SCORED_COLUMNS)  # tasks and scores of items.csv
 EDGES = {"from_0": 0.0, "from_2": 0.2, "from_3": 0.3, "from_5": 0.5}  # lower edges of the windows that end at 1
 SCALED = {
     "arithmetic": "arithmetic in three steps, .11M",

@@ -16,7 +16,6 @@ from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.statistics import LEAST_SEEDS
 from mdlm_min.run.run_folder import Row
-from mdlm_min.tasks.summaries import ITEM_TASKS, SCORED_COLUMNS
 
 _POINTS = 12  # of a made-up curve
 _SOURCES = ("table", "curves", "items")
@@ -70,14 +69,11 @@ def made_up(experiment: Experiment, tier: str) -> AskedTable:
     return AskedTable.of(Table(experiment.name, tier, runs, curves, dict.fromkeys(runs, items)), frame, log)
 
 
-def _scored(experiment: Experiment, plan: Plan) -> tuple[list[str], list[str]]:
-    """The tasks of the experiment's golden items and their scores; where there are none, all tasks, the table's columns and
-    all scores that items have."""
-    for table in golden.golden_by_tier(experiment.name).values():
-        if table.items:
-            frame = table.item_frame()
-            return list(frame["task"].unique()), [str(name) for name in frame if name not in ("run", *KEYS, *ITEM_KEYS)]
-    return ["task", *ITEM_TASKS], list(dict.fromkeys([*plan.columns, *SCORED_COLUMNS]))
+def _scored(experiment: Experiment, plan: Plan) -> tuple[Sequence[str], Sequence[str]]:
+    """The tasks of the experiment's items and their scores: `ITEMS` of its claims.py; where there is none, one task and the
+    table's columns."""
+    found: tuple[Sequence[str], Sequence[str]] = getattr(experiment.module("claims"), "ITEMS", (["task"], plan.columns))
+    return found
 
 
 def trace(claim: Claim, table: AskedTable) -> Need:
