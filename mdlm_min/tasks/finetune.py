@@ -177,9 +177,9 @@ class FinetuneTask(TransformerTask):
             return [dict.fromkeys(SOLVED_COLUMNS, math.nan) for _ in exercises]
         prompts, rows = self._prompts(exercises), [Row() for _ in exercises]
         for name, tokens in zip(SOLVED_COLUMNS, TOKENS_PER_STEP, strict=True):
-            written = self.write(prompts, SamplingConfig("low-confidence", -(-size // tokens), 0.0))
+            written = self.write(prompts, _decoder(size, tokens))
             for row, exercise, one in zip(rows, exercises, written, strict=True):
-                row[name] = float(result_of(one.text) == result_of(exercise.answer))
+                row[name] = _solves(one, exercise)
         return rows
 
     def decode(self) -> Row:
@@ -191,8 +191,7 @@ class FinetuneTask(TransformerTask):
         for name, way in DECODERS.items():
             written = self.write(prompts, _decoder(size, **way))
             for row, exercise, one in zip(rows, exercises, written, strict=True):
-                right = float(result_of(one.text) == result_of(exercise.answer))
-                row |= {f"solved_{name}": right, f"passes_{name}": float(one.passes)}
+                row |= {f"solved_{name}": _solves(one, exercise), f"passes_{name}": float(one.passes)}
             found |= {f"{what}_{name}": sum(row[f"{what}_{name}"] for row in rows) / len(rows) for what in ("solved", "passes")}
             found[f"tokens_per_pass_{name}"] = sum(one.tokens for one in written) / sum(one.passes for one in written)
         self.folder.write_items([{"task": self.config.data.source, **row} for row in rows])
@@ -214,6 +213,11 @@ class FinetuneTask(TransformerTask):
                 answer = self.template.answer(tokens[len(prompts[index]) : len(prompts[index]) + size])
                 answers[index] = Written(answer, passes, counted)
         return [answers[index] for index in range(len(prompts))]
+
+
+def _solves(written: Written, exercise: Exercise) -> float:
+    """1 where what was written has the exercise's result, else 0."""
+    return float(result_of(written.text) == result_of(exercise.answer))
 
 
 def _decoder(size: int, tokens_per_step: int = 1, blocks: int = 1, **way: Any) -> SamplingConfig:
