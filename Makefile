@@ -87,6 +87,8 @@ exp-information-density: .venv/installed ## D1-D6: dense tokens first, in comple
 	$(RUN) information_density $(OPTIONS)
 
 contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (75 min; DATA=folder); BUDGET=4 (some 4 h)
+	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ -n "$$SCHEDULE" ]; then \
+	echo "SCHEDULE: not together with TIER, ARMS or CELLS; a short try: mdlm contest --schedule ... --tracks parities --seeds 1" >&2; exit 2; fi
 	if [ "$$TIER$$ARMS$$CELLS" != cpu ]; then $(RUN) contest $(OPTIONS); exit; fi; \
 	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"}
 

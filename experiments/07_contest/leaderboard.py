@@ -181,7 +181,7 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
         "Written by `mdlm report` from `results/07_contest`. [The contest's page](../experiments/07_contest/README.md) has the "
         "rules.\n\n"
         "- *Rank [95%]*: place by mean test NLL over seeds, and the ranks that the seeds leave open. Entries in bold may be the "
-        "best: between them it is a tie.\n"
+        "best: between them it is a tie. Each interval stands alone: one entry may leave open what another's excludes.\n"
         "- *Gain*: test NLL of U[0,1] (`llada_0.001`) less the entry's, paired by seed, with its 95% interval and its two-sided "
         "p-value, adjusted over the board.\n"
         "- *Steps to its loss*: the median step at which U[0,1]'s last validation NLL is reached.\n"
@@ -211,27 +211,34 @@ def _track(table: Table, track: str) -> dict[str, list[float]]:
     return found
 
 
-def advised(found: Boards) -> str:
-    """The entry whose rank is surely small: the least mean, over the boards, of the worst rank that the seeds leave open; of
-    several the one with the least mean place. So an entry that is merely uncertain is not advised."""
+def by_worst_rank(found: Boards) -> list[tuple[str, list[int], float]]:
+    """The entries that are on every board, the one to advise first: name, the worst rank that the seeds leave open on each board,
+    and their mean. Of equal ones the one with the least mean place is first. So an entry that is merely uncertain is not
+    advised."""
     everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
     its = {name: [line for lines in found.values() for line in lines if line.name == name] for name in sorted(everywhere)}
-    worst = {name: float(np.mean([line.ranked.worst for line in lines])) for name, lines in its.items()}
+    worst = {name: [line.ranked.worst for line in lines] for name, lines in its.items()}
     places = {name: float(np.mean([line.ranked.place for line in lines])) for name, lines in its.items()}
-    return min(its, key=lambda name: (worst[name], places[name]))
+    first = sorted(its, key=lambda name: (float(np.mean(worst[name])), places[name]))
+    return [(name, worst[name], float(np.mean(worst[name]))) for name in first]
 
 
 def advice_page(found: Boards) -> str:
     """results/WHICH_SCHEDULE.md: one screen."""
-    best = advised(found)
+    (best, worst, mean), *rest = by_worst_rank(found)
     ties = sum(line.is_tie for lines in found.values() for line in lines if line.name == best)
     enough = all(lines[0].gain.seeds >= LEAST_SEEDS for lines in found.values())
     text = (
         "# Which schedule should I train with?\n\n"
         "Written by `mdlm report` from the contest's table: small models, small budgets, a learning rate searched for each entry "
         "([rules](../experiments/07_contest/README.md), [all entries](LEADERBOARD.md)).\n\n"
-        f"**If you want one answer: `{best}`.** Of all entries its worst possible rank is the least, in the mean over "
-        f"{len(found)} boards; on {ties} of them it may be the best.\n\n"
+        f"**If you want one answer: `{best}`.** The worst ranks that the seeds leave open, {', '.join(map(str, worst))} on "
+        f"{len(found)} boards, have the least mean of all entries: {mean:.1f}"
+        f"{f'. Next is `{rest[0][0]}` with {rest[0][2]:.1f}' if rest else ''}. On {ties} of the boards it may be the best. "
+        "Where two entries are close, take either.\n\n"
+        "`predicted_window` is the window that `mdlm window --text FILE --tokenizer bpe:512` predicts from the training tokens; "
+        "it prints the `mdlm train` command that uses it. `signal_rich_window` is the paper's U[.45,.55]. Both have the weight "
+        "1/t, as has U[0,1] (`llada_0.001`).\n\n"
         "| you train on | budget | best | as good, as far as the seeds can tell | gain over U[0,1], nats per token [95%] | "
         "and the paper's U[.45,.55] |\n| --- | --- | --- | --- | --- | --- |\n"
     )

@@ -10,6 +10,7 @@ contest's table says of it.
 """
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,22 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
         for form, formula in FORMS.items():
             say(f"    t* = {mixture_optimum(weights, form):.3f}   {formula}")
     best = mixture_optimum(counts.weights())
-    say(f"predicted window: mask_rate = {window_around(best)}")
+    window = window_around(best)
+    say(f"predicted window: mask_rate = {window}")
+    if config.tokenizer != "words":
+        command = (
+            "mdlm",
+            "train",
+            "--text",
+            config.corpus,
+            "--tokenizer",
+            config.tokenizer,
+            "--mask-rate",
+            window,
+            "--weight",
+            "1/t",
+        )
+        say(f"    to train on it: {shlex.join(command)}")
     say_record("ngrams", say)
     say_contest(config.tokenizer, say)
     _draw_signal(counts, f"{Path(config.corpus).name}, {config.tokenizer}", figure_path)

@@ -9,6 +9,7 @@ temperature and noise (LLaDA's released `generate`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -54,29 +55,29 @@ def choose(
     like a lower temperature (arXiv:2409.02908). Raises InputError where no token is left to choose.
     """
     vocabulary = scores.shape[1]
-    ruled_out = _ids({rules.mask, *rules.suppress}, vocabulary)
-    at_first = _ids({rules.mask, *rules.suppress, *rules.begin_suppress}, vocabulary)
+    ruled_out, at_first, deferred = (ids.to(scores.device) for ids in _ids(rules, vocabulary))
     if len(ruled_out) == vocabulary:
         raise InputError(f"suppress: all {vocabulary} tokens are suppressed; at least one must be left")
     if len(at_first) == vocabulary:
         raise InputError(
             f"begin_suppress: with suppress it holds all {vocabulary} tokens; at least one must be left to begin an answer with"
         )
-    deferred = torch.tensor(_ids(rules.defer, vocabulary), dtype=torch.int64, device=scores.device)
     rows, begins = asked.nonzero()[:, 0].tolist(), first[asked]
     tokens, confidences = [], []
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         logits = scores[part].to(torch.float64, copy=True)
-        logits[:, ruled_out] = -torch.inf
-        logits[begins[part].nonzero(), at_first] = -torch.inf
+        logits.index_fill_(1, ruled_out, -torch.inf)
+        if rules.begin_suppress:
+            starts = begins[part].nonzero()[:, 0]
+            logits[starts] = logits[starts].index_fill(1, at_first, -torch.inf)
         noisy = logits
         if temperature:
             noisy = logits - temperature * _exponential(rows[part], noise, vocabulary).log().to(logits.device)
         best = noisy.argmax(dim=1)
         tokens.append(best)
         if remasking in CONFIDENCES:
-            logits[:, deferred] = -torch.inf
+            logits.index_fill_(1, deferred, -torch.inf)
             confidences.append(_confidence(logits, best, remasking).masked_fill(torch.isin(best, deferred), LOWEST))
     chosen, confidence = torch.zeros_like(asked, dtype=torch.int64), torch.zeros_like(asked, dtype=torch.float64)
     chosen[asked] = torch.cat(tokens)
@@ -85,8 +86,15 @@ def choose(
     return chosen, confidence
 
 
-def _ids(tokens: frozenset[int] | set[int], vocabulary: int) -> list[int]:
-    return sorted(token for token in tokens if 0 <= token < vocabulary)
+@lru_cache(maxsize=4)  # asked for at every step, and a large vocabulary may have many that stand in no text
+def _ids(rules: TokenRules, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of the vocabulary that are never produced, not produced first, and deferred: int64."""
+    never = rules.suppress | {rules.mask}
+    ruled_out, at_first, deferred = (
+        torch.tensor(sorted(token for token in group if 0 <= token < vocabulary), dtype=torch.int64)
+        for group in (never, never | rules.begin_suppress, rules.defer)
+    )
+    return ruled_out, at_first, deferred
 
 
 def _exponential(rows: list[int], noise: Sequence[torch.Generator | None], vocabulary: int) -> Tensor:

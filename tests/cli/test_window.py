@@ -28,6 +28,7 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
     assert "corpus.txt: 6,000 tokens (words)" in text
     assert "w2 0.2" in text
     assert "predicted window: mask_rate = U[0." in text
+    assert "to train on it" not in text  # no model reads words
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -37,6 +38,8 @@ def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
     assert f"corpus.txt: {corpus.stat().st_size:,} tokens (bytes)" in text
+    window = text.partition("predicted window: mask_rate = ")[2].splitlines()[0]
+    assert f"to train on it: mdlm train --text {corpus} --tokenizer bytes --mask-rate '{window}' --weight 1/t\n" in text
     assert "within .1 of the best window in 20% of the seeds" in text
     assert "not reproduced). bytes: 0.31 and 0.45" in text
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", dict)
