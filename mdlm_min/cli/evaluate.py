@@ -14,7 +14,7 @@ MODEL = {  # HarnessConfig's fields that the command has options for
     "seed": (int, "seed of masks and of generation (default: 0)"),
     "device": (str, "cpu (default) or cuda"),
     "dtype": (str, "what is computed in: float32 or bfloat16 (default: the model's own)"),
-    "batch_tokens": (int, "the most tokens of a batch; changes no result (default: 8192)"),
+    "batch_tokens": (int, "the most tokens of a batch; changes no result but for rounding (default: 8192)"),
 }
 
 
@@ -41,7 +41,8 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--cache", "--use_cache", default="", help="path of lm-eval's cache of answers")
     parser.add_argument("--output", type=Path, help="folder of the results (default: runs/eval/FOLDER's name)")
     for name, (kind, explanation) in MODEL.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name, type=kind, help=explanation)
+        options = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(*options, dest=name, type=kind, help=explanation)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -90,6 +91,8 @@ def gen_kwargs(text: str) -> dict[str, Any]:
         name, sign, value = part.partition("=")
         if not sign or not name.strip():
             raise InputError(f"gen_kwargs: {part!r} is not allowed; name=value, separated by commas")
+        if name.strip() in found:
+            raise InputError(f"gen_kwargs: {name.strip()!r} is given twice; once is allowed")
         found[name.strip()] = _value(value.strip())
     return found
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mdlm_min.tasks.text_model import TextModel
 
 KEYS = ("prompt", "infill", "messages")
+WRITTEN = ("answer", "tokens", "nfe")  # what each line of the output has besides those of its prompt
 GIVEN, NEW, MASKED = "", "bold cyan", "dim"  # styles of tokens
 SHADE, REFRESH = "\u2591", 0.1  # the sign for a masked token; seconds between two pictures
 
@@ -100,13 +101,16 @@ def generate(arguments: argparse.Namespace) -> int:
     if arguments.chat and arguments.infill is not None:
         raise InputError("chat: is not allowed with --infill, whose text has no turns")
     own = {"prompt": arguments.prompt} if arguments.infill is None else {"infill": arguments.infill}
-    lines = _read(arguments.prompts) if arguments.prompts else [own]
+    lines = _read(arguments.prompts) if arguments.prompts else [(1, own)]
     config = _sampling(arguments, arguments.steps if arguments.steps is not None else 1)
+    import torch
+
+    from mdlm_min.diffusion.schedule import Schedule
     from mdlm_min.tasks.text_model import TextModel
 
     model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
     chat = _chat(model) if arguments.chat else None
-    requests = [_request(model, chat, line, arguments, number) for number, line in enumerate(lines, 1)]
+    requests = [_request(model, chat, line, arguments, number) for number, line in lines]
     rules = {gaps: _rules(model, chat, arguments, gaps) for gaps in (False, True)}
     settings = [
         _Setting(
@@ -115,6 +119,9 @@ def generate(arguments: argparse.Namespace) -> int:
         )
         for request in requests
     ]
+    for (number, _), request, setting in zip(lines, requests, settings, strict=True):  # before anything is generated
+        with _at_line(arguments, number):
+            Schedule(torch.tensor([request.template]) == model.mask_token, setting.config.block_length, setting.config.steps)
     if arguments.prompts:
         cost = _write_all(model, requests, settings, arguments)
     else:
@@ -132,19 +139,32 @@ def _sampling(arguments: argparse.Namespace, steps: int) -> "SamplingConfig":
     )  # fmt: skip
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file. Raises InputError for one that is missing, and for lines that are none of ours."""
+def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a JSONL file with their numbers. Raises InputError for a file that is missing, and for lines that are none of
+    ours."""
     try:
-        lines = [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"prompts: {path} cannot be read as JSON lines ({error})") from error
-    if not lines:
-        raise InputError(f"prompts: {path} has no line")
-    for number, line in enumerate(lines, 1):
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        raise InputError(f"prompts: {path} cannot be read ({error})") from error
+    lines = []
+    for number, one in enumerate(text.split("\n"), 1):
+        if not one.strip():
+            continue
+        try:
+            line = json.loads(one)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"prompts: {path}, line {number}: {shown(one)} is no JSON ({error})") from error
         if not isinstance(line, dict) or sum(key in line for key in KEYS) != 1:
             raise InputError(f"prompts: {path}, line {number}: {shown(line)} has not exactly one of {', '.join(KEYS)}")
         if not is_unicode(json.dumps(line, ensure_ascii=False)):  # it could not be written again
             raise InputError(f"prompts: {path}, line {number}: {shown(line)} has a character that UTF-8 does not allow")
+        if taken := [name for name in WRITTEN if name in line]:
+            raise InputError(
+                f"prompts: {path}, line {number}: {taken[0]} is a field of the output, and would be lost; allowed: other names"
+            )
+        lines.append((number, line))
+    if not lines:
+        raise InputError(f"prompts: {path} has no line")
     return lines
 
 
@@ -163,7 +183,7 @@ def _request(
     from mdlm_min.data.chat import check_messages
     from mdlm_min.tasks.text_model import check_gaps
 
-    try:
+    with _at_line(arguments, number):
         if "messages" in line:
             if chat is None:
                 raise InputError("messages: need --chat")
@@ -183,6 +203,13 @@ def _request(
             else:
                 prompt = chat.render(check_messages([{"role": "user", "content": text}]), add_generation_prompt=True)
         return _Request(model.with_answer(prompt, arguments.length), len(prompt), line)
+
+
+@contextmanager
+def _at_line(arguments: argparse.Namespace, number: int) -> Iterator[None]:
+    """Says of bad input which line of the file it is."""
+    try:
+        yield
     except (InputError, ValueError) as error:
         raise InputError(f"prompts: {arguments.prompts}, line {number}: {error}" if arguments.prompts else str(error)) from error
 
@@ -293,7 +320,7 @@ def _write_all(
             made = model.generate(templates, setting.config, arguments.seed, setting.rules, items=batch)
             rows = zip(batch, made.tokens.tolist(), made.passes, made.answers, strict=True)
             found = {
-                index: {"answer": _text(model, requests[index], row, count), "tokens": count, "nfe": nfe}
+                index: dict(zip(WRITTEN, (_text(model, requests[index], row, count), count, nfe), strict=True))
                 for index, row, nfe, count in rows
             }
             partial.add({index: {"seconds": made.seconds / len(batch), "said": said} for index, said in found.items()})

@@ -45,6 +45,9 @@ class Tokenizer(Protocol):
     def special_id(self, name: str) -> int | None:
         """Id of a special token, such as "<|eot_id|>", which stands for no text; None where the tokenizer has none."""
 
+    def is_text(self, token: int) -> bool:
+        """Whether a text may be encoded to this id: it is one of the vocabulary, and no special token."""
+
     def to_json(self) -> str:
         """A tokenizer.json of `tokenizers` with the same tokens. Raises InputError where there can be none."""
 
@@ -63,6 +66,9 @@ class Bytes:
 
     def special_id(self, name: str) -> int | None:
         return None
+
+    def is_text(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size
 
     def to_json(self) -> str:
         return byte_level_json({bytes([byte]): byte for byte in range(256)})
@@ -110,6 +116,9 @@ class GPT2:
     def special_id(self, name: str) -> int | None:
         return 50256 if name == "<|endoftext|>" else None
 
+    def is_text(self, token: int) -> bool:
+        return 0 <= token < 50256
+
     def to_json(self) -> str:
         return byte_level_json(self._encoding._mergeable_ranks, "<|endoftext|>")
 
@@ -135,6 +144,9 @@ class TrainedBPE:
     def special_id(self, name: str) -> int | None:
         added = self._tokenizer.get_added_tokens_decoder()
         return next((number for number, token in added.items() if token.content == name), None)
+
+    def is_text(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size and token not in self._tokenizer.get_added_tokens_decoder()
 
     def to_json(self) -> str:
         return self._text
@@ -206,6 +218,9 @@ class Words:
 
     def special_id(self, name: str) -> int | None:
         return None
+
+    def is_text(self, token: int) -> bool:
+        return 0 <= token < len(self._ids)
 
     def to_json(self) -> str:
         raise InputError("data.tokenizer: 'words' grows as it reads; allowed: bytes, gpt2, bpe:SIZE or a tokenizer.json")

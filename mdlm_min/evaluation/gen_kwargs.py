@@ -23,8 +23,14 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
     """
     names = {"gen_length": "max_gen_toks", "cfg": "cfg_scale"}
     given = {names.get(name, name): value for name, value in options.items()}
+    for other, name in names.items():
+        if other in options and name in options and options[other] != options[name]:
+            raise InputError(
+                f"gen_kwargs: {other}={options[other]} and {name}={options[name]} contradict each other; one of them"
+            )
     for name in ("temperature", *TOKENS):
-        if not isinstance(given.get(name, 0), int | float if name == "temperature" else int):
+        value = given.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float if name == "temperature" else int):
             raise InputError(f"gen_kwargs: {name}={given[name]} is not allowed; a number")
     if given.get("temperature", 0) > 0 and not given.get("do_sample"):
         raise InputError(

@@ -43,7 +43,8 @@ _SPECIAL = re.compile(f"({'|'.join(map(re.escape, NAMES))}|(?<={re.escape(NAMES[
 @dataclass(frozen=True)
 class HarnessConfig:
     """`--model_args` of the model. `folder`: a run or a released LLaDA. A batch has at most `batch_tokens` tokens and, unless
-    `batch_size` is "auto", at most those of that many sequences of the model's full length; neither changes a result."""
+    `batch_size` is "auto", at most those of that many sequences of the model's full length; neither changes a result, but for
+    rounding."""
 
     folder: str
     passes: int = 128
@@ -72,7 +73,8 @@ class HarnessConfig:
 
 @dataclass
 class Speed:
-    """What all generation took: forward passes of the rows, answers' tokens, seconds, sequences."""
+    """What generation took: forward passes of the rows, answers' tokens, seconds, sequences. Answers from a cache take nothing
+    and are not counted."""
 
     passes: int = 0
     tokens: int = 0
@@ -109,7 +111,6 @@ class MDLM(LM):  # type: ignore[misc]
             raise InputError(f"folder: {self.config.folder}: needs rotary positions and no causal mask, for texts of any length")
         self.text.model.eval()
         self.speed = Speed()
-        self.cut = 0  # prompts that lost their beginning
         self._chat: ChatTemplate | None = None
 
     @classmethod
@@ -170,8 +171,9 @@ class MDLM(LM):  # type: ignore[misc]
         parts = [[special[part]] if part in special else encode(part).tolist() for part in _SPECIAL.split(text) if part]
         return torch.tensor([token for part in parts for token in part], dtype=torch.int64)
 
-    def _answer(self, context: str, continuation: str) -> Answer:
-        """A pair as lm-eval splits it: spaces that end the context belong to the continuation, and both are encoded together."""
+    def _pair(self, context: str, continuation: str) -> tuple[Tensor, Tensor]:
+        """Tokens of a pair as lm-eval splits it: spaces that end the context belong to the continuation, and both are encoded
+        together."""
         if self._chat is not None and context.startswith(NAMES[2]):
             prompt, answer = self._tokens(context), self._tokens(continuation)
         else:
@@ -179,8 +181,16 @@ class MDLM(LM):  # type: ignore[misc]
             context, continuation = context[: len(context) - spaces], context[len(context) - spaces :] + continuation
             prompt = self._tokens(context)
             answer = self._tokens(context + continuation)[len(prompt) :]
-        self.cut += len(prompt) + len(answer) > self.text.length
-        return Answer.within(self.text.length, prompt, answer)
+        return prompt, answer
+
+    def is_cut(self, arguments: Sequence[Any]) -> bool:
+        """Whether the prompt of a request with these arguments loses its beginning: the model cannot read all of it."""
+        if len(arguments) < 2:
+            return False  # a whole text, read in windows
+        context, rest = arguments[:2]
+        if isinstance(rest, str):
+            return sum(map(len, self._pair(context, rest))) > self.text.length
+        return len(self._tokens(context)) + self.generation(rest)[1] > self.text.length
 
     # Likelihood
 
@@ -193,7 +203,7 @@ class MDLM(LM):  # type: ignore[misc]
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
             for first in range(0, len(requests), SAVED_EVERY):
                 part = requests[first : first + SAVED_EVERY]
-                answers = [self._answer(*request.args) for request in part]
+                answers = [Answer.within(self.text.length, *self._pair(*request.args)) for request in part]
                 alone = [index for index, request in enumerate(part) if count[request.task_name, request.doc_id] == 1]
                 greedy = {index for index in alone if self._is_greedy(answers[index])}
                 for index, value in enumerate((-self._nll(answers, bar.update)).tolist()):
@@ -270,7 +280,6 @@ class MDLM(LM):  # type: ignore[misc]
     def _wanted(self, context: str, options: Mapping[str, Any], repeat: int) -> _Wanted:
         until, tokens, config = self.generation(options)
         prompt = self._tokens(context)
-        self.cut += len(prompt) + tokens > self.text.length
         key = int.from_bytes(hashlib.blake2b(f"{repeat} {context}".encode(), digest_size=7).digest(), "little")
         return _Wanted(prompt[max(0, len(prompt) + tokens - self.text.length) :], until, tokens, config, key)
 

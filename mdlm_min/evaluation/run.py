@@ -8,8 +8,9 @@ texts included; not of GPQA, whose text is neither stored nor printed (nor are g
 import hashlib
 import json
 import logging
+import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import check_writable, write_whole
+from mdlm_min.run.files import check_writable, locked, write_whole
 
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
 GROUPS = {"paper": list(PAPER_TASKS), "paper_offline": [one.offline for one in PAPER_TASKS.values() if one.offline]}
@@ -65,34 +66,17 @@ class Request:
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     """Evaluate the model that `settings` (HarnessConfig's fields) describe; writes the folder and returns results.json.
 
-    All tasks are built and checked before the first is evaluated. Raises InputError for an unknown task, for one whose data
-    cannot be had, and for shots or generation settings that one cannot have or none has a use for.
+    All tasks are built and checked before the first is evaluated; then the folder is locked. Raises InputError for an
+    unknown task, for one whose data cannot be had, for shots or generation settings that one cannot have or none has a use for,
+    and for a folder that another evaluation is writing.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
     tasks = [_described(name) for name in names]
     model = MDLM(**settings)
     manager = _task_manager([task.task for task in tasks], request.include_path)
     _check_tasks(tasks, request, manager, model)
-    log: Log = {
-        "model": asdict(model.config),
-        "request": asdict(request),
-        "lm_eval": lm_eval.__version__,
-        "scores": {},
-        "shots": {},
-    }
-    items: list[Log] = []
-    for task in tasks:
-        found = _evaluate_task(task, request, manager, model)
-        log["scores"] |= _scores(found)
-        log["shots"] |= found["n-shot"]
-        for name, samples in sorted(found["samples"].items()):
-            items += [_item(name, sample) for sample in samples]
-            if request.log_samples and not is_gpqa(name):
-                _write_lines(request.output / f"samples_{name}.jsonl", samples)
-    log["prompts_cut"], log["generation"] = model.cut, asdict(model.speed)
-    _write_lines(request.output / "items.jsonl", items)
-    write_whole(request.output / "results.json", json.dumps(log, indent=2, default=str) + "\n")
-    return log
+    with locked(request.output / "lock"):
+        return _evaluate(tasks, request, manager, model)
 
 
 class Tasks(TaskManager):  # type: ignore[misc]
@@ -121,6 +105,32 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
             return manager
     allowed = ", ".join((*GROUPS, *PAPER_TASKS))
     raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
+
+
+def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM) -> Log:
+    log: Log = {
+        "model": asdict(model.config),
+        "request": asdict(request),
+        "lm_eval": lm_eval.__version__,
+        "scores": {},
+        "shots": {},
+        "prompts_cut": 0,
+    }
+    items: list[Log] = []
+    for task in tasks:
+        found = _evaluate_task(task, request, manager, model)
+        log["scores"] |= _scores(found)
+        log["shots"] |= found["n-shot"]
+        for name, samples in sorted(found["samples"].items()):
+            requests = {sample["doc_id"]: sample["arguments"] for sample in samples}  # a document is there once for each filter
+            log["prompts_cut"] += sum(model.is_cut(arguments) for several in requests.values() for arguments in several)
+            items += [_item(name, sample) for sample in samples]
+            if request.log_samples and not is_gpqa(name):
+                _write_lines(request.output / f"samples_{name}.jsonl", samples)
+    log["generation"] = asdict(model.speed)
+    _write_lines(request.output / "items.jsonl", items)
+    write_whole(request.output / "results.json", json.dumps(log, indent=2, default=str) + "\n")
+    return log
 
 
 def _described(name: str) -> PaperTask:
@@ -166,6 +176,9 @@ def _check_shots(name: str, leaf: Any, shots: int) -> None:
 
 
 def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDLM) -> Log:
+    cache = f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None
+    if cache:
+        _check_cache(Path(f"{cache}_rank0.db"))  # as lm-eval names it
     with _data_needed(task):
         found: Log | None = lm_eval.simple_evaluate(
             model,
@@ -174,11 +187,21 @@ def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDL
             limit=request.limit or None,
             gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
             apply_chat_template=request.chat,
-            use_cache=f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None,
+            use_cache=cache,
             task_manager=manager,
         )
     assert found is not None  # None is for the other processes of a distributed evaluation
     return found
+
+
+def _check_cache(path: Path) -> None:
+    """Raise InputError for a cache that is no database any more: lm-eval reads it in a thread, whose errors nobody catches."""
+    if path.exists():
+        try:
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"cache: {path} cannot be read ({error}); delete it, or give another path") from error
 
 
 @contextmanager

@@ -6,7 +6,8 @@ alone, and ours has none.
 """
 
 import json
-import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,18 @@ HONOURED: dict[str, tuple[Any, Any]] = {
     "quantization_config": (None, None),
 }
 _NULL_IS_FALSE = ("bias_for_layer_norm", "include_qkv_bias")
+_THEIRS = {  # our names of the fields that have a value of their own
+    "vocab_size": "embedding_size",
+    "outputs": "embedding_size",
+    "length": "max_sequence_length",
+    "layers": "n_layers",
+    "heads": "n_heads",
+    "kv_heads": "n_kv_heads",
+    "width": "d_model",
+    "mlp_width": "mlp_hidden_size",
+    "norm_epsilon": "rms_norm_eps",
+    "rotary_base": "rope_theta",
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,8 @@ def read_config(folder: Path) -> ModelConfig:
             rotary_base=_positive(where, values, "rope_theta", 10000.0),
         )
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        said = re.sub(r"\bmodel\.(\w+)", lambda found: _THEIRS.get(found[1], found[0]), str(error))
+        raise InputError(f"{where}: {said}") from error
 
 
 def read_special_tokens(folder: Path) -> SpecialTokens:
@@ -197,7 +211,7 @@ def _size(where: Path, values: Mapping[str, Any], name: str, absent: int | None,
 
 def _positive(where: Path, values: Mapping[str, Any], name: str, absent: float) -> float:
     value = values.get(name, absent)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise InputError(f"{where}: {name}: {shown(value)} is not allowed; a number above 0")
     return float(value)
 

@@ -97,7 +97,8 @@ def load_weights(folder: Path, model: Transformer) -> None:
                 if found.get_dtype() not in DTYPES:
                     problems.append(f"dtype: {name} is {found.get_dtype()}; allowed: {', '.join(DTYPES)}")
     if problems:
-        raise InputError(f"{folder}: {len(problems)} tensors do not fit the model: " + "; ".join(sorted(problems)))
+        named = "; ".join(one if one.isprintable() else shown(one) for one in sorted(problems))
+        raise InputError(f"{folder}: {len(problems)} tensors do not fit the model: {named}")
     for file, names in _by_file(files):
         with _open(folder / file) as shard:
             for name in names:
@@ -105,16 +106,14 @@ def load_weights(folder: Path, model: Transformer) -> None:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """bfloat16 where the embedding of a released folder is stored in it, else float32. Raises InputError where it is missing."""
-    name = "model.transformer.wte.weight"
+    """bfloat16 where all tensors of a released folder are stored in it, else float32, which holds every released number.
+    Raises InputError where a file cannot be read."""
     files = _weight_map(folder)
-    file = SINGLE if files is None else files.get(name, "")
-    if not file:
-        raise InputError(f"{folder / INDEX}: missing: {name}")
-    with _open(folder / file) as shard:
-        if name not in set(shard.keys()):
-            raise InputError(f"{folder / file}: missing: {name}")
-        return torch.bfloat16 if shard.get_slice(name).get_dtype() == "BF16" else torch.float32
+    for file in {SINGLE} if files is None else sorted(set(files.values())):
+        with _open(folder / file) as shard:
+            if any(shard.get_slice(name).get_dtype() != "BF16" for name in shard.keys()):  # noqa: SIM118 - not a dict
+                return torch.float32
+    return torch.bfloat16
 
 
 def _check_config(folder: Path, model: Transformer) -> None:
@@ -138,7 +137,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
             f"{path}: cannot be read ({type(error).__name__}); a released folder has it beside its shards, or one {SINGLE}"
         ) from error
     for name, file in found.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        if not (isinstance(file, str) and file.isprintable() and Path(file).name == file and file.endswith(".safetensors")):
             allowed = "the name of a .safetensors file in the same folder"
             raise InputError(f"{path}: {shown(name)} is in {shown(file)}; allowed: {allowed}")
     return found
@@ -156,37 +155,68 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-def save_weights(folder: Path, model: Transformer, tokens: SpecialTokens = LLADA_TOKENS, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write `model` as a released folder: config.json, index and shards of at most `shard_bytes` (or one tensor).
+def save_weights(
+    folder: Path,
+    model: Transformer,
+    tokens: SpecialTokens = LLADA_TOKENS,
+    shard_bytes: int = SHARD_BYTES,
+    tokenizer: str = "",
+) -> None:
+    """Write `model` as a released folder: shards of at most `shard_bytes` (or one tensor), config.json, the text of its
+    tokenizer.json if it is given, and last the index, without which a folder is refused.
 
-    At most one shard is in memory besides the model. Weights of an older export are deleted, its index first: an export that is
-    cut short leaves a folder that is refused, never old and new weights together. Raises InputError where the folder cannot be
-    written.
+    At most one shard is in memory besides the model. The shards are first written beside an older export's, as NAME.new: where
+    the disk is full that export stays as it was. One that is cut short after that is refused, never old and new together.
+    Raises InputError where the folder cannot be written.
     """
     check_model(model.config)
-    for path in (folder / INDEX, *sorted(folder.glob("model*.safetensors"))):
-        if path.name == INDEX or _WEIGHTS.fullmatch(path.name):
-            _delete(path)
+    shards = _shards(model, shard_bytes)
+    files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    _delete_all(folder, "model*.safetensors.new")  # of an export that was killed
+    try:
+        for file, shard in zip(files, shards, strict=True):
+            whole = {name: tensor.contiguous() for name, tensor in shard.items()}
+            write_whole(folder / f"{file}.new", save(whole, {"format": "pt"}))
+    except InputError:
+        _delete_all(folder, "model*.safetensors.new")
+        raise
+    _delete_all(folder, INDEX)
+    _delete_all(folder, "model*.safetensors")
+    for file in files:
+        _rename(folder / f"{file}.new", folder / file)
+    write_whole(folder / "config.json", json.dumps(released_config(model.config, tokens), indent=2, sort_keys=True) + "\n")
+    if tokenizer:
+        write_whole(folder / "tokenizer.json", tokenizer)
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+    write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
+
+
+def _shards(model: Transformer, most: int) -> list[dict[str, Tensor]]:
+    """The released tensors in their order, in shards of at most `most` bytes or one tensor."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in _slices(model).items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
+        if shards[-1] and size + tensor.nbytes > most:
             shards.append({})
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_whole(folder / file, save({name: tensor.contiguous() for name, tensor in shard.items()}, {"format": "pt"}))
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-    write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
-    write_whole(folder / "config.json", json.dumps(released_config(model.config, tokens), indent=2, sort_keys=True) + "\n")
+    return shards
 
 
-def _delete(path: Path) -> None:
+def _delete_all(folder: Path, pattern: str) -> None:
+    """Delete the files of an export that match."""
+    for path in sorted(folder.glob(pattern)):
+        if pattern == INDEX or _WEIGHTS.fullmatch(path.name.removesuffix(".new")):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise InputError(f"cannot delete {path}: {error.strerror}") from error
+
+
+def _rename(path: Path, new: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        path.replace(new)
     except OSError as error:
-        raise InputError(f"cannot delete {path}: {error.strerror}") from error
+        raise InputError(f"cannot rename {path} to {new.name}: {error.strerror}") from error

@@ -20,7 +20,6 @@ from mdlm_min.model.llada_weights import load_weights, save_weights, stored_dtyp
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
 from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import RunFolder, settings_of
 from mdlm_min.tasks.language import DTYPES, LanguageRunConfig, load_data
 from mdlm_min.tasks.pretrain import PretrainConfig
@@ -195,6 +194,12 @@ def _released(path: Path, device: str, dtype: str) -> TextModel:
         raise InputError(
             f"{path / 'tokenizer.json'}: {NAMES[0]} is {mask}, but mask_token_id in config.json is {tokens.mask}; they must agree"
         )
+    for name, token in (("mask_token_id", tokens.mask), ("eos_token_id", tokens.end)):
+        if token is not None and tokenizer.is_text(token):
+            raise InputError(
+                f"{path / 'config.json'}: {name}: {token} stands for text, {shown(tokenizer.decode([token]))}; allowed: a "
+                "special token, or an id that the tokenizer has not"
+            )
     model = empty_transformer(config, DTYPES[dtype] if dtype else stored_dtype(path))
     load_weights(path, model)
     return TextModel(model.to(device), tokenizer, tokens.mask, tokens.end)
@@ -278,5 +283,4 @@ def export(path: Path, output: Path, dtype: str) -> None:
         raise InputError(f"output: {output} is a run folder or another model's; allowed: a new folder, or an older export")
     model = _trained(path, "cpu", "", DTYPES[dtype])
     tokens = SpecialTokens(model.mask_token, model.end_token, model.end_token)  # what is beyond a text's end is padding
-    save_weights(output, model.model, tokens)
-    write_whole(output / "tokenizer.json", model.tokenizer.to_json())
+    save_weights(output, model.model, tokens, tokenizer=model.tokenizer.to_json())

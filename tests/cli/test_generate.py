@@ -176,7 +176,7 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
         (["--prompt", "a", "--batch", "0"], "batch: 0 is not allowed; at least 1"),
         (["--prompt", "a", "--output", "x"], "output: belongs to --prompts"),
         (["--prompts", "a"], "output: belongs to --prompts"),
-        (["--prompts", "missing", "--output", "x"], "prompts: missing cannot be read as JSON lines"),
+        (["--prompts", "missing", "--output", "x"], "prompts: missing cannot be read"),
         (["--infill", "a"], "infill: 'a' has no gap"),
         (["--infill", "__", "--chat"], "chat: is not allowed with --infill"),
         (["--prompt", "a", "--remasking", "beam"], "remasking: 'beam' is unknown"),
@@ -226,7 +226,9 @@ def test_a_line_with_gaps_is_no_chat(folder, tmp_path, capsys):
         ('{"infill": "none"}', "line 1: infill: 'none' has no gap"),
         ('{"messages": []}', "line 1: messages: need --chat"),
         ('{"prompt": "' + "a" * 90 + '"}', "line 1: length: 12 is not allowed behind a prompt of 90 tokens"),
-        ("{", "cannot be read as JSON lines"),
+        ("{", "line 1: '{' is no JSON"),
+        ('{"prompt": "a"}\n\n{"prompt"', "line 3: '{\"prompt\"' is no JSON"),
+        ('{"prompt": "a", "answer": "b"}', "line 1: answer is a field of the output, and would be lost"),
     ],
 )
 def test_bad_lines_are_named(folder, lines, message, tmp_path, capsys):
@@ -237,6 +239,16 @@ def test_bad_lines_are_named(folder, lines, message, tmp_path, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_steps_that_do_not_reach_for_a_late_line_are_refused_before_any_work(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mdlm_min.tasks.text_model.TextModel.generate", None)
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"infill": "a __"}\n{"infill": "a ______________"}\n')
+    options = ["--output", str(tmp_path / "out"), "--batch", "1", "--steps", "2", "--block-length", "2"]
+    assert main(["generate", str(folder), "--prompts", str(path), *options]) == 2
+    assert "line 2: steps: 2 is not allowed with 7 blocks of 2" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir() if "out" in one.name] == []
 
 
 def test_a_model_without_chat_tokens_is_refused(tmp_path, capsys):
@@ -309,7 +321,7 @@ def test_a_text_that_is_no_unicode_is_refused(folder, option, capsys):
     [
         (r'{"prompt": "\ud800"}', "line 1: {'prompt': '\\ud800'} has a character that UTF-8 does not allow"),
         (r'{"prompt": "a", "id": "\udc00"}', "has a character that UTF-8 does not allow"),
-        ("[" * 100_000, "cannot be read as JSON lines"),
+        ("[" * 100_000, "is no JSON"),
     ],
 )
 def test_prompts_that_could_not_be_written_again_are_refused_before_any_work(folder, tmp_path, line, message, capsys):

@@ -13,6 +13,7 @@ import pytest
 from mdlm_min.cli.evaluate import gen_kwargs
 from mdlm_min.cli.main import main
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The cat sat on the mat"
@@ -49,6 +50,31 @@ def test_the_command_scores_logs_every_item_and_keeps_no_text(released, tiny_dat
     assert TEXT in (tmp_path / "again" / "samples_arc_easy_local.jsonl").read_text()
 
 
+def test_answers_from_a_cache_are_those_of_the_first_start(released, tiny_data, tmp_path, capsys):
+    command = ["eval", str(released), "--tasks", "gsm8k_local", "--limit", "2", "--shots", "3", "--gen-kwargs"]
+    command += ["max_gen_toks=100,steps=2", "--cache", str(tmp_path / "cache"), "--output"]
+    logs = []
+    for folder in ("first", "second"):
+        assert main([*command, str(tmp_path / folder)]) == 0
+        logs.append(read(tmp_path / folder))
+        assert "2 prompts were too long for this model and lost their beginning" in capsys.readouterr().out
+    assert logs[0][1] == logs[1][1]
+    assert logs[0][0]["prompts_cut"] == logs[1][0]["prompts_cut"] == 2
+    assert (logs[0][0]["generation"]["sequences"], logs[1][0]["generation"]["sequences"]) == (2, 0)
+    [cache] = tmp_path.glob("cache-*.db")
+    cache.write_bytes(b"no database" * 100)
+    assert main([*command, str(tmp_path / "third")]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith(f"mdlm: cache: {cache} cannot be read (file is not a database)")
+
+
+def test_a_folder_has_one_evaluation_at_a_time(released, tiny_data, tmp_path, capsys):
+    with locked(tmp_path / "lock"):
+        assert main(["eval", str(released), "--tasks", "arc_easy_local", "--limit", "1", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path} is in use by" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
 GPQA = """task: gpqa_tiny
 custom_dataset: !function tiny.load
 output_type: multiple_choice
@@ -77,7 +103,7 @@ def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
     assert "gpqa_tiny: acc" in said.out
     assert "SECRET" not in said.out + said.err
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert sorted(path.name for path in files) == ["items.jsonl", "results.json"]  # and no cache
+    assert sorted(path.name for path in files) == ["items.jsonl", "lock", "results.json"]  # and no cache
     assert not any(b"SECRET" in path.read_bytes() for path in files)
 
 
@@ -165,6 +191,9 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
         (["--gen-kwargs", "nonsense=3"], "gen_kwargs: 'nonsense' is unknown; allowed: until, max_gen_toks"),
         (["--gen-kwargs", "temperature=hot"], "gen_kwargs: temperature=hot is not allowed; a number"),
         (["--gen-kwargs", "max_gen_toks=many"], "gen_kwargs: max_gen_toks=many is not allowed; a number"),
+        (["--gen-kwargs", "max_gen_toks=true"], "gen_kwargs: max_gen_toks=True is not allowed; a number"),
+        (["--gen-kwargs", "steps=2,steps=4"], "gen_kwargs: 'steps' is given twice; once is allowed"),
+        (["--gen-kwargs", "gen_length=4,max_gen_toks=8"], "gen_kwargs: gen_length=4 and max_gen_toks=8 contradict each other"),
         (["--gen-kwargs", "remasking=beam"], "mdlm: remasking: 'beam' is unknown"),
         (["--output", "file/out"], "output: file/out/results.json cannot be written (Not a directory)"),
         (["--cache", "file/cache"], "cache: file/cache cannot be written (Not a directory)"),

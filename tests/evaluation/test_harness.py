@@ -128,7 +128,7 @@ def test_a_chat_prompt_has_the_template_s_tokens_and_an_answer_behind_it(harness
     assert model._tokens(prompt).tolist() == template.render(history, True)
     open_turn = model.apply_chat_template([*history, {"role": "assistant", "content": "Because"}], add_generation_prompt=False)
     assert model._tokens(open_turn).tolist() == [*template.render(history, True), *b"Because"]
-    assert model._answer(prompt, "Yes").answer.tolist() == list(b"Yes")
+    assert model._pair(prompt, "Yes")[1].tolist() == list(b"Yes")
     plain = harness()._tokens(prompt)
     assert int(plain.max()) < 256  # without a template applied a text that spells out special tokens stays text
     with pytest.raises(InputError, match=r"messages: a content holds '<\|eot_id\|>'"):
@@ -167,6 +167,6 @@ def test_what_the_model_cannot_do_is_refused(harness, text_model):
     with pytest.raises(InputError, match="gen_kwargs: 400 tokens are not allowed; 1 to 160"):
         harness().generate_until(requests(("a", {"max_gen_toks": 400})))
     model = harness()
-    model.loglikelihood(requests(("a" * 300, "b"), ("a", "b"), documents=[0, 0]))
-    assert model.cut == 1
+    cut = [("a" * 300, "b"), ("a", "b"), ("a" * 150, {"max_gen_toks": 11}), ("a" * 150, {"max_gen_toks": 10}), ("a" * 300,)]
+    assert [model.is_cut(arguments) for arguments in cut] == [True, False, True, False, False]
     assert math.isfinite(model.loglikelihood(requests(("a" * 300, "b"), ("", "b"), documents=[0, 0]))[0][0])

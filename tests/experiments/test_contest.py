@@ -153,8 +153,8 @@ def test_the_pages_say_who_ties_and_what_is_advised():
     assert board.count("\n## ") == 2
     assert "| **signal_rich_window** |" in board.split("## ")[1]
     assert "| signal_rich_window |" in board.split("## ")[2]
-    assert "`window_mixture`.** Of all entries its worst possible rank is the least" in advice
-    assert "on 2 of them it may be the best" in advice
+    assert "`window_mixture`.** The worst ranks that the seeds leave open, " in advice
+    assert "On 2 of the boards it may be the best" in advice
     assert "0.001*" in board
     assert len(advice.splitlines()) < 40
     assert LEADERBOARD.pages(made({"puma": 1.0})) == {}

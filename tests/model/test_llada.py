@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config, released_config, scaled
-from mdlm_min.model.llada_weights import INDEX, load_weights, save_weights
+from mdlm_min.model.llada_weights import INDEX, load_weights, save_weights, stored_dtype
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import write_whole
 
 TINY = {"layers": 2, "heads": 2, "width": 16, "vocab_size": 50, "outputs": 50, "length": 12}
 
@@ -151,6 +152,62 @@ def test_another_block_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="LLaDA's weights need rotary positions"):
         save_weights(tmp_path, Transformer(ModelConfig(5, 4, 5, width=8), torch.Generator()))
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 3, 4])  # two shards, config.json, tokenizer.json, index
+def test_an_export_over_an_older_one_is_whole_refused_or_the_older_one(tmp_path, monkeypatch, failing):
+    from mdlm_min.model import llada_weights
+
+    save_weights(tmp_path, tiny(0), shard_bytes=22000, tokenizer="old")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    writes = []
+
+    def full(path, content):
+        writes.append(path.name)
+        if len(writes) > failing:
+            raise InputError(f"cannot write {path}: No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(llada_weights, "write_whole", full)
+    new = tiny(1, heads=4)
+    with pytest.raises(InputError, match="No space left on device"):
+        save_weights(tmp_path, new, shard_bytes=22000, tokenizer="new")
+    assert writes[-1].startswith(("model-", "model-", "config", "tokenizer", INDEX)[failing])
+    if failing < 2:
+        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    else:
+        for model in (new, tiny(0)):
+            with pytest.raises(InputError):
+                load_weights(tmp_path, model)
+    monkeypatch.undo()
+    (tmp_path / "model-00001-of-00005.safetensors.new").touch()  # of an export that was killed
+    save_weights(tmp_path, new, shard_bytes=22000, tokenizer="new")
+    load_weights(tmp_path, tiny(2, heads=4))
+    assert {path.name for path in tmp_path.iterdir()} == {*before}
+    assert (tmp_path / "tokenizer.json").read_text() == "new"
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path):
+    save_weights(tmp_path, tiny())
+    path, index = tmp_path / INDEX, json.loads((tmp_path / INDEX).read_text())
+    for name, file, said in (
+        ("a\n\x1b[31m", "model-00001-of-00001.safetensors", "surplus"),
+        ("b", "n\0\ud800.safetensors", "allowed"),
+    ):
+        path.write_text(json.dumps(index | {"weight_map": index["weight_map"] | {name: file}}))
+        with pytest.raises(InputError, match=said) as refused:
+            load_weights(tmp_path, tiny())
+        assert str(refused.value).isprintable()
+
+
+def test_weights_are_read_in_bfloat16_only_where_all_are(tmp_path):
+    save_weights(tmp_path, tiny().bfloat16())
+    assert stored_dtype(tmp_path) == torch.bfloat16
+    [shard] = tmp_path.glob("*.safetensors")
+    tensors = load_file(shard)
+    tensors["model.transformer.ln_f.weight"] = tensors["model.transformer.ln_f.weight"].float()
+    save_file(tensors, shard)
+    assert stored_dtype(tmp_path) == torch.float32
 
 
 def test_one_file_without_an_index_is_read_too(tmp_path):

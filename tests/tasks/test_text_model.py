@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tokenizers
 import torch
@@ -122,6 +124,13 @@ def test_a_released_folder_needs_no_run(released):
         file.write_text(other.to_str())
         with pytest.raises(InputError, match=f"tokenizer.json: {message}"):
             TextModel.load(path)
+    file.write_text(own)
+    config = json.loads((path / "config.json").read_text())
+    for name in ("mask_token_id", "eos_token_id"):
+        (path / "config.json").write_text(json.dumps(config | {name: 97}))
+        with pytest.raises(InputError, match=f"{name}: 97 stands for text, '.*'; allowed: a special token, or"):
+            TextModel.load(path)
+    (path / "config.json").write_text(json.dumps(config))
     (path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="tokenizer.json cannot be read"):
         TextModel.load(path)
