@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def folder_path(text: str) -> Path:
     """The type of an argument that names a folder: an empty text is none, not the working directory."""
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty name is not allowed; allowed: the path of a folder")
+    if not is_unicode(text):  # safetensors takes no other path
+        raise argparse.ArgumentTypeError(f"{text!r} is no UTF-8; allowed: the path of a folder in UTF-8")
     return Path(text)
 
 

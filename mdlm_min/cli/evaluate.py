@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command, text_name
+from mdlm_min.cli.command import add_command, folder_path, text_name
 from mdlm_min.run.errors import InputError
 
 MODEL = {  # HarnessConfig's fields that the command has options for
@@ -22,7 +22,7 @@ def add_parsers(commands: Any) -> None:
     """`mdlm eval`."""
     text = "Evaluate a run folder or a released LLaDA on lm-eval's tasks (needs the extra `evaluation`)."
     parser = add_command(commands, "eval", text, evaluate)
-    parser.add_argument("folder", help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
+    parser.add_argument("folder", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     parser.add_argument(
         "--tasks", required=True,
         help="comma-separated: lm-eval's names; over the files in MDLM_DATA hellaswag_local, arc_easy_local, "
@@ -39,7 +39,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--include-path", "--include_path", default="", help="folder of more task files of lm-eval (.yaml)")
     parser.add_argument("--log-samples", "--log_samples", action="store_true", help="keep all texts too (never GPQA's)")
     parser.add_argument("--cache", "--use_cache", default="", help="path of lm-eval's cache of answers")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: runs/eval/FOLDER's name)")
+    parser.add_argument("--output", type=folder_path, help="folder of the results (default: runs/eval/FOLDER's name)")
     for name, (kind, explanation) in MODEL.items():
         options = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         parser.add_argument(*options, dest=name, type=kind, help=explanation)
@@ -50,13 +50,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from mdlm_min.evaluation.run import Request
     from mdlm_min.evaluation.run import evaluate as run
 
-    output = arguments.output or Path("runs/eval") / text_name(arguments.folder)
+    output = arguments.output or Path("runs/eval") / text_name(str(arguments.folder))
     request = Request(
         tuple(task for task in arguments.tasks.split(",") if task), output, arguments.limit, arguments.shots,
         gen_kwargs(arguments.gen_kwargs), arguments.chat, arguments.include_path, arguments.log_samples, arguments.cache,
     )  # fmt: skip
     given = {name: value for name in MODEL if (value := getattr(arguments, name)) is not None}
-    log = run(request, {"folder": arguments.folder, **given})
+    log = run(request, {"folder": str(arguments.folder), **given})
     for task, scores in log["scores"].items():
         items = f"  ({scores['items']:.0f} items)" if "items" in scores else ""
         numbers = ", ".join(_score(name, scores) for name in scores if name != "items" and "_stderr" not in name)

@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, text_name, trained_run, use_threads
+from mdlm_min.cli.command import add_threads, folder_path, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
     from mdlm_min.data.conversations import Sample
 
 SHOWN = 3  # held-out prompts that are answered
+FINISHED, COUNTED = ("steps", "seconds"), ("samples", "records", "malformed", "truncated", "too_long", "malformed_records")
 
 
 def add_parsers(commands: Any) -> None:
@@ -37,7 +38,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 0.001; for 8B: 2e-5)")
     add_threads(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/finetune/NAME, NAME being the data's)")
+    parser.add_argument("--run", type=folder_path, help="run folder (default: runs/finetune/NAME, NAME being the data's)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
     parser.set_defaults(handler=finetune)
@@ -87,7 +88,9 @@ def finetune(arguments: argparse.Namespace) -> int:
     finetune.check(settings)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
-        rows, record, data = folder.metrics(), folder.read_json("finished.json"), folder.read_json("data.json")
+        rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", COUNTED)
+        if len(rows) < 2 or not {"valid_loss", "valid_error"} <= rows[-1].keys():
+            raise InputError(f"{path / 'metrics.csv'} is damaged: no valid_loss of two steps; delete {path} to train again")
     print(
         f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "
         f"records {data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"

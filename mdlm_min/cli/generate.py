@@ -19,7 +19,7 @@ from mdlm_min.cli.command import add_command
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import check_writable
+from mdlm_min.run.files import check_writable, own_descriptor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,10 @@ def generate(arguments: argparse.Namespace) -> int:
         with _at_line(arguments, number):
             Schedule(torch.tensor([request.template]) == model.mask_token, setting.config.block_length, setting.config.steps)
     if arguments.prompts:
-        cost = _write_all(model, requests, settings, arguments)
+        from mdlm_min.run.partial import one_writer
+
+        with one_writer(arguments.output):
+            cost = _write_all(model, requests, settings, arguments)
     else:
         cost = _show(model, requests[0], settings[0], arguments.seed)
     print(f"{cost} ({'exact' if config.exact else 'approximate'})", file=sys.stderr)
@@ -152,11 +155,12 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             line = json.loads(one)
+            written = json.dumps([[[line]]], ensure_ascii=False)  # as deep as it is ever written again
         except (ValueError, RecursionError) as error:
             raise InputError(f"prompts: {path}, line {number}: {shown(one)} is no JSON ({error})") from error
         if not isinstance(line, dict) or sum(key in line for key in KEYS) != 1:
             raise InputError(f"prompts: {path}, line {number}: {shown(line)} has not exactly one of {', '.join(KEYS)}")
-        if not is_unicode(json.dumps(line, ensure_ascii=False)):  # it could not be written again
+        if not is_unicode(written):
             raise InputError(f"prompts: {path}, line {number}: {shown(line)} has a character that UTF-8 does not allow")
         if taken := [name for name in WRITTEN if name in line]:
             raise InputError(
@@ -308,12 +312,12 @@ def _write_all(
     from mdlm_min.run.partial import Partial
     from mdlm_min.run.progress import open_display
 
-    partial = Partial(arguments.output, _configuration(model, requests, arguments))
+    partial = Partial(arguments.output, _configuration(model, requests, arguments), ("seconds", "said"))
     done = partial.done
     batches = [batch for batch in _batches(requests, settings, arguments.batch) if not done.keys() >= {*batch}]
     if done:
         print(f"{partial.path}: {len(done)} of {len(requests)} answers are kept", file=sys.stderr)
-    with open_display(len(batches)) as display:
+    with open_display(len(batches), sys.stderr if own_descriptor(arguments.output) == 1 else None) as display:
         for number, batch in enumerate(batches, 1):
             setting = settings[batch[0]]
             templates = [requests[index].template for index in batch]

@@ -346,7 +346,10 @@ def json_files(source: str) -> list[Path] | None:
         return None
     if not path.is_dir():
         return [path] if path.name.endswith(JSON_ENDINGS) else None
-    return sorted(file for file in path.rglob("*") if file.name.endswith(JSON_ENDINGS)) or None
+    try:
+        return sorted(file for file in path.rglob("*") if file.name.endswith(JSON_ENDINGS)) or None
+    except OSError as error:
+        raise InputError(f"data.source: {source} cannot be searched ({error}); allowed: a folder of JSON lines alone") from error
 
 
 def is_hub_name(source: str) -> bool:

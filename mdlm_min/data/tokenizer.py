@@ -131,8 +131,12 @@ class TrainedBPE:
 
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True  # a text that spells out <|mdm_mask|> must not hold a mask
+        self._tokenizer.no_truncation()  # a file may ask for it, and a text would be cut without a word
+        self._tokenizer.no_padding()
         self._text = text
-        self.vocab_size = int(self._tokenizer.get_vocab_size())
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if not self.vocab_size:
+            raise ValueError("it has no tokens")
         self.identity = f"bpe{self.vocab_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def encode(self, text: str) -> np.ndarray:

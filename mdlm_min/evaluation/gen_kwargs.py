@@ -14,20 +14,30 @@ TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens
 DEFAULT_TOKENS = 256  # of a generated answer, as in lm-eval's other models
 
 
+ALIASES = {**dict.fromkeys(TOKENS[1:], TOKENS[0]), "gen_length": TOKENS[0], "cfg": "cfg_scale"}
+
+
+def one_name_each(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under one name each. Raises InputError where one is given under two names with two values."""
+    given: dict[str, Any] = {}
+    named: dict[str, str] = {}
+    for name, value in options.items():
+        known = ALIASES.get(name, name)
+        if known in given and given[known] != value:
+            both = f"{named[known]}={given[known]} and {name}={value}"
+            raise InputError(f"gen_kwargs: {both} contradict each other; allowed: one of them")
+        given[known], named[known] = value, name
+    return given
+
+
 def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple[tuple[str, ...], int, SamplingConfig]:
     """Stop strings, number of tokens and sampling of lm-eval's gen_kwargs. Unless given: one step per token, temperature
     0, and the model's own guidance.
 
-    Names of other implementations are known too: gen_length, cfg; remasking with an underscore. Raises InputError for an unknown
+    Names of other implementations are known too (ALIASES); remasking with an underscore. Raises InputError for an unknown
     name, and for a temperature without do_sample=True.
     """
-    names = {"gen_length": "max_gen_toks", "cfg": "cfg_scale"}
-    given = {names.get(name, name): value for name, value in options.items()}
-    for other, name in names.items():
-        if other in options and name in options and options[other] != options[name]:
-            raise InputError(
-                f"gen_kwargs: {other}={options[other]} and {name}={options[name]} contradict each other; one of them"
-            )
+    given = one_name_each(options)
     for name in ("temperature", *TOKENS):
         value = given.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float if name == "temperature" else int):

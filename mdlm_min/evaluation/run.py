@@ -19,11 +19,11 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
-from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs
+from mdlm_min.evaluation.gen_kwargs import one_name_each, parse_gen_kwargs
 from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
 from mdlm_min.run.config import shown
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import check_writable, locked, write_whole
 
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
@@ -60,6 +60,7 @@ class Request:
         check_writable(self.output / "results.json", "output")
         if self.cache:
             check_writable(Path(self.cache), "cache")
+        object.__setattr__(self, "gen_kwargs", one_name_each(self.gen_kwargs))  # they replace a task's own, by whatever name
         parse_gen_kwargs({"do_sample": True, **self.gen_kwargs})  # a task may say do_sample itself
 
 
@@ -152,7 +153,7 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     takes_shots = generates = False
     for task in tasks:
-        with _data_needed(task):
+        with _data_needed(task), _own_file(task, request):
             leaves = manager.load([task.task])["tasks"]
         for name, leaf in leaves.items():
             if leaf.get_config("num_fewshot") != 0:  # lm-eval never changes 0
@@ -160,7 +161,7 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
                 _check_shots(name, leaf, _shots(task, request) or 0)
             if leaf.get_config("output_type") == "generate_until":
                 generates = True
-                model.generation({**leaf.get_config("generation_kwargs"), **task.gen_kwargs, **request.gen_kwargs})
+                model.generation({**one_name_each(leaf.get_config("generation_kwargs")), **task.gen_kwargs, **request.gen_kwargs})
     names = ", ".join(task.task for task in tasks)
     if request.shots and not takes_shots:
         raise InputError(f"shots: {request.shots} is not allowed with {names}, whose prompts are fixed; allowed: without --shots")
@@ -179,7 +180,7 @@ def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDL
     cache = f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None
     if cache:
         _check_cache(Path(f"{cache}_rank0.db"))  # as lm-eval names it
-    with _data_needed(task):
+    with _data_needed(task), _own_file(task, request):
         found: Log | None = lm_eval.simple_evaluate(
             model,
             tasks=[task.task],
@@ -202,6 +203,23 @@ def _check_cache(path: Path) -> None:
                 connection.execute("PRAGMA schema_version")
         except sqlite3.DatabaseError as error:
             raise InputError(f"cache: {path} cannot be read ({error}); delete it, or give another path") from error
+
+
+@contextmanager
+def _own_file(task: PaperTask, request: Request) -> Iterator[None]:
+    """Raises InputError for whatever goes wrong in a task of the user's own files, which nobody has tried before."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        if not request.include_path or type(error).__module__.split(".")[0] in HUB:
+            raise
+        reason = (str(error).strip() or "no reason given").split("\n")[0]
+        raise InputError(
+            f"tasks: {task.task}: its file in include_path {request.include_path} cannot be used ({type(error).__name__}: "
+            f"{shown(reason)})"
+        ) from error
 
 
 @contextmanager

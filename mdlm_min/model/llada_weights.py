@@ -192,6 +192,12 @@ def save_weights(
     write_whole(folder / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
 
 
+def foreign_file(folder: Path) -> str:
+    """The name of a file in a folder that no export writes, or has begun to write; empty where there is none."""
+    own = re.compile(rf"\.?({_WEIGHTS.pattern}|{re.escape(INDEX)}|config\.json|tokenizer\.json)(\.new)?(\.\d+\.tmp)?")
+    return next((path.name for path in sorted(folder.iterdir()) if not own.fullmatch(path.name)), "")
+
+
 def _shards(model: Transformer, most: int) -> list[dict[str, Tensor]]:
     """The released tensors in their order, in shards of at most `most` bytes or one tensor."""
     shards: list[dict[str, Tensor]] = [{}]

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +17,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write to a temporary neighbour, flush it to the disk and rename it.
 
     A symbolic link stays and its target is replaced. A character device (/dev/null) or a pipe that is being read is written to as
-    it is. Raises InputError for a directory or a disk, and where the system refuses (no space, no permission).
+    it is, and so is one of the process's own open files (/dev/stdout), whatever that leads to. Raises InputError for a directory
+    or a disk, and where the system refuses (no space, no permission).
     """
     data = content.encode() if isinstance(content, str) else content
     try:
+        if (descriptor := own_descriptor(path)) is not None:
+            _write_to(descriptor, data)
+            return
         if path.exists() and not path.is_file():
             _write_through(path, data)
             return
@@ -43,7 +48,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def check_writable(path: Path, name: str) -> None:
     """Raise InputError, naming the field `name`, where the system would refuse a file at `path`. Nothing is left there."""
-    if path.is_char_device() or path.is_fifo():
+    if own_descriptor(path) is not None or path.is_char_device() or path.is_fifo():
         return
     if path.is_dir():
         raise InputError(f"{name}: {path} is a folder; allowed: a file")
@@ -55,6 +60,18 @@ def check_writable(path: Path, name: str) -> None:
         raise InputError(
             f"{name}: {path} cannot be written ({error.strerror}); allowed: a path in a folder that can be"
         ) from error
+
+
+def own_descriptor(path: Path) -> int | None:
+    """The open file of this process that a path stands for: /dev/stdout, /dev/stderr, /dev/fd/N; None for any other path."""
+    named = {"/dev/stdout": "1", "/dev/stderr": "2"}.get(str(path), str(path).removeprefix("/dev/fd/"))
+    return int(named) if named.isascii() and named.isdecimal() and str(path).startswith("/dev/") else None
+
+
+def _write_to(descriptor: int, data: bytes) -> None:
+    sys.stdout.flush()  # what was printed before comes first
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _write_through(path: Path, data: bytes) -> None:
@@ -74,8 +91,9 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold `path` as a lock file; the lock dies with the process. Raises InputError naming the process that holds it."""
+def locked(path: Path, wait_seconds: float = 0.0, what: str = "") -> Iterator[None]:
+    """Hold `path` as a lock file; the lock dies with the process. Raises InputError naming the process that holds it. `what` is
+    in use then (default: the lock file's folder)."""
     import time
 
     try:
@@ -93,7 +111,7 @@ def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
                 if time.monotonic() >= deadline:
                     file.seek(0)
                     holder = file.read().strip() or "another process"
-                    raise InputError(f"{path.parent} is in use by {holder}; wait for it, or stop it first") from None
+                    raise InputError(f"{what or path.parent} is in use by {holder}; wait for it, or stop it first") from None
                 time.sleep(0.05)
         file.seek(0)
         file.truncate()

@@ -3,15 +3,35 @@ command."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mdlm_min.run.config import differences
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
+from mdlm_min.run.files import locked, own_descriptor, write_whole
 
 Record = dict[str, Any]
+
+
+def partial_path(output: Path) -> Path | None:
+    """Where the work for an output is kept until it is whole; None where the output is no file that can be replaced."""
+    stream = own_descriptor(output) is not None or (output.exists() and not output.is_file())
+    return None if stream else output.with_name(f"{output.name}.partial")
+
+
+@contextmanager
+def one_writer(output: Path) -> Iterator[None]:
+    """Hold an output and its partial file. Raises InputError where another process does: two would mix their work."""
+    path = partial_path(output)
+    if path is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    with locked(lock, what=str(output)):
+        yield
+        lock.unlink(missing_ok=True)  # it stays where the work is not done
 
 
 class Partial:
@@ -20,11 +40,11 @@ class Partial:
     An output that is no regular file (/dev/stdout, a pipe) has no partial file.
     """
 
-    def __init__(self, output: Path, configuration: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, configuration: Mapping[str, Any], fields: Collection[str] = ()) -> None:
         """Read what is there; a last line that a kill has torn is dropped. Raises InputError for a partial file of another
-        configuration, and for one that is damaged."""
-        self.output = output
-        self.path = None if output.exists() and not output.is_file() else output.with_name(f"{output.name}.partial")
+        configuration, and for one that is damaged: each record has all of `fields`."""
+        self.output, self.fields = output, fields
+        self.path = partial_path(output)
         self.done: dict[int, Record] = {}
         if self.path is None:
             return
@@ -47,6 +67,8 @@ class Partial:
             there, *items = map(json.loads, lines)
             changed = differences(there["configuration"], configuration)
             done = {item["item"]: item["record"] for item in items}
+            if broken := [number for number, record in done.items() if not {*self.fields} <= record.keys()]:
+                raise ValueError(f"item {broken[0]} lacks a field")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"output: {self.path} is damaged ({type(error).__name__}: {error}); delete it to start again"

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from mdlm_min.run.time_left import TimeLeft
 
@@ -32,22 +32,26 @@ def can_redraw() -> bool:
 
 
 @contextmanager
-def open_display(total: int) -> Iterator[Display]:
-    """A display for `total` runs. It is live in a terminal that can move its cursor, and gone at the end."""
-    if can_redraw():
+def open_display(total: int, plain: TextIO | None = None) -> Iterator[Display]:
+    """A display for `total` runs. It is live in a terminal that can move its cursor, and gone at the end. Where standard output
+    is for something else, `plain` is where lines go instead."""
+    if plain is None and can_redraw():
         from mdlm_min.run.live_display import LiveDisplay
 
         live = LiveDisplay(total)
         with live.shown():
             yield live
     else:
-        yield PlainDisplay(total)
+        yield PlainDisplay(total, file=plain)
 
 
 class PlainDisplay:
     """Lines for a file or a pipe: a run's first progress, then one line per `every` seconds, and its end."""
 
-    def __init__(self, total: int, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, total: int, every: float = 30.0, clock: Callable[[], float] = time.monotonic, file: TextIO | None = None
+    ) -> None:
+        self.file = file
         self.time_left = TimeLeft(total, clock)
         self.every, self.clock = every, clock
         self.last_said: dict[str, float] = {}
@@ -58,12 +62,12 @@ class PlainDisplay:
         now = self.clock()
         if run not in self.last_said or now - self.last_said[run] >= self.every:
             self.last_said[run] = now
-            print(f"{run}: {text}", flush=True)
+            print(f"{run}: {text}", file=self.file, flush=True)
 
     def end(self, run: str, text: str) -> None:
         """See Display."""
         self.time_left.end(run)
-        print(f"[{self.time_left.ended}/{self.time_left.total}] {run} {text}; {self.time_left}", flush=True)
+        print(f"[{self.time_left.ended}/{self.time_left.total}] {run} {text}; {self.time_left}", file=self.file, flush=True)
 
     def stopping(self) -> None:
         """See Display. Nothing: the command says at its end that it was stopped."""

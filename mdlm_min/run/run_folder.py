@@ -15,7 +15,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,16 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the folder. Raises InputError where it is missing or not JSON."""
+    def read_json(self, name: str, fields: Collection[str] = ()) -> dict[str, Any]:
+        """A JSON file of the folder. Raises InputError where it is missing, not JSON, or lacks one of `fields`."""
         try:
             value = json.loads((self.path / name).read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path / name} cannot be read ({error}); delete the folder to run again") from error
         if not isinstance(value, dict):
             raise InputError(f"{self.path / name} holds no JSON object; delete the folder to run again")
+        if lacking := [field for field in fields if field not in value]:
+            raise InputError(f"{self.path / name} has no field {lacking[0]!r}; delete the folder to run again")
         return value
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -65,7 +67,7 @@ class RunFolder:
         """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them
         there."""
         path, now = self.path / "data.json", data["sha256"]
-        if path.exists() and (before := self.read_json("data.json")["sha256"]) != now:
+        if path.exists() and (before := self.read_json("data.json", ["sha256"])["sha256"]) != now:
             raise InputError(
                 f"{what} has changed since this run began (SHA-256 {before[:12]}, now {now[:12]}); "
                 f"bring the old text back, or delete {self.path}"
@@ -88,11 +90,11 @@ class RunFolder:
         path = self.path / "metrics.csv"
         if not path.exists():
             return []
-        text = path.read_text()
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
         try:
+            text = path.read_text()
+            reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
             return [{name: float(value) for name, value in row.items()} for row in reader]
-        except (TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); delete the folder to run again") from error
 
     def append_metrics(self, row: Mapping[str, float]) -> None:

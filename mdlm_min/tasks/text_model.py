@@ -16,7 +16,7 @@ from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
-from mdlm_min.model.llada_weights import load_weights, save_weights, stored_dtype
+from mdlm_min.model.llada_weights import foreign_file, load_weights, save_weights, stored_dtype
 from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
 from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
@@ -243,6 +243,11 @@ def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: 
     if not found:
         raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
     described = folder.read_json("model.json")
+    for name in ("dtype", "weights"):
+        if settings.get(name, "float32") not in DTYPES:
+            raise InputError(
+                f"{folder.path / 'config.json'}: {name}: {shown(settings[name])} is unknown; allowed: {', '.join(DTYPES)}"
+            )
     compute = DTYPES[dtype or settings.get("dtype", "float32")]
     weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
     try:
@@ -250,6 +255,10 @@ def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: 
         config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
     except KeyError as error:
         raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
+    for name, token in (("mask_token", mask), ("end_token", end)):
+        if not (type(token) is int and 0 <= token < config.vocab_size) and (token is not None or name == "mask_token"):
+            allowed = f"a token id from 0 to {config.vocab_size - 1}"
+            raise InputError(f"{folder.path / 'model.json'}: {name}: {shown(token)} is not allowed; {allowed}")
     return TextModel(_newest(Checkpoint(found[-1]), config, weights).to(device), tokenizer, mask, end, compute)
 
 
@@ -281,6 +290,8 @@ def export(path: Path, output: Path, dtype: str) -> None:
         raise InputError(f"output: {output} is a file; allowed: a folder")
     if (output / "config.json").exists() and not is_released(output):
         raise InputError(f"output: {output} is a run folder or another model's; allowed: a new folder, or an older export")
+    if output.is_dir() and not (output / "config.json").exists() and (other := foreign_file(output)):
+        raise InputError(f"output: {output} holds {other}, which is no export's; allowed: a new folder, or an older export")
     model = _trained(path, "cpu", "", DTYPES[dtype])
     tokens = SpecialTokens(model.mask_token, model.end_token, model.end_token)  # what is beyond a text's end is padding
     save_weights(output, model.model, tokens, tokenizer=model.tokenizer.to_json())

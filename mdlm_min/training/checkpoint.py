@@ -74,8 +74,8 @@ def save_checkpoint(
                 shards |= found[0]
                 places |= found[1]
                 part.unlink()
-            text = json.dumps({"step": step, "shards": shards, "places": places, **record}, indent=1)
-            _write(temporary / "state.json", text.encode())
+            state = {"step": step, "shards": shards, "places": places, **record}
+            _write(temporary / "state.json", json.dumps({**state, "sha256": _digest(state)}, indent=1).encode())
             final = folder / f"{_PREFIX}{step:09d}"
             if final.exists():
                 shutil.rmtree(final)
@@ -95,6 +95,10 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor], shards: dict[str, str
     shards[file] = hashlib.sha256(data).hexdigest()
     places |= dict.fromkeys(tensors, file)
     tensors.clear()
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -128,12 +132,15 @@ class Checkpoint:
         problem = ""
         try:
             self.record: dict[str, Any] = json.loads((path / "state.json").read_text())
+            recorded = self.record.pop("sha256", None)  # checkpoints of older versions have none
+            if recorded is not None and recorded != _digest(self.record):
+                raise ValueError("state.json is altered: its hash is not the recorded one")
             shards = self.record["shards"]
             for file in sorted(shards)[distributed.rank() :: distributed.world()]:
                 with (path / file).open("rb") as opened:
                     if hashlib.file_digest(opened, "sha256").hexdigest() != shards[file]:
                         problem = f"checkpoint {path / file} is truncated or altered: its hash is not the recorded one"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problem = f"checkpoint {path} cannot be read ({error})"
         if distributed.any_of(bool(problem))[0]:
             problem = problem or f"checkpoint {path} is damaged: another process names the file"

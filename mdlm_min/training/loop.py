@@ -108,6 +108,11 @@ class Trainer:
         if self.guard:
             row["skipped"] = float(self.guard.skipped)
         row |= self.task.evaluate(self.step)
+        first, now = (found.get("valid_loss", math.nan) for found in (self.rows[0] if self.rows else row, row))
+        if math.isfinite(first) and not math.isfinite(now):  # where nothing is held out it never is a number
+            raise RunError(
+                f"valid_loss is {now} after step {self.step}; lower train.learning_rate. The last good checkpoint is kept"
+            )
         self.folder.append_metrics(row)
         self.write_event(row)
         self.rows.append(row)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,3 +133,41 @@ def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("metrics.csv", lambda text: "", "metrics.csv is damaged: no valid_loss of two steps"),
+        ("metrics.csv", lambda text: text.replace("valid_loss", "other"), "metrics.csv is damaged: no valid_loss of two steps"),
+        ("metrics.csv", lambda text: "\udcff" + text, "metrics.csv is damaged"),
+        ("finished.json", lambda text: "{}", "finished.json has no field 'steps'"),
+        ("data.json", lambda text: "{}", "data.json has no field 'samples'"),
+        ("model.json", lambda text: text.replace('"mask_token": ', '"mask_token": -'), "model.json: mask_token: -"),
+        ("model.json", lambda text: re.sub('"end_token": [0-9a-z]+', '"end_token": "x"', text), "model.json: end_token: 'x'"),
+        ("checkpoints/step-000000002/state.json", lambda text: text.replace('"step": 2', '"step": 1'), "state.json is altered"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(base, talk, tmp_path, capsys, name, change, message):
+    assert finetune(talk, base, tmp_path / "run", "--steps", "2") == 0
+    path = tmp_path / "run" / name
+    before = path.read_text()
+    path.write_bytes(change(before).encode(errors="surrogateescape"))
+    assert path.read_bytes() != before.encode()
+    capsys.readouterr()
+    assert finetune(talk, base, tmp_path / "run", "--steps", "2") == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_a_loss_that_is_no_number_ends_the_run(base, talk, tmp_path, capsys):
+    assert finetune(talk, base, tmp_path / "run", "--steps", "1", "--learning-rate", "1e20") == 3
+    assert "loss is nan" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "finished.json").exists()
+
+
+def test_a_run_folder_s_name_is_text(base, talk, tmp_path, capsys):
+    for name in ("", f"{tmp_path}/run\udcff"):
+        with pytest.raises(SystemExit) as refused:
+            finetune(talk, base, name)
+        assert refused.value.code == 2

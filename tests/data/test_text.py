@@ -1,4 +1,5 @@
 import gzip
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import torch
 
 from mdlm_min.data import text
 from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text
-from mdlm_min.data.tokenizer import GPT2, Bytes, TrainedBPE, Words
+from mdlm_min.data.tokenizer import GPT2, Bytes, TrainedBPE, Words, find_tokenizer
 from mdlm_min.run.errors import InputError
 
 LINES = [f"line {number} of a small corpus, with a word or two more\n" for number in range(400)]
@@ -347,3 +348,30 @@ def test_gpt2_as_a_tokenizer_json_gives_the_same_tokens(data_folder):
 def test_words_have_no_tokenizer_json():
     with pytest.raises(InputError, match="'words' grows as it reads"):
         Words().to_json()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"truncation": {"max_length": 2, "strategy": "LongestFirst", "direction": "Right", "stride": 0}},
+        {"truncation": {"max_length": 2, "strategy": "LongestFirst", "direction": "Right", "stride": 5}},
+        {"padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}},
+    ],
+)
+def test_a_tokenizer_json_does_not_cut_or_pad_a_text(tmp_path, change):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(Bytes().to_json()) | change))
+    tokenizer = find_tokenizer(str(path), list, "", tmp_path, None)
+    assert tokenizer.decode(tokenizer.encode("zabc")) == "zabc"
+    assert len(tokenizer.encode("zabc")) == 4
+
+
+def test_a_tokenizer_s_size_is_that_of_its_largest_id(tmp_path):
+    text, path = json.loads(Bytes().to_json()), tmp_path / "tokenizer.json"
+    text["model"]["vocab"]["a"] = 5000
+    path.write_text(json.dumps(text))
+    assert find_tokenizer(str(path), list, "", tmp_path, None).vocab_size == 5001
+    text["model"]["vocab"].clear()
+    path.write_text(json.dumps(text))
+    with pytest.raises(InputError, match="tokenizer.json cannot be read .it has no tokens"):
+        find_tokenizer(str(path), list, "", tmp_path, None)

@@ -75,6 +75,39 @@ def test_a_folder_has_one_evaluation_at_a_time(released, tiny_data, tmp_path, ca
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "gen_length"])
+def test_the_number_of_tokens_replaces_the_task_s_own_by_any_name(released, tiny_data, tmp_path, name):
+    command = ["eval", str(released), "--tasks", "gsm8k_local", "--limit", "1", "--shots", "0", "--output", str(tmp_path)]
+    assert main([*command, "--gen-kwargs", f"{name}=4,steps=4"]) == 0
+    assert read(tmp_path)[0]["generation"]["tokens"] <= 4
+    assert read(tmp_path)[0]["generation"]["passes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("output_type: nonsense", "t_own"),
+        ("metric_list: [{metric: nonsense}]", "t_own"),
+        ("doc_to_text: '{{ broken'", "t_own"),
+        ("custom_dataset: !function nowhere.f", "t_own"),
+        ("num_fewshot: x", "t_own"),
+    ],
+)
+def test_a_task_file_of_one_s_own_that_is_wrong_is_one_line(released, tmp_path, change, said, capsys):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "tiny.py").write_text("def load(**_):\n    return {'test': [{'query': 'a', 'choices': ['b', 'c'], 'gold': 0}]}\n")
+    whole = GPQA.replace("gpqa_tiny", "t_own").splitlines()
+    field = change.split(":")[0]
+    lines = [line for line in whole if not line.startswith(f"{field}:")]
+    (tasks / "t_own.yaml").write_text("\n".join([*lines, change]) + "\n")
+    command = ["eval", str(released), "--tasks", "t_own", "--include-path", str(tasks), "--passes", "1"]
+    command += ["--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("mdlm: tasks: ") and said in line
+
+
 GPQA = """task: gpqa_tiny
 custom_dataset: !function tiny.load
 output_type: multiple_choice

@@ -156,3 +156,14 @@ def test_the_hash_of_a_configuration_ignores_the_order_of_its_keys():
         == config_sha256({"b": {"d": 3, "c": 2}, "a": 1})
         != config_sha256({"a": 2})
     )
+
+
+def test_the_process_s_own_output_is_written_to_not_replaced(tmp_path):
+    """A shell's `>>` leads /dev/stdout to a regular file, which a rename would replace."""
+    path = tmp_path / "all.jsonl"
+    path.write_text("precious\n")
+    code = "from pathlib import Path; from mdlm_min.run.files import write_whole; write_whole(Path('/dev/stdout'), 'more\\n')"
+    with path.open("a") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert path.read_text() == "precious\nmore\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.partial import Partial
+from mdlm_min.run.partial import Partial, one_writer
 
 
 def test_what_was_added_is_found_again_until_the_output_is_written(tmp_path):
@@ -54,3 +54,23 @@ def test_a_device_has_none(tmp_path):
     partial.add({0: {"text": "a"}})
     partial.finish("a")
     assert not Path("/dev/null.partial").exists()
+
+
+@pytest.mark.parametrize("record", ["{}", "null", '{"seconds": 1}', '"text"'])
+def test_a_record_that_lacks_a_field_is_damage(tmp_path, record):
+    Partial(tmp_path / "out", {"seed": 0}).add({0: {"seconds": 1.0, "said": {}}})
+    with (tmp_path / "out.partial").open("a") as file:
+        file.write(f'{{"item": 1, "record": {record}}}\n')
+    with pytest.raises(InputError, match="out.partial is damaged"):
+        Partial(tmp_path / "out", {"seed": 0}, ("seconds", "said"))
+
+
+def test_an_output_has_one_writer(tmp_path):
+    def second():
+        with one_writer(tmp_path / "out"):
+            pass
+
+    with one_writer(tmp_path / "out"), one_writer(tmp_path / "other"), one_writer(Path("/dev/stdout")):  # noqa: SIM117
+        with pytest.raises(InputError, match=f"{tmp_path / 'out'} is in use by process"):
+            second()
+    assert list(tmp_path.iterdir()) == []
