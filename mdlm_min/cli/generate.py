@@ -20,6 +20,7 @@ from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import check_writable, own_descriptor
+from mdlm_min.run.json_text import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 KEYS = ("prompt", "infill", "messages")
 WRITTEN = ("answer", "tokens", "nfe")  # what each line of the output has besides those of its prompt
+LENGTH = 128  # tokens of an answer, unless it is said
 GIVEN, NEW, MASKED = "", "bold cyan", "dim"  # styles of tokens
 SHADE, REFRESH = "\u2591", 0.1  # the sign for a masked token; seconds between two pictures
 
@@ -50,7 +52,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="for --prompts: the same lines, with answer, tokens and nfe")
     parser.add_argument("--batch", type=int, default=8, help="for --prompts: answers generated together (default: 8)")
     parser.add_argument("--chat", action="store_true", help="wrap prompts in the chat template")
-    parser.add_argument("--length", type=int, default=128, help="tokens of an answer (default: 128)")
+    parser.add_argument("--length", type=int, help=f"tokens of an answer (default: {LENGTH}); not with --infill")
     parser.add_argument("--steps", type=int, help="steps (default: one per token)")
     parser.add_argument("--block-length", type=int, default=0, help="tokens of a block, filled from left to right (default: all)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) for the most probable tokens")
@@ -91,6 +93,9 @@ class _Setting:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print an answer, or write the file of answers; returns the exit code."""
+    if arguments.infill is not None and arguments.length is not None:
+        raise InputError(f"length: {arguments.length} is not allowed with --infill, whose text has its own length")
+    arguments.length = LENGTH if arguments.length is None else arguments.length
     for name in ("length", "batch"):
         if getattr(arguments, name) < 1:
             raise InputError(f"{name}: {getattr(arguments, name)} is not allowed; at least 1")
@@ -154,7 +159,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not one.strip():
             continue
         try:
-            line = json.loads(one)
+            line = parse_json(one)
             written = json.dumps([[[line]]], ensure_ascii=False)  # as deep as it is ever written again
         except (ValueError, RecursionError) as error:
             raise InputError(f"prompts: {path}, line {number}: {shown(one)} is no JSON ({error})") from error

@@ -34,6 +34,7 @@ from mdlm_min.data.exercises import Exercise, gsm8k, json_lines
 from mdlm_min.data.samples import is_hub_name, json_files
 from mdlm_min.run.config import OneOf, Range, check_fields, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream
 
 NAMED = 20  # malformed records that are named in the record of a run
@@ -203,7 +204,7 @@ def conversation_of(exercise: Exercise) -> list[Message]:
 
 def _record(where: str, line: bytes) -> Record:
     try:
-        return _checked(where, json.loads(line))
+        return _checked(where, parse_json(line))
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested too deeply
         return Record(where, [], problem=f"no JSON ({' '.join(str(error).split())})")
 

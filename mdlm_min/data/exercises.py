@@ -6,7 +6,6 @@ writes, whose result must be the right one.
 """
 
 import gzip
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from mdlm_min.data.text import data_folder
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream_seed
 
 GSM8K = "gsm8k/train.jsonl"
@@ -53,7 +53,7 @@ def gsm8k() -> Iterator[tuple[str, Exercise | str]]:
         raise InputError(f"data.source: gsm8k needs {GSM8K} (or .gz) in the folder that MDLM_DATA names")
     for where, line in json_lines(found[0]):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             yield where, _gsm8k_exercise(record["question"], record["answer"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             yield where, f"no exercise ({type(error).__name__}: {error})"

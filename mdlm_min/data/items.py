@@ -5,7 +5,6 @@ Files are looked for in $MDLM_DATA (hellaswag/, arc/, mmlu/), as JSON lines in t
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from mdlm_min.data.exercises import json_lines
 from mdlm_min.data.text import data_folder
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of JSON lines, .gz or not. Raises InputError for a file that cannot be read and a line that is no record."""
     for where, line in json_lines(path):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path.parent}/{where}: cannot be read ({error})") from error
         if not isinstance(record, dict):

@@ -15,7 +15,6 @@ A record without a text in `field` is corrupt: counted, and skipped while such r
 import gzip
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder
 from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer
 from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream
 
 JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -106,7 +106,7 @@ class JsonLines:
 
     def _tokens(self, data: bytes) -> np.ndarray | None:
         try:
-            return _document(json.loads(data), self.field, self.tokenizer, self.end_token)
+            return _document(parse_json(data), self.field, self.tokenizer, self.end_token)
         except ValueError:  # neither UTF-8 nor JSON
             return None
 

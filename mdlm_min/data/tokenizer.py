@@ -8,6 +8,7 @@ are lower-cased runs of letters and digits, for counting n-grams only.
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -137,6 +138,8 @@ class TrainedBPE:
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         if not self.vocab_size:
             raise ValueError("it has no tokens")
+        if lacking := _lacking_bytes(text):
+            raise ValueError(f"it is byte-level, but has no token for byte {lacking[0]}: texts would lose it without a word")
         self.identity = f"bpe{self.vocab_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def encode(self, text: str) -> np.ndarray:
@@ -162,9 +165,7 @@ def byte_level_json(ranks: Mapping[bytes, int], special: str = "") -> str:
     import tokenizers
     from tokenizers import models
 
-    shown_as = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2: printable bytes stand for themselves,
-    shown_as += [byte for byte in range(256) if byte not in shown_as]  # the others for the characters from 256 on
-    letters = {byte: chr(byte if index < 188 else 68 + index) for index, byte in enumerate(shown_as)}
+    letters = _byte_letters()
     words = {token: "".join(letters[byte] for byte in token) for token in ranks}
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -180,6 +181,23 @@ def byte_level_json(ranks: Mapping[bytes, int], special: str = "") -> str:
     if special:
         tokenizer.add_special_tokens([special])
     return str(tokenizer.to_str())
+
+
+def _byte_letters() -> dict[int, str]:
+    """The character that stands for each byte in a byte-level vocabulary, as GPT-2 has it."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # they stand for themselves,
+    others = [byte for byte in range(256) if byte not in printable]  # and these are the characters from 256 on
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+def _lacking_bytes(text: str) -> list[int]:
+    """Bytes that a byte-level BPE of that JSON text would drop from a text: none of its tokens is theirs."""
+    parts = json.loads(text)
+    if parts["model"].get("type") != "BPE" or '"ByteLevel"' not in json.dumps(parts.get("pre_tokenizer")):
+        return []
+    never = (0xC0, 0xC1, *range(0xF5, 0x100))  # in no UTF-8
+    vocabulary = parts["model"]["vocab"]
+    return [byte for byte, letter in _byte_letters().items() if letter not in vocabulary and byte not in never]
 
 
 def _as_bytes(tokenizer: Any) -> None:

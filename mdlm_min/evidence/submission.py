@@ -21,6 +21,7 @@ from mdlm_min.evidence.golden import Table
 from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
+from mdlm_min.run.json_text import parse_json
 
 TIER = "cpu"
 _README = """# {name}
@@ -98,7 +99,7 @@ def read(folder: Path) -> tuple[Submission, Table]:
     and what is wrong. What is consistent is accepted: whoever makes up a whole run is found by running a seed again."""
     path = folder / "submission.json"
     with golden.reading(path):
-        settings = json.loads(path.read_text())
+        settings = parse_json(path.read_text())
         if not isinstance(settings, dict):
             raise ValueError("no JSON object")
     submission = build(Submission, settings, f"{path}: ")

@@ -18,6 +18,7 @@ import torch
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.json_text import parse_json
 
 LLADA_8B = ModelConfig(
     vocab_size=126464,
@@ -192,7 +193,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
 def _read(folder: Path) -> dict[str, Any]:
     where = folder / "config.json"
     try:
-        values = json.loads(where.read_text())
+        values = parse_json(where.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(values, dict):

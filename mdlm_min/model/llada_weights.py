@@ -21,6 +21,7 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
+from mdlm_min.run.json_text import parse_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
@@ -131,7 +132,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
     if not path.exists() and (folder / SINGLE).exists():
         return None
     try:
-        found = dict(json.loads(path.read_text())["weight_map"].items())
+        found = dict(parse_json(path.read_text())["weight_map"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}); a released folder has it beside its shards, or one {SINGLE}"

@@ -179,6 +179,7 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
         (["--prompts", "missing", "--output", "x"], "prompts: missing cannot be read"),
         (["--infill", "a"], "infill: 'a' has no gap"),
         (["--infill", "__", "--chat"], "chat: is not allowed with --infill"),
+        (["--infill", "__", "--length", "9"], "length: 9 is not allowed with --infill, whose text has its own length"),
         (["--prompt", "a", "--remasking", "beam"], "remasking: 'beam' is unknown"),
         (["--prompt", "a", "--steps", "0"], "steps: 0 is not allowed"),
         (["--prompt", "a", "--steps", "2", "--block-length", "8"], "steps: 2 is not allowed with 12 blocks of 8"),
@@ -196,11 +197,8 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
 )
 def test_bad_options_are_one_line_and_exit_code_2(folder, options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (
-        main(["generate", str(folder), "--length", "90", *options]) == 2
-        if "--length" not in options
-        else (main(["generate", str(folder), *options]) == 2)
-    )
+    length = [] if {"--length", "--infill"} & {*options} else ["--length", "90"]
+    assert main(["generate", str(folder), *length, *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -227,6 +225,7 @@ def test_a_line_with_gaps_is_no_chat(folder, tmp_path, capsys):
         ('{"messages": []}', "line 1: messages: need --chat"),
         ('{"prompt": "' + "a" * 90 + '"}', "line 1: length: 12 is not allowed behind a prompt of 90 tokens"),
         ("{", "line 1: '{' is no JSON"),
+        ('{"prompt": "a", "prompt": "b"}', 'line 1: \'{"prompt": "a", "prompt": "b"}\' is no JSON (\'prompt\' is given twice'),
         ('{"prompt": "a"}\n\n{"prompt"', "line 3: '{\"prompt\"' is no JSON"),
         ('{"prompt": "a", "answer": "b"}', "line 1: answer is a field of the output, and would be lost"),
     ],
@@ -312,7 +311,7 @@ def test_in_a_terminal_the_answer_appears_token_by_token_and_stays_once(folder):
 
 @pytest.mark.parametrize("option", ["--prompt", "--infill"])
 def test_a_text_that_is_no_unicode_is_refused(folder, option, capsys):
-    assert main(["generate", str(folder), option, "a\udcff __", "--length", "8"]) == 2  # what a byte 0xff in argv becomes
+    assert main(["generate", str(folder), option, "a\udcff __"]) == 2  # what a byte 0xff in argv becomes
     assert "text: 'a\\udcff" in capsys.readouterr().err
 
 

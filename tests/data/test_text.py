@@ -375,3 +375,15 @@ def test_a_tokenizer_s_size_is_that_of_its_largest_id(tmp_path):
     path.write_text(json.dumps(text))
     with pytest.raises(InputError, match="tokenizer.json cannot be read .it has no tokens"):
         find_tokenizer(str(path), list, "", tmp_path, None)
+
+
+def test_a_byte_level_tokenizer_needs_a_token_for_every_byte_of_utf_8(tmp_path):
+    text, path = json.loads(Bytes().to_json()), tmp_path / "tokenizer.json"
+    for letter in [letter for letter, byte in text["model"]["vocab"].items() if byte in (0xC0, 0xFF)]:  # in no UTF-8
+        del text["model"]["vocab"][letter]
+    path.write_text(json.dumps(text))
+    assert find_tokenizer(str(path), list, "", tmp_path, None).decode(b"za") == "za"
+    del text["model"]["vocab"]["z"]
+    path.write_text(json.dumps(text))
+    with pytest.raises(InputError, match=f"it is byte-level, but has no token for byte {ord('z')}"):
+        find_tokenizer(str(path), list, "", tmp_path, None)

@@ -111,6 +111,8 @@ def test_generation_settings_have_lm_eval_s_names_and_ours():
         ({"top_p": 0.9}, "gen_kwargs: 'top_p' is unknown; allowed: until, max_gen_toks, do_sample, block_length"),
         ({"temperature": 0.5}, "gen_kwargs: temperature=0.5 needs do_sample=True"),
         ({"temperature": 0.5, "do_sample": False}, "needs do_sample=True"),
+        ({"do_sample": "maybe"}, "do_sample=maybe is not allowed; True or False"),
+        ({"max_gen_toks": 0}, "gen_kwargs: max_gen_toks=0 is not allowed; at least 1"),
         ({"steps": 0}, "steps: 0 is not allowed"),
         ({"remasking": "best"}, "remasking: 'best' is unknown"),
     ):
