@@ -43,14 +43,21 @@ def add_parsers(commands: Any) -> None:
 
 
 def list_experiments(arguments: argparse.Namespace) -> int:
-    """Print every experiment with its tiers and arms."""
+    """Print every experiment with its tiers and arms, and how long the runs of the golden tables took."""
+    from mdlm_min.evidence import golden
     from mdlm_min.evidence.experiment import Experiment, experiment_folders
 
     for folder in experiment_folders():
         experiment = Experiment(folder.name)
         print(f"{experiment.name}: {experiment.title}")
         for tier in experiment.plan["tiers"]:
-            print(f"  {tier:6} {len(experiment.runs(tier)):4} runs")
+            line = f"  {tier:6} {len(experiment.runs(tier)):4} runs"
+            if (folder := golden.RESULTS / experiment.name / tier).is_dir():
+                records = golden.read_records(folder).values()
+                hours = sum(record["finished"]["seconds"] for record in records) / 3600
+                devices = ", ".join(sorted({record["data"]["device"] for record in records}))
+                line += f"; {len(records)} in the golden table took {hours:.2g} hours one by one ({devices})"
+            print(line)
         print(f"  arms   {', '.join(experiment.plan['arms'])}")
     return 0
 

@@ -212,9 +212,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def read(folder: Path, experiment: str, tier: str) -> Table:
     """Read a table folder. Raises InputError naming the file that is missing or damaged."""
-    with reading(folder / "runs.json"):
-        runs = json.loads((folder / "runs.json").read_text())
-        _check_records(runs)
+    runs = read_records(folder)
     with reading(folder / "curves.csv.gz"):
         text = gzip.decompress((folder / "curves.csv.gz").read_bytes()).decode()
         curves: dict[str, list[Row]] = {name: [] for name in runs}
@@ -233,6 +231,14 @@ def read(folder: Path, experiment: str, tier: str) -> Table:
     with reading(folder / "curves.csv.gz"):  # has it every column that the table is made of?
         table.frame()
     return table
+
+
+def read_records(folder: Path) -> dict[str, Any]:
+    """The record of every run of a table folder, by name. Raises InputError where runs.json is missing or damaged."""
+    with reading(folder / "runs.json"):
+        runs: dict[str, Any] = json.loads((folder / "runs.json").read_text())
+        _check_records(runs)
+    return runs
 
 
 def _check_records(runs: Any) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
 
 
@@ -43,6 +44,9 @@ def test_list_names_every_experiment_and_arm(capsys):
     text = capsys.readouterr().out
     assert "00_theory" in text
     assert "md_0.246_none" in text
+    table = golden.accepted("01_parity_map", "cpu")
+    hours = sum(record["finished"]["seconds"] for record in table.runs.values()) / 3600
+    assert f"  cpu     174 runs; 174 in the golden table took {hours:.2g} hours one by one (cpu)\n" in text
 
 
 def test_gpu_queue_is_in_order_of_worth(capsys):
