@@ -82,5 +82,7 @@ def trained_run(
 
 
 def text_name(text: str) -> str:
-    """The name of a corpus without its folder and ending, for a folder of its runs. Never empty, and never a path."""
-    return Path(text).resolve().name.split(".")[0] or "text"
+    """The name of a corpus without its folder and, where it is a file, without its ending, for a folder of its runs. Never empty,
+    and never a path."""
+    path = Path(text).resolve()
+    return (Path(path.name.removesuffix(".gz")).stem if path.is_file() else path.name) or "text"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command, folder_path, text_name
+from mdlm_min.cli.command import add_command, folder_path
 from mdlm_min.run.errors import InputError
 
 MODEL = {  # HarnessConfig's fields that the command has options for
@@ -38,7 +38,9 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--chat", "--apply_chat_template", action="store_true", help="prompts as conversations")
     parser.add_argument("--include-path", "--include_path", default="", help="folder of more task files of lm-eval (.yaml)")
     parser.add_argument("--log-samples", "--log_samples", action="store_true", help="keep all texts too (never GPQA's)")
-    parser.add_argument("--cache", "--use_cache", default="", help="path of lm-eval's cache of answers")
+    parser.add_argument(
+        "--cache", "--use_cache", default="", help="keep answers under this path, for other evaluations of the same model too"
+    )
     parser.add_argument("--output", type=folder_path, help="folder of the results (default: runs/eval/FOLDER's name)")
     for name, (kind, explanation) in MODEL.items():
         options = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
@@ -50,7 +52,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from mdlm_min.evaluation.run import Request
     from mdlm_min.evaluation.run import evaluate as run
 
-    output = arguments.output or Path("runs/eval") / text_name(str(arguments.folder))
+    output = arguments.output or Path("runs/eval") / (arguments.folder.resolve().name or "model")
     request = Request(
         tuple(task for task in arguments.tasks.split(",") if task), output, arguments.limit, arguments.shots,
         gen_kwargs(arguments.gen_kwargs), arguments.chat, arguments.include_path, arguments.log_samples, arguments.cache,
@@ -93,7 +95,9 @@ def gen_kwargs(text: str) -> dict[str, Any]:
             raise InputError(f"gen_kwargs: {part!r} is not allowed; name=value, separated by commas")
         if name.strip() in found:
             raise InputError(f"gen_kwargs: {name.strip()!r} is given twice; once is allowed")
-        found[name.strip()] = _value(value.strip())
+        found[name.strip()] = value if name.strip() == "until" else _value(value.strip())  # a stop string is as it is written
+    if not found.get("until", "x"):
+        raise InputError("gen_kwargs: until: '' is not allowed; a text at which an answer ends")
     return found
 
 

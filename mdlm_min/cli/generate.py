@@ -317,8 +317,8 @@ def _write_all(
     from mdlm_min.run.partial import Partial
     from mdlm_min.run.progress import open_display
 
-    partial = Partial(arguments.output, _configuration(model, requests, arguments), ("seconds", "said"))
-    done = partial.done
+    partial = Partial(arguments.output, _configuration(model, requests, arguments))
+    done = partial.records
     batches = [batch for batch in _batches(requests, settings, arguments.batch) if not done.keys() >= {*batch}]
     if done:
         print(f"{partial.path}: {len(done)} of {len(requests)} answers are kept", file=sys.stderr)

@@ -51,9 +51,12 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
             f"gen_kwargs: temperature={given['temperature']} needs do_sample=True; without it lm-eval sets the temperature to 0, "
             "or keeps one sample for all repeats in its cache"
         )
+    until = given.get("until", [])
+    if not all(isinstance(one, str) for one in (until if isinstance(until, list | tuple) else [until])):
+        raise InputError(f"gen_kwargs: until={until} is not allowed; a text, or a list of texts")
     normal = dict(normalize_gen_kwargs(given, DEFAULT_TOKENS))
     normal.pop("do_sample", None)
-    until, tokens = tuple(map(str, normal.pop("until", ()))), int(normal.pop("max_gen_toks"))
+    stops, tokens = tuple(normal.pop("until", ())), int(normal.pop("max_gen_toks"))
     known = {one.name for one in fields(SamplingConfig)}
     if unknown := [name for name in normal if name not in known]:
         allowed = ", ".join(("until", "max_gen_toks", "do_sample", *sorted(known)))
@@ -61,7 +64,7 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
     if isinstance(normal.get("remasking"), str):
         normal["remasking"] = normal["remasking"].replace("_", "-")
     return (
-        until,
+        stops,
         tokens,
         build(SamplingConfig, {"steps": tokens, "temperature": 0.0, "cfg_scale": guidance, **normal}, "gen_kwargs."),
     )

@@ -6,16 +6,17 @@ generate_until         diffusion/sampling.py; `gen_kwargs` are lm-eval's own (un
                        the fields of SamplingConfig (steps, block_length, remasking, threshold, ...).
 
 `guidance` is that of both: of likelihoods, and of generation where gen_kwargs has no cfg_scale. Every random draw is a function
-of the seed and of a request's own text, so results do not depend on order or batch, and what `--use_cache` keeps is what would be
-computed again. The exception are repeats of one generation at a temperature, which must differ: lm-eval skips its cache only for
-requests that say do_sample=True, so a temperature without it is refused.
+of the seed and of a request's own text, so results do not depend on order or batch, and what `MDLM.known` or lm-eval's
+`--use_cache` keeps is what would be computed again. The exception are repeats of one generation at a temperature, which must
+differ: lm-eval skips its cache only for requests that say do_sample=True, so a temperature without it is refused.
 """
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,15 +28,15 @@ from tqdm import tqdm
 
 from mdlm_min.data.chat import NAMES, ChatTemplate
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passes, answer_nll, guided_score
-from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
 from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.record_log import RecordLog
 from mdlm_min.tasks.text_model import TextModel
 
-SAVED_EVERY = 1024  # requests between two savings to lm-eval's cache
+SAVED_EVERY = 1024  # requests between two savings
 # One string for each special token in a chat prompt, and the line ends behind a header, which are encoded alone.
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, NAMES))}|(?<={re.escape(NAMES[4])})\n\n)")
 
@@ -73,19 +74,29 @@ class HarnessConfig:
 
 @dataclass
 class Speed:
-    """What generation took: forward passes of the rows, answers' tokens, seconds, sequences. Answers from a cache take nothing
-    and are not counted."""
+    """What generation took: forward passes of the rows, answers' tokens, seconds, sequences. Answers that were kept count as they
+    did when they were written; those from lm-eval's own cache take nothing and are not counted."""
 
     passes: int = 0
     tokens: int = 0
     seconds: float = 0.0
     sequences: int = 0
 
-    def add(self, made: Generation) -> None:
-        self.passes += sum(made.passes)
-        self.tokens += sum(made.answers)
-        self.seconds += made.seconds
-        self.sequences += len(made.passes)
+    def add(self, written: "Written") -> None:
+        self.passes += written.passes
+        self.tokens += written.tokens
+        self.seconds += written.seconds
+        self.sequences += 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text, without the stop string that ended it, and its forward passes, its tokens, its share of the seconds."""
+
+    text: str
+    passes: int
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class MDLM(LM):  # type: ignore[misc]
             raise InputError(f"folder: {self.config.folder}: needs rotary positions and no causal mask, for texts of any length")
         self.text.model.eval()
         self.speed = Speed()
+        self.known = RecordLog(None, {}, "cache")  # answers to requests, by what they depend on
         self._chat: ChatTemplate | None = None
 
     @classmethod
@@ -199,27 +211,37 @@ class MDLM(LM):  # type: ignore[misc]
         confident first, gives the continuation. That is asked only where a document has one continuation: choices are compared
         by likelihood alone, and for them it is False."""
         count = Counter((request.task_name, request.doc_id) for request in requests)
-        found: list[tuple[float, bool]] = []
+        alone = [count[request.task_name, request.doc_id] == 1 for request in requests]
+        keys = [_key("loglikelihood", request.args, one) for request, one in zip(requests, alone, strict=True)]
+        missing = [index for index, key in enumerate(keys) if key not in self.known.records]
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
-            for first in range(0, len(requests), SAVED_EVERY):
-                part = requests[first : first + SAVED_EVERY]
-                answers = [Answer.within(self.text.length, *self._pair(*request.args)) for request in part]
-                alone = [index for index, request in enumerate(part) if count[request.task_name, request.doc_id] == 1]
-                greedy = {index for index in alone if self._is_greedy(answers[index])}
-                for index, value in enumerate((-self._nll(answers, bar.update)).tolist()):
-                    found.append((value, index in greedy))
-                    self.cache_hook.add_partial("loglikelihood", part[index].args, found[-1])
-        return found
+            for first in range(0, len(missing), SAVED_EVERY):
+                part = missing[first : first + SAVED_EVERY]
+                answers = [self._answer(requests[index]) for index in part]
+                greedy = [alone[index] and self._is_greedy(answer) for index, answer in zip(part, answers, strict=True)]
+                found = zip(part, (-self._nll(answers, bar.update)).tolist(), greedy, strict=True)
+                self.known.add({keys[index]: [value, said] for index, value, said in found})
+                for index in part:
+                    self.cache_hook.add_partial("loglikelihood", requests[index].args, tuple(self.known.records[keys[index]]))
+        return [(value, said) for value, said in (self.known.records[key] for key in keys)]
+
+    def _answer(self, request: Any) -> Answer:
+        """Raises InputError, naming task and item, for a continuation that the model cannot read."""
+        try:
+            return Answer.within(self.text.length, *self._pair(*request.args))
+        except InputError as error:
+            raise InputError(f"tasks: {request.task_name}, item {request.doc_id}: {error}") from error
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-likelihood of whole texts, in nats: every token is scored once."""
-        found = []
+        keys = [_key("loglikelihood_rolling", request.args) for request in requests]
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
-            for request in requests:
-                windows = rolling_windows(self._tokens(request.args[0]), self.text.length)
-                found.append(-float(self._nll(windows, bar.update).sum()))
-                self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
-        return found
+            for key, request in zip(keys, requests, strict=True):
+                if key not in self.known.records:
+                    windows = rolling_windows(self._tokens(request.args[0]), self.text.length)
+                    self.known.add({key: -float(self._nll(windows, bar.update).sum())})
+                    self.cache_hook.add_partial("loglikelihood_rolling", request.args, self.known.records[key])
+        return [self.known.records[key] for key in keys]
 
     def _nll(self, answers: list[Answer], passed: Callable[[int], Any]) -> Tensor:
         score = guided_score(self._logits, self.text.mask_token, self.config.guidance)
@@ -251,20 +273,25 @@ class MDLM(LM):  # type: ignore[misc]
         """A text for each (context, gen_kwargs), without the stop string that ended it. Repeats of one request have noise of
         their own. Raises InputError for settings that are unknown."""
         seen: Counter[str] = Counter()
-        wanted = []
+        keys, wanted = [], []
         for request in requests:
             context, options = request.args
             request_text = repr((context, sorted(options.items())))
+            keys.append(_key("generate_until", [context, sorted(options.items())], seen[request_text]))
             wanted.append(self._wanted(context, options, seen[request_text]))
             seen[request_text] += 1
-        found = [""] * len(requests)
-        with tqdm(desc="generation", unit=" texts", total=len(requests), disable=None) as bar:
-            for batch in self._batches(wanted):
-                for index, text in zip(batch, self._write([wanted[index] for index in batch]), strict=True):
-                    found[index] = text
-                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+        missing = [index for index, key in enumerate(keys) if key not in self.known.records]
+        with tqdm(desc="generation", unit=" texts", total=len(missing), disable=None) as bar:
+            for batch in self._batches(wanted, missing):
+                written = self._write([wanted[index] for index in batch])
+                self.known.add({keys[index]: asdict(one) for index, one in zip(batch, written, strict=True)})
+                for index, one in zip(batch, written, strict=True):
+                    self.cache_hook.add_partial("generate_until", requests[index].args, one.text)
                 bar.update(len(batch))
-        return found
+        found = [Written(**self.known.records[key]) for key in keys]
+        for one in found:
+            self.speed.add(one)
+        return [one.text for one in found]
 
     def generation(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], int, SamplingConfig]:
         """gen_kwargs as this model takes them: stop strings, number of tokens, sampling. Raises InputError for those that it
@@ -283,30 +310,37 @@ class MDLM(LM):  # type: ignore[misc]
         key = int.from_bytes(hashlib.blake2b(f"{repeat} {context}".encode(), digest_size=7).digest(), "little")
         return _Wanted(prompt[max(0, len(prompt) + tokens - self.text.length) :], until, tokens, config, key)
 
-    def _batches(self, wanted: list[_Wanted]) -> Iterator[list[int]]:
-        """Numbers of requests with the same settings and similar length, as many as a batch holds; the longest first."""
+    def _batches(self, wanted: list[_Wanted], missing: list[int]) -> Iterator[list[int]]:
+        """Those `missing` with the same settings and similar length, as many as a batch holds; the longest first."""
         sizes = [len(one.prompt) + one.tokens for one in wanted]
-        order = sorted(range(len(wanted)), key=lambda index: -sizes[index])
-        for config in dict.fromkeys(one.config for one in wanted):
+        order = sorted(missing, key=lambda index: -sizes[index])
+        for config in dict.fromkeys(wanted[index].config for index in missing):
             left = [index for index in order if wanted[index].config == config]
             while left:
                 rows = max(1, self.config.tokens_of_batch(self.text.length) // sizes[left[0]])
                 yield left[:rows]
                 left = left[rows:]
 
-    def _write(self, batch: list[_Wanted]) -> list[str]:
+    def _write(self, batch: list[_Wanted]) -> list[Written]:
         stop = {self.text.end_token} if self.text.end_token is not None else set()
         if self._chat is not None:
             stop |= {self._chat.special.end, self._chat.special.end_turn}
         templates = [[*one.prompt.tolist(), *[self.text.mask_token] * one.tokens] for one in batch]
         made = self.text.generate(templates, batch[0].config, self.config.seed, self.text.rules(stop), [one.key for one in batch])
-        self.speed.add(made)
-        texts = []
-        for one, template, row in zip(batch, templates, made.tokens.tolist(), strict=True):
+        found = []
+        rows = zip(batch, templates, made.tokens.tolist(), made.passes, made.answers, strict=True)
+        for one, template, row, passes, tokens in rows:
             answer = row[len(one.prompt) : len(template)]
             end = next((place for place, token in enumerate(answer) if token in stop), len(answer))
-            texts.append(until_first(self.text.tokenizer.decode(answer[:end]), one.until))
-        return texts
+            text = until_first(self.text.tokenizer.decode(answer[:end]), one.until)
+            found.append(Written(text, passes, tokens, made.seconds / len(batch)))
+        return found
+
+
+def _key(kind: str, arguments: Sequence[Any], more: int = 0) -> str:
+    """What tells a request from any other of one model: its arguments, and whether it is its document's only one or which repeat
+    it is."""
+    return hashlib.sha256(json.dumps([kind, arguments, more], default=str).encode()).hexdigest()[:32]
 
 
 def rolling_windows(tokens: Tensor, length: int) -> list[Answer]:

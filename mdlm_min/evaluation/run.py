@@ -2,15 +2,16 @@
 
 A folder of results holds results.json (scores, settings, speed) and items.jsonl: for each item its task, number, hash, scores
 and, for choices, the NLL of each in nats; never a text. With `log_samples`, samples_TASK.jsonl holds lm-eval's full records,
-texts included; not of GPQA, whose text is neither stored nor printed (nor are generated answers to it kept in a cache).
+texts included. Until all is evaluated, answers are kept in answers.partial, where the same command finds them after a kill. Of
+GPQA neither text nor answers are kept: its authors ask that it is not posted in the clear.
 """
 
 import hashlib
 import json
 import logging
-import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from lm_eval.utils import handle_non_serializable
 from mdlm_min.evaluation.gen_kwargs import one_name_each, parse_gen_kwargs
 from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
-from mdlm_min.run.config import shown
+from mdlm_min.run.config import differences, shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import check_writable, locked, write_whole
+from mdlm_min.run.partial import one_writer
+from mdlm_min.run.record_log import RecordLog
+from mdlm_min.tasks.finetune import weights_sha256
 
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
 GROUPS = {"paper": list(PAPER_TASKS), "paper_offline": [one.offline for one in PAPER_TASKS.values() if one.offline]}
@@ -34,7 +38,8 @@ Log = dict[str, Any]
 @dataclass(frozen=True)
 class Request:
     """What is evaluated. `tasks`: names of lm-eval's tasks, of offline ones, of PAPER_TASKS, or of GROUPS. `limit`: items of each
-    task (0: all). `shots` and `gen_kwargs` replace the task's own. `cache`: path of lm-eval's cache of answers."""
+    task (0: all). `shots` and `gen_kwargs` replace the task's own. `cache`: answers are kept there for other evaluations, in a
+    file for each model and its settings."""
 
     tasks: tuple[str, ...]
     output: Path
@@ -61,7 +66,8 @@ class Request:
         if self.cache:
             check_writable(Path(self.cache), "cache")
         object.__setattr__(self, "gen_kwargs", one_name_each(self.gen_kwargs))  # they replace a task's own, by whatever name
-        parse_gen_kwargs({"do_sample": True, **self.gen_kwargs})  # a task may say do_sample itself
+        sampled = {"do_sample": True} if self.gen_kwargs.get("temperature") else {}  # a task may say so itself
+        parse_gen_kwargs({**sampled, **self.gen_kwargs})
 
 
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:
@@ -69,7 +75,8 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
 
     All tasks are built and checked before the first is evaluated; then the folder is locked. Raises InputError for an
     unknown task, for one whose data cannot be had, for shots or generation settings that one cannot have or none has a use for,
-    and for a folder that another evaluation is writing.
+    for a folder that another evaluation is writing or that holds the results of another one, and, when its task is reached, for
+    an item that the model cannot read.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
     tasks = [_described(name) for name in names]
@@ -77,7 +84,12 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     manager = _task_manager([task.task for task in tasks], request.include_path)
     _check_tasks(tasks, request, manager, model)
     with locked(request.output / "lock"):
-        return _evaluate(tasks, request, manager, model)
+        of = _configuration(request, model)
+        _check_results(request.output / "results.json", of)
+        answers = Path(f"{request.cache}-{_digest(of['model'])}") if request.cache else request.output / "answers.partial"
+        with one_writer(answers) if request.cache else nullcontext():  # the folder is locked already
+            log = RecordLog(answers, of["model"], "cache")
+            return _evaluate(tasks, request, manager, model, log, of)
 
 
 class Tasks(TaskManager):  # type: ignore[misc]
@@ -108,17 +120,47 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
     raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
 
 
-def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM) -> Log:
-    log: Log = {
-        "model": asdict(model.config),
-        "request": asdict(request),
-        "lm_eval": lm_eval.__version__,
-        "scores": {},
-        "shots": {},
-        "prompts_cut": 0,
-    }
+def _configuration(request: Request, model: MDLM) -> Log:
+    """What results depend on: the model with its settings, and what is asked of it."""
+    free = ("folder", "batch_tokens", "batch_size")
+    settings = {name: value for name, value in asdict(model.config).items() if name not in free}
+    text = model.text
+    settings |= {
+        "weights_sha256": weights_sha256(text.model), "shape": asdict(text.model.config), "tokenizer": text.tokenizer.identity,
+        "mask_token": text.mask_token, "end_token": text.end_token, "dtype": str(text.dtype), "chat": request.chat,
+    }  # fmt: skip
+    asked = {name: value for name, value in asdict(request).items() if name not in ("output", "log_samples", "cache")}
+    found: Log = json.loads(json.dumps({"model": settings, "request": asked}))
+    return found
+
+
+def _digest(of: Log) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_results(path: Path, of: Log) -> None:
+    """Raise InputError where the folder holds the results of another evaluation: they would be lost."""
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text())
+        changed = differences({name: there[name] for name in of}, of)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"output: {path} is no results.json of ours ({type(error).__name__}); choose another output") from error
+    if changed:
+        raise InputError(
+            f"output: {path} holds the results of another evaluation ({'; '.join(changed)}); delete it, or choose another output"
+        )
+
+
+def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM, answers: RecordLog, of: Log) -> Log:
+    log: Log = {"folder": model.config.folder, **of, "lm_eval": lm_eval.__version__, "scores": {}, "shots": {}, "prompts_cut": 0}
     items: list[Log] = []
+    samples_files: list[Path] = []
+    if answers.records:
+        print(f"{answers.path}: {len(answers.records)} answers are kept", file=sys.stderr)
     for task in tasks:
+        model.known = RecordLog(None, {}, "cache") if is_gpqa(task.task) else answers
         found = _evaluate_task(task, request, manager, model)
         log["scores"] |= _scores(found)
         log["shots"] |= found["n-shot"]
@@ -127,10 +169,15 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
             log["prompts_cut"] += sum(model.is_cut(arguments) for several in requests.values() for arguments in several)
             items += [_item(name, sample) for sample in samples]
             if request.log_samples and not is_gpqa(name):
-                _write_lines(request.output / f"samples_{name}.jsonl", samples)
+                samples_files.append(request.output / f"samples_{name}.jsonl")
+                _write_lines(_begun(samples_files[-1]), samples)
     log["generation"] = asdict(model.speed)
+    for path in samples_files:  # not before all is evaluated: a folder's files are of one evaluation
+        _begun(path).replace(path)
     _write_lines(request.output / "items.jsonl", items)
-    write_whole(request.output / "results.json", json.dumps(log, indent=2, default=str) + "\n")
+    write_whole(request.output / "results.json", json.dumps(log, indent=2) + "\n")
+    if not request.cache:
+        answers.remove()
     return log
 
 
@@ -177,9 +224,6 @@ def _check_shots(name: str, leaf: Any, shots: int) -> None:
 
 
 def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDLM) -> Log:
-    cache = f"{request.cache}-{_identity(model)}" if request.cache and not is_gpqa(task.task) else None
-    if cache:
-        _check_cache(Path(f"{cache}_rank0.db"))  # as lm-eval names it
     with _data_needed(task), _own_file(task, request):
         found: Log | None = lm_eval.simple_evaluate(
             model,
@@ -188,21 +232,10 @@ def _evaluate_task(task: PaperTask, request: Request, manager: Tasks, model: MDL
             limit=request.limit or None,
             gen_kwargs={**task.gen_kwargs, **request.gen_kwargs} or None,
             apply_chat_template=request.chat,
-            use_cache=cache,
             task_manager=manager,
         )
     assert found is not None  # None is for the other processes of a distributed evaluation
     return found
-
-
-def _check_cache(path: Path) -> None:
-    """Raise InputError for a cache that is no database any more: lm-eval reads it in a thread, whose errors nobody catches."""
-    if path.exists():
-        try:
-            with closing(sqlite3.connect(path)) as connection:
-                connection.execute("PRAGMA schema_version")
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"cache: {path} cannot be read ({error}); delete it, or give another path") from error
 
 
 @contextmanager
@@ -238,14 +271,6 @@ def _data_needed(task: PaperTask) -> Iterator[None]:
         raise
 
 
-def _identity(model: MDLM) -> str:
-    """A digest of all that answers depend on, for a cache's name: settings, and the sizes and times of the folder's files."""
-    settings = {name: value for name, value in asdict(model.config).items() if name not in ("batch_tokens", "batch_size")}
-    files = sorted(path for path in Path(model.config.folder).resolve().rglob("*") if path.is_file())
-    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([settings, state], sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _scores(found: Log) -> dict[str, dict[str, float]]:
     """Numbers of each task and group: lm-eval's "acc,none" and "acc_stderr,none" as acc and acc_stderr; other filters by name."""
     scores = {}
@@ -269,3 +294,7 @@ def _item(task: str, sample: Log) -> Log:
 
 def _write_lines(path: Path, records: Iterable[Log]) -> None:
     write_whole(path, "".join(json.dumps(one, default=handle_non_serializable, ensure_ascii=False) + "\n" for one in records))
+
+
+def _begun(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")

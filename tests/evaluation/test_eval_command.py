@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,8 +13,11 @@ import pytest
 
 from mdlm_min.cli.evaluate import gen_kwargs
 from mdlm_min.cli.main import main
+from mdlm_min.evaluation import harness
+from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked
+from mdlm_min.run.record_log import RecordLog
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The cat sat on the mat"
@@ -50,22 +54,108 @@ def test_the_command_scores_logs_every_item_and_keeps_no_text(released, tiny_dat
     assert TEXT in (tmp_path / "again" / "samples_arc_easy_local.jsonl").read_text()
 
 
-def test_answers_from_a_cache_are_those_of_the_first_start(released, tiny_data, tmp_path, capsys):
-    command = ["eval", str(released), "--tasks", "gsm8k_local", "--limit", "2", "--shots", "3", "--gen-kwargs"]
-    command += ["max_gen_toks=100,steps=2", "--cache", str(tmp_path / "cache"), "--output"]
+def test_answers_from_a_cache_are_those_of_the_first_start(released, tiny_data, tmp_path, monkeypatch, capsys):
+    command = ["eval", str(released), "--tasks", "gsm8k_local,arc_easy_local", "--limit", "2", "--passes", "2", "--shots", "3"]
+    command += ["--gen-kwargs", "max_gen_toks=100,steps=2", "--cache", str(tmp_path / "cache"), "--output"]
     logs = []
     for folder in ("first", "second"):
         assert main([*command, str(tmp_path / folder)]) == 0
         logs.append(read(tmp_path / folder))
         assert "2 prompts were too long for this model and lost their beginning" in capsys.readouterr().out
-    assert logs[0][1] == logs[1][1]
-    assert logs[0][0]["prompts_cut"] == logs[1][0]["prompts_cut"] == 2
-    assert (logs[0][0]["generation"]["sequences"], logs[1][0]["generation"]["sequences"]) == (2, 0)
-    [cache] = tmp_path.glob("cache-*.db")
-    cache.write_bytes(b"no database" * 100)
+        monkeypatch.setattr(MDLM, "_logits", None)  # nothing is computed any more
+        monkeypatch.setattr(MDLM, "_write", None)
+    assert logs[0] == logs[1]
+    [cache] = tmp_path.glob("cache-*")
+    text = cache.read_text()
+    cache.write_text(text.replace('"text"', '"Text"', 1))
     assert main([*command, str(tmp_path / "third")]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith(f"mdlm: cache: {cache} cannot be read (file is not a database)")
+    assert line.startswith(f"mdlm: cache: {cache} is damaged in line 2 (ValueError: its checksum is another); delete it to start")
+    cache.unlink()
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        main([*command, str(tmp_path / "third")])
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_an_evaluation_that_was_killed_goes_on(released, tiny_data, tmp_path, monkeypatch, place):
+    """Before the first answers are kept, between tasks, and within a task whose documents have several continuations."""
+    monkeypatch.setattr(harness, "SAVED_EVERY", 3)
+    command = ["eval", str(released), "--tasks", "arc_easy_local,gsm8k_local", "--limit", "3", "--passes", "2", "--shots", "0"]
+    command += ["--gen-kwargs", "max_gen_toks=8,steps=2,temperature=1,do_sample=true", "--log-samples", "--batch-tokens", "160"]
+    assert main([*command, "--output", str(tmp_path / "whole")]) == 0
+    usual, left = RecordLog.add, place
+
+    def add(self, records):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        usual(self, records)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(RecordLog, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            main([*command, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    for path in (tmp_path / "whole").iterdir():
+        if path.name not in ("lock", "results.json"):
+            assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+    whole, found = (read(tmp_path / name)[0] for name in ("whole", "out"))
+    whole["generation"].pop("seconds"), found["generation"].pop("seconds")
+    assert whole == found
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_the_results_of_another_evaluation_are_not_lost(released, tiny_data, tmp_path, capsys):
+    command = [
+        "eval",
+        str(released),
+        "--tasks",
+        "arc_easy_local",
+        "--limit",
+        "2",
+        "--passes",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for change, message in (
+        (["--limit", "3"], "request.limit: 2 there, 3 asked"),
+        (["--seed", "1"], "model.seed: 0 there, 1 asked"),
+    ):
+        capsys.readouterr()
+        assert main([*command, *change]) == 2
+        error = capsys.readouterr().err
+        assert f"holds the results of another evaluation ({message})" in error and error.count("\n") == 1
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*command, "--batch-tokens", "200"]) == 0  # it changes no result
+    (tmp_path / "out" / "results.json").write_text("[]")
+    assert main(command) == 2
+    assert "results.json is no results.json of ours" in capsys.readouterr().err
+
+
+def test_models_whose_names_differ_behind_a_dot_have_results_of_their_own(released, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a-1.0", "a-1.5"):
+        shutil.copytree(released, name)
+        assert main(["eval", name, "--tasks", "arc_easy_local", "--limit", "1", "--passes", "1"]) == 0
+    assert {path.name for path in Path("runs/eval").iterdir()} == {"a-1.0", "a-1.5"}
+
+
+def test_an_answer_that_cannot_be_read_is_named(released, tiny_data, tmp_path, capsys):
+    path = tiny_data / "arc" / "ARC-Easy-Test.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[1]["choices"]["text"][2] = "x" * 200
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    command = ["eval", str(released), "--tasks", "arc_easy_local", "--passes", "1", "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "mdlm: tasks: arc_easy_local, item 1: answer: it has 201 tokens; allowed: 1 to 160" in error
 
 
 def test_a_folder_has_one_evaluation_at_a_time(released, tiny_data, tmp_path, capsys):
@@ -229,6 +319,8 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
         (["--gen-kwargs", "gen_length=4,max_gen_toks=8"], "gen_kwargs: gen_length=4 and max_gen_toks=8 contradict each other"),
         (["--gen-kwargs", "remasking=beam"], "mdlm: remasking: 'beam' is unknown"),
         (["--output", "file/out"], "output: file/out/results.json cannot be written (Not a directory)"),
+        (["--gen-kwargs", "until="], "gen_kwargs: until: '' is not allowed; a text at which an answer ends"),
+        (["--gen-kwargs", "do_sample=maybe"], "gen_kwargs: do_sample=maybe is not allowed; True or False"),
         (["--cache", "file/cache"], "cache: file/cache cannot be written (Not a directory)"),
     ],
 )
@@ -269,5 +361,7 @@ def test_generation_settings_are_read_as_numbers_and_words():
     assert gen_kwargs("steps=8,temperature=0.5,do_sample=true,remasking=low_confidence") == {
         "steps": 8, "temperature": 0.5, "do_sample": True, "remasking": "low_confidence",
     }  # fmt: skip
+    assert gen_kwargs("until=true") == {"until": "true"}
+    assert gen_kwargs("until=1e3") == {"until": "1e3"}
     with pytest.raises(InputError, match="gen_kwargs: 'steps' is not allowed; name=value"):
         gen_kwargs("steps")
