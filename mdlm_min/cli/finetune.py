@@ -1,6 +1,7 @@
 """`mdlm finetune`: a model that answers, from conversations and a released LLaDA folder or a run, and then answers of its own."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
     from mdlm_min.data.conversations import Sample
+    from mdlm_min.tasks.text_model import TextModel
 
 SHOWN = 3  # held-out prompts that are answered
-FINISHED, COUNTED = ("steps", "seconds"), ("samples", "records", "malformed", "truncated", "too_long", "malformed_records")
+FINISHED = ("steps", "seconds")
+DATA = ("samples", "records", "malformed", "truncated", "too_long", "malformed_records", "sha256", "start_sha256")
 
 
 def add_parsers(commands: Any) -> None:
@@ -29,7 +32,9 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--divisor", default="answer", help="what the loss is divided by: answer (default), token, batch, masked")
     parser.add_argument("--padding", default="eos", help="end tokens behind an answer, in the loss: eos (default), one, none")
     parser.add_argument("--answers", default="last", help="the last answer of a conversation (default), or each")
-    parser.add_argument("--held-out", type=int, default=64, help="openings kept from training (default: 64)")
+    parser.add_argument(
+        "--held-out", type=int, default=64, help="openings kept from training, and answers whose NLL is measured (default: 64)"
+    )
     parser.add_argument("--malformed", type=float, default=0.01, help="share of records that may be malformed (default: 0.01)")
     parser.add_argument("--steps", type=int, default=400, help="training steps (default: 400)")
     parser.add_argument("--length", type=int, default=0, help="most tokens of a sample (default: as many as the model reads)")
@@ -71,6 +76,7 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
         "mask_rate": arguments.mask_rate,
         "weight": arguments.weight,
         "divisor": arguments.divisor,
+        "validation_answers": arguments.held_out,
         "batch": arguments.batch,
         "dtype": arguments.dtype,
         "device": arguments.device,
@@ -88,9 +94,11 @@ def finetune(arguments: argparse.Namespace) -> int:
     finetune.check(settings)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
-        rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", COUNTED)
+        rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", DATA)
         if len(rows) < 2 or not {"valid_loss", "valid_error"} <= rows[-1].keys():
             raise InputError(f"{path / 'metrics.csv'} is damaged: no valid_loss of two steps; delete {path} to train again")
+    model = TextModel.load(path, arguments.device)
+    held_out = _held_out(model, path, settings, data)
     print(
         f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "
         f"records {data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"
@@ -98,26 +106,31 @@ def finetune(arguments: argparse.Namespace) -> int:
     for line in data["malformed_records"]:
         print(f"malformed: {line}")
     before, after = rows[0], rows[-1]
-    print(
-        f"held-out answers: {before['valid_loss']:.3f} before, {after['valid_loss']:.3f} +- {after['valid_error']:.3f} nats per "
-        f"token after"
-    )
-    _show_answers(path, settings, arguments.device)
+    error = f" +- {after['valid_error']:.3f}" if math.isfinite(after["valid_error"]) else ""  # of one answer it is unknown
+    print(f"held-out answers: {before['valid_loss']:.3f} before, {after['valid_loss']:.3f}{error} nats per token after")
+    _show_answers(model, held_out)
     return 0
 
 
-def _show_answers(path: Path, settings: dict[str, Any], device: str) -> None:
-    """A few held-out prompts, and what the model answers to them in as many tokens as their own answers have."""
-    from mdlm_min.data.chat import ChatTemplate, ChatTokens
+def _held_out(model: "TextModel", path: Path, settings: dict[str, Any], data: dict[str, Any]) -> "list[Sample]":
+    """The first held-out samples of the run's data. Raises InputError where these have changed: they could be some that it was
+    trained on."""
     from mdlm_min.data.conversations import ChatConfig, Conversations
-    from mdlm_min.diffusion.sampling import SamplingConfig
     from mdlm_min.run.config import build
-    from mdlm_min.tasks.text_model import TextModel
+    from mdlm_min.tasks.finetune import data_sha256
 
-    model = TextModel.load(path, device)
-    template = ChatTemplate(model.tokenizer, ChatTokens.of(model.tokenizer, model.mask_token, model.end_token))
+    found = Conversations(build(ChatConfig, settings["data"], "data."), model.chat_template())
+    if data_sha256(found.sha256, data["start_sha256"]) != data["sha256"]:
+        raise InputError(f"data: {settings['data']['source']} has changed since {path} was trained; bring the old data back")
+    return found.held_out[:SHOWN]
+
+
+def _show_answers(model: "TextModel", held_out: "list[Sample]") -> None:
+    """Held-out prompts, and what the model answers to them in as many tokens as their own answers have."""
+    from mdlm_min.diffusion.sampling import SamplingConfig
+
+    template = model.chat_template()
     special = template.special
-    held_out: list[Sample] = Conversations(build(ChatConfig, settings["data"], "data."), template).held_out[:SHOWN]
     for sample in held_out:
         prompt, size = sample.prompt.tolist(), len(sample.answer)
         rules = model.rules(stop=(special.end_turn, special.end))

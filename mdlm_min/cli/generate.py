@@ -114,7 +114,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel
 
     model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
-    chat = _chat(model) if arguments.chat else None
+    chat = model.chat_template() if arguments.chat else None
     requests = [_request(model, chat, line, arguments, number) for number, line in lines]
     rules = {gaps: _rules(model, chat, arguments, gaps) for gaps in (False, True)}
     settings = [
@@ -151,7 +151,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The lines of a JSONL file with their numbers. Raises InputError for a file that is missing, and for lines that are none of
     ours."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"prompts: {path} cannot be read ({error})") from error
     lines = []
@@ -175,15 +175,6 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not lines:
         raise InputError(f"prompts: {path} has no line")
     return lines
-
-
-def _chat(model: "TextModel") -> "ChatTemplate":
-    from mdlm_min.data.chat import ChatTemplate
-
-    chat = ChatTemplate(model.tokenizer)
-    if chat.special.mask != model.mask_token or chat.vocab_size > model.model.config.vocab_size:
-        raise InputError("chat: this model has no tokens for a chat template; allowed: a fine-tuned one, without --chat any")
-    return chat
 
 
 def _request(

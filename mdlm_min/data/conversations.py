@@ -14,8 +14,8 @@ What follows an answer's end of turn, and whether that is part of the answer:
   padding = one    one end token, in the loss; padding behind it is invisible;
   padding = none   no end token; padding is invisible.
 
-The split is by the hash of what a conversation begins with: records with one opening are on one side, whatever their number and
-order. (Taking the test rows from the first rows, as the training rows, is a known trap.)
+The split is by the hash of what is asked before the first answer: records with one opening are on one side, whatever their number
+and order, and whatever the system's turn says. (Taking the test rows from the first rows, as the training rows, is a known trap.)
 """
 
 import hashlib
@@ -109,9 +109,9 @@ class Conversations:
                 f"fewer: {'; '.join(malformed[:3])}"
             )
         if len(by_opening) <= config.held_out:
-            raise InputError(
-                f"data.held_out: {config.held_out} is not allowed; fewer than {len(by_opening)}, the source's first prompts"
-            )
+            allowed = f"fewer than {len(by_opening)}, the source's different openings" if len(by_opening) > 1 else "no number"
+            also = "" if len(by_opening) > 1 else f": {shown(config.source)} has one opening, and one must be left to train on"
+            raise InputError(f"data.held_out: {config.held_out} is not allowed; {allowed}{also}")
         kept_out = set(sorted(by_opening)[: config.held_out])
         self.train: list[Sample] = []
         self.held_out: list[Sample] = []
@@ -241,7 +241,8 @@ def _problem(messages: list[Message]) -> str:
 
 
 def _opening(messages: list[Message]) -> bytes:
-    """Hash of what stands before the first answer."""
+    """Hash of what stands before the first answer, but for the system's turn: a question is on one side under every system's."""
     first = next(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    said = [[message["role"], message["content"].strip()] for message in messages[:first]]
+    asked = [message for message in messages[:first] if message["role"] != "system"] or messages[:first]
+    said = [[message["role"], message["content"].strip()] for message in asked]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()

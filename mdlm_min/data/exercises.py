@@ -77,10 +77,12 @@ def _near(right: int, seed: int) -> list[int]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every line of a file, also of a .gz, with its place: "name line 7". Raises InputError for a file that cannot be read."""
+    """Every line of a file, also of a .gz, with its place: "name line 7"; but for empty ones. Raises InputError for a file that
+    cannot be read."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield f"{path.name} line {number}", line
+                if line.strip():
+                    yield f"{path.name} line {number}", line
     except (OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -112,7 +112,7 @@ class GPT2:
         return np.asarray(self._encoding.encode_ordinary(text), dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        return self._encoding.decode(list(tokens))
+        return self._encoding.decode([token for token in tokens if token != 50256])  # as a tokenizer.json's special tokens
 
     def special_id(self, name: str) -> int | None:
         return 50256 if name == "<|endoftext|>" else None

@@ -158,12 +158,7 @@ class MDLM(LM):  # type: ignore[misc]
         """A conversation as a string, in which special tokens have their names. Without a generation prompt the last turn stays
         open. Raises InputError for a model without these tokens, and for a content that spells one out."""
         if self._chat is None:
-            chat = ChatTemplate(self.text.tokenizer)
-            if chat.vocab_size > self.text.model.config.vocab_size or chat.special.mask != self.text.mask_token:
-                raise InputError(
-                    "apply_chat_template: this model has no chat tokens; allowed: a model fine-tuned on conversations"
-                )
-            self._chat = chat
+            self._chat = self.text.chat_template()
         turns = [NAMES[2]]
         for message in chat_history:
             content = message["content"].strip()

@@ -1,15 +1,23 @@
-"""JSON as people write it: a name that stands twice in one object is an error, since one of its values would be lost."""
+"""JSON that says one thing: a name that stands twice in an object is an error, since one of its values would be lost, and so is a
+number that is none (NaN, 1e999), which could not be written again."""
 
 import json
+import math
 from typing import Any
 
 from mdlm_min.run.config import shown
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is no JSON and for a name given twice, RecursionError where it is
-    nested too deeply."""
-    return json.loads(text, object_pairs_hook=_one_value_each)
+    """The value of a JSON text. Raises ValueError for what is no JSON, for a name given twice and for a number that is not
+    finite, RecursionError where it is nested too deeply."""
+    return json.loads(text, object_pairs_hook=_one_value_each, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def _one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

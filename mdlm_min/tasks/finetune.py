@@ -128,14 +128,17 @@ class FinetuneTask(TransformerTask):
         return row | {"epoch": step * self.config.batch / len(self.data.train)}
 
     def _held_out_loss(self) -> Row:
-        """NLL per token of the held-out answers (LLaDA's bound), and its standard error over answers."""
+        """NLL per token of the held-out answers (LLaDA's bound), and its standard error over answers, which is not a number where
+        there is one answer."""
         samples = self.data.held_out[: self.config.validation_answers]
         answers = [Answer(torch.from_numpy(one.prompt).long(), torch.from_numpy(one.answer).long()) for one in samples]
         config = LikelihoodConfig(self.config.validation_passes)
         found = answer_nll(self.score, answers, config, self.model.config.length)
         sizes = torch.tensor([len(one.answer) for one in answers], dtype=torch.float64)
         loss = found.sum() / sizes.sum()
-        error = (found - loss * sizes).square().sum().sqrt() / sizes.sum()
+        count = len(answers)
+        scatter = (found - loss * sizes).square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
+        error = scatter.sqrt() / sizes.sum()
         return {"valid_loss": float(loss), "valid_error": float(error)}
 
     def _score_items(self) -> Row:
@@ -287,6 +290,11 @@ def weights_sha256(model: Transformer) -> str:
     return digest.hexdigest()
 
 
+def data_sha256(samples: str, start: str) -> str:
+    """Hash of all that a run learns from: its samples and its start, by theirs."""
+    return hashlib.sha256(f"{samples} {start}".encode()).hexdigest()
+
+
 Maker = Callable[[FinetuneConfig, int, RunFolder], FinetuneTask]
 
 
@@ -310,7 +318,7 @@ def prepare(
     task = make(config, seed, folder)
     report = task.data.report
     data = {
-        "sha256": hashlib.sha256(f"{task.data.sha256} {task.start_sha256}".encode()).hexdigest(),
+        "sha256": data_sha256(task.data.sha256, task.start_sha256),
         "start_sha256": task.start_sha256, "device": str(task.device), "dtype": config.dtype,
         "divisor": config.divisor, "padding": config.data.padding, "answers": config.data.answers, **report, **(more or {}),
     }  # fmt: skip

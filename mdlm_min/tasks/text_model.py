@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_min.data.chat import NAMES
+from mdlm_min.data.chat import NAMES, ChatTemplate, ChatTokens
 from mdlm_min.data.samples import open_data
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.diffusion.generation_record import Generation
@@ -33,7 +33,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a byte model can writ
 class TextModel:
     """Fills in masked tokens and speaks text.
 
-    `end_token` ends a text (None: the model has none); `suppressed` are the ids that stand in no text, the end token among them;
+    `end_token` ends a text (None: the model has none); `suppressed` are it and the ids that the tokenizer has not: they stand in
+    no text;
     `length` is the most tokens that the model can read at once. `dtype` is what is computed in.
     """
 
@@ -73,6 +74,14 @@ class TextModel:
             raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
         released = (path / "config.json").is_file() and is_released(path)
         return (_released if released else _trained)(path, device, dtype)
+
+    def chat_template(self) -> ChatTemplate:
+        """The chat template with this model's own mask and end tokens, as in fine-tuning. Raises InputError for a model that has
+        no embeddings for its tokens."""
+        chat = ChatTemplate(self.tokenizer, ChatTokens.of(self.tokenizer, self.mask_token, self.end_token))
+        if chat.vocab_size > self.model.config.vocab_size:
+            raise InputError("chat: this model has no tokens for a chat template; allowed: a fine-tuned one, without chat any")
+        return chat
 
     def template(self, text: str) -> list[int]:
         """Tokens of a text with gaps: [MASK] is one masked token, a run of n >= 2 underscores is n of them. Raises InputError for

@@ -46,8 +46,10 @@ class EngineConfig:
         """Passes of one process in a step. Raises InputError where the batch cannot be cut evenly."""
         share, rest = divmod(batch, world)
         micro = self.micro_batch or share
-        if rest or not share or share % micro:
-            raise InputError(f"batch: {batch} cannot be cut into {world} processes' passes of {micro or 1} sequences")
+        if self.micro_batch and not rest and share and share % micro:
+            raise InputError(f"engine.micro_batch: {micro} is not allowed; a divisor of {share}, a process's share of a batch")
+        if rest or not share:
+            raise InputError(f"batch: {batch} cannot be cut evenly into {world} processes")
         return share // micro
 
 

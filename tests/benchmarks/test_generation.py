@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mdlm_min.data.chat import ChatTemplate
 from mdlm_min.data.conversations import ChatConfig, Conversations
 from mdlm_min.data.exercises import result_of
 from mdlm_min.diffusion.remasking import TokenRules
@@ -130,7 +129,7 @@ def trained(tmp_path_factory):
 def test_generation_of_worked_sums_against_the_plain_loop(compare, benchmark, trained, vocabulary, count, batch):
     text = TextModel.load(trained)
     own, model = text.model.config.vocab_size, grown(text.model, vocabulary, stream(0, "added")).eval()
-    chat = ChatTemplate(text.tokenizer)
+    chat = text.chat_template()
     mask, ends = chat.special.mask, frozenset((chat.special.end_turn, chat.special.end))
     exercises = Conversations(ChatConfig(source="arithmetic:3", length=64, held_out=500), chat).exercises[:count]
     prompts = torch.tensor([chat.render([{"role": "user", "content": one.question}], True) for one in exercises])

@@ -111,6 +111,27 @@ def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(b
     assert "this run is finished already" in again
     assert again.endswith(text[text.index("held-out answers") :])
     assert (tmp_path / "run" / "finished.json").read_bytes() == before
+    talk.write_text(talk.read_text().replace("say 1", "say one"))  # its held-out prompts may be some that the run has learned
+    assert finetune(talk, base, tmp_path / "run", *arguments) == 2
+    captured = capsys.readouterr()
+    assert f"data: {talk} has changed since {tmp_path / 'run'} was trained" in captured.err
+    assert "held-out" not in captured.out
+
+
+def test_as_many_answers_are_measured_as_are_held_out(base, tmp_path, capsys):
+    path = tmp_path / "talk.jsonl"
+    talks = [
+        [{"role": "user", "content": f"{index}"}, {"role": "assistant", "content": "y" * (1 + index % 7)}] for index in range(90)
+    ]
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in talks))
+    found = {}
+    for held_out in (1, 64, 80):
+        run = tmp_path / f"run{held_out}"
+        assert finetune(path, base, run, "--steps", "1", "--held-out", str(held_out)) == 0
+        found[held_out] = capsys.readouterr().out
+        assert json.loads((run / "config.json").read_text())["validation_answers"] == held_out
+    assert " +- " not in found[1]
+    assert " +- " in found[64] and " +- " in found[80]
 
 
 @pytest.mark.parametrize(

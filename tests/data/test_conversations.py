@@ -54,6 +54,24 @@ def test_the_last_answer_or_each_of_them(tmp_path):
     assert len(by_answer["1"].prompt) < len(by_answer["2"].prompt)
 
 
+def test_empty_lines_and_fields_that_say_nothing_are_no_fault(tmp_path):
+    source = write(tmp_path / "a.jsonl", [talk("a", "1"), b"  ", talk("b", "2"), b""])
+    assert opened(source).report["records"] == 2
+    more = {"role": "assistant", "content": "y", "weight": 1, "tool_calls": None}
+    source = write(tmp_path / "b.jsonl", [talk("a", "1"), {"messages": [{"role": "user", "content": "x"}, more]}])
+    assert opened(source).report["malformed"] == 0
+
+
+def test_a_question_is_on_one_side_under_every_system_s_turn(tmp_path):
+    records = [talk(f"question {index % 6}", "1") for index in range(24)]
+    for index, record in enumerate(records):
+        record["messages"].insert(0, {"role": "system", "content": f"system {index // 6}"})
+    found = opened(write(tmp_path / "a.jsonl", records), held_out=2, length=512)
+    train, held_out = ({prompt.split("question")[1][:2] for prompt, _ in texts(side)} for side in (found.train, found.held_out))
+    assert (len(train), len(held_out), len(found.held_out)) == (4, 2, 8)
+    assert not train & held_out
+
+
 @pytest.mark.parametrize("answers", ["last", "each"])
 def test_no_opening_is_on_both_sides(tmp_path, answers):
     records = [talk(f"question {index % 20}", f"answer {index}", "and?", f"then {index}") for index in range(60)]
@@ -106,6 +124,13 @@ BAD = [
     ({"messages": [{"role": "bot", "content": ""}]}, r"messages\[0\].role: 'bot' is unknown"),
     ({"messages": [{"role": "user", "content": "x"}]}, "no answer of the assistant"),
     (talk("x", "  "), "an empty answer of the assistant"),
+    (b'{"messages": [], "messages": []}', "no JSON .'messages' is given twice in one object."),
+    (b'{"messages": [], "score": NaN}', "no JSON .NaN is no finite number."),
+    (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]},
+        r"messages\[1\].weight: 0 cannot be honoured; allowed: role and content",
+    ),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": 1}]}]}, r"messages\[0\].tool_calls: \[.*cannot be"),
 ]
 
 
@@ -163,7 +188,7 @@ def test_without_a_hub_the_message_says_what_to_give(monkeypatch):
 
 def test_bad_sources_and_settings_are_named(tmp_path):
     source = write(tmp_path / "a.jsonl", [talk("a", "1"), talk("a", "2")])
-    with pytest.raises(InputError, match=r"data.held_out: 1 is not allowed; fewer than 1, "):
+    with pytest.raises(InputError, match=r"data.held_out: 1 is not allowed; no number: '.*a.jsonl' has one opening"):
         opened(source)
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(InputError, match=r"data.source: '.*empty.jsonl' has no record; allowed: at least one conversation"):

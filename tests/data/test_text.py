@@ -343,6 +343,7 @@ def test_gpt2_as_a_tokenizer_json_gives_the_same_tokens(data_folder):
     text = ODD + gzip.decompress((data_folder / "wikitext-2" / "wiki.test.tokens.gz").read_bytes()).decode()[:200_000]
     assert written.encode(text).tolist() == ours.encode(text).tolist()
     assert written.decode(ours.encode(ODD)) == ODD
+    assert written.decode([31373, 50256, 31373]) == ours.decode([31373, 50256, 31373]) == "hellohello"
 
 
 def test_words_have_no_tokenizer_json():

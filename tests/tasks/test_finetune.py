@@ -18,7 +18,7 @@ from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import finetune, pretrain
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask, grown, weights_sha256
 from mdlm_min.tasks.summaries import DECODERS, SOLVED_COLUMNS
-from mdlm_min.tasks.text_model import TextModel
+from mdlm_min.tasks.text_model import TextModel, export
 
 
 @pytest.fixture
@@ -188,6 +188,47 @@ def test_a_released_folder_is_the_start_with_its_own_tokenizer_and_ids(settings,
     assert TextModel.load(tmp_path / "run").mask_token == ids[0]
 
 
+@pytest.mark.parametrize(
+    "more", [{"end_token": 258, "vocab_size": 300}, {"mask_token": 290, "end_token": 280, "vocab_size": 300}, {}]
+)
+def test_a_run_and_its_export_answer_in_the_template_that_they_were_trained_in(settings, tmp_path, more):
+    """Whatever ids the model that it started from has for its mask and its end."""
+    (tmp_path / "text.txt").write_text("\n".join(f"line {index**2} of the text" for index in range(2000)))
+    before = {
+        "data": {"source": str(tmp_path / "text.txt"), "tokenizer": "bytes", "length": 64, **more}, "batch": 4,
+        "model": {"layers": 1, "heads": 2, "width": 16}, "validation_passes": 0, "test_passes": 0,
+        "train": {"steps": 2, "eval_every": 2},
+    }  # fmt: skip
+    with open_run(tmp_path / "base", {"arm": "any", "seed": 0, "kind": "pretrain", **before}) as folder:
+        pretrain.run(before, 0, folder, lambda line: None)
+    started = merge(settings, {"start": str(tmp_path / "base")})
+    execute(tmp_path / "run", started)
+    export(tmp_path / "run", tmp_path / "export", "float32")
+    wanted = task(started).template.special
+    assert len(wanted.ids) == 6
+    assert wanted.end == more.get("end_token", 257)
+    for place in ("run", "export"):
+        found = TextModel.load(tmp_path / place)
+        assert found.chat_template().special == wanted, place
+        assert (found.mask_token, found.end_token) == (wanted.mask, wanted.end)
+
+
+def test_the_error_of_the_held_out_loss_is_that_of_a_mean_over_answers(settings):
+    made = task(merge(settings, {"data": {"held_out": 5}, "validation_answers": 5}))
+    losses = []
+    for index in range(5):
+        one = task(merge(settings, {"data": {"held_out": 5}, "validation_answers": 1}))
+        one.data.held_out = made.data.held_out[index : index + 1]
+        row = one._held_out_loss()
+        assert math.isnan(row["valid_error"])
+        losses.append(row["valid_loss"])
+    sizes = torch.tensor([float(len(sample.answer)) for sample in made.data.held_out])
+    whole = made._held_out_loss()
+    assert whole["valid_loss"] == pytest.approx(float((torch.tensor(losses) * sizes).sum() / sizes.sum()), rel=1e-5)
+    scatter = (sizes / sizes.mean() * (torch.tensor(losses) - whole["valid_loss"])).square().sum() / 4
+    assert whole["valid_error"] == pytest.approx(float((scatter / 5).sqrt()), rel=1e-4)
+
+
 def test_a_model_that_has_the_rows_is_left_alone():
     model = Transformer(scaled(1, 2, 16, length=8, vocab_size=20, outputs=20), None)
     assert grown(model, 20, torch.Generator()) is model
@@ -301,7 +342,7 @@ def test_two_processes_with_accumulation_on_deepspeed_take_the_steps_of_one(sett
         ({"mask_rate": "U[0.5,2]"}, "mask_rate: "),
         ({"start": "x", "data": {"tokenizer": "bytes"}}, "data.tokenizer: 'bytes' is not allowed with start"),
         ({"generation_tokens": 2000}, "generation_tokens: 2000 is not allowed; below data.length = 1024"),
-        ({"batch": 3, "engine": {"micro_batch": 2}}, "batch: 3 cannot be cut"),
+        ({"batch": 3, "engine": {"micro_batch": 2}}, "engine.micro_batch: 2 is not allowed; a divisor of 3"),
     ],
 )
 def test_bad_settings_are_named(changes, message):

@@ -362,9 +362,9 @@ def test_bad_engines_are_named(changes, message):
 
 def test_a_batch_that_cannot_be_cut_evenly_is_named():
     assert EngineConfig(micro_batch=2).parts(16, 1) == 8
-    with pytest.raises(InputError, match="batch: 16 cannot be cut into 3 processes' passes"):
+    with pytest.raises(InputError, match="batch: 16 cannot be cut evenly into 3 processes"):
         EngineConfig().parts(16, 3)
-    with pytest.raises(InputError, match="batch: 16 cannot be cut into 2 processes' passes of 3 sequences"):
+    with pytest.raises(InputError, match="engine.micro_batch: 3 is not allowed; a divisor of 8, a process's share of a batch"):
         EngineConfig(micro_batch=3).parts(16, 2)
 
 
