@@ -330,3 +330,24 @@ def test_passes_keep_their_places_in_batches():
     found = in_batches(text, text.tokens, mask, 3)
     assert torch.equal(found[mask], text(text.tokens, mask))
     assert (found[~mask] == 0).all()
+
+
+def test_llada_s_levels_are_evenly_spaced_around_a_random_start():
+    """As in its released get_log_likelihood: the levels of a block are L / draws apart, on a circle."""
+    starts = set()
+
+    def score(tokens, mask):
+        by_block = {}
+        for block, level in zip(tokens[:, 0].tolist(), mask.sum(dim=1).tolist(), strict=True):
+            by_block.setdefault(block, []).append(level)
+        for levels in by_block.values():
+            levels.sort()
+            gaps = {after - before for before, after in zip(levels, [*levels[1:], levels[0] + 12], strict=True)}
+            assert len(levels) == 4
+            assert gaps == {3}
+            starts.add(levels[0])
+        return torch.zeros(int(mask.sum()))
+
+    blocks = torch.arange(30)[:, None].expand(30, 12)
+    assert llada_estimate(score, blocks, 4, torch.Generator().manual_seed(0), batch=1000) == 0
+    assert starts == {1, 2, 3}
