@@ -37,6 +37,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream
 
+UNHEEDED = ("weight", "tools", "functions")  # fields of a record that ask for what fine-tuning does not do
 NAMED = 20  # malformed records that are named in the record of a run
 
 
@@ -212,6 +213,8 @@ def _record(where: str, line: bytes) -> Record:
 def _checked(where: str, record: Any) -> Record:
     if not isinstance(record, dict) or "messages" not in record:
         return Record(where, [], problem="no field messages")
+    if asked := next((name for name in UNHEEDED if record.get(name) not in (None, [], 1)), None):
+        return Record(where, [], problem=f"{asked}: {shown(record[asked])} cannot be honoured")
     try:
         return Record(where, check_messages(record["messages"]))
     except ValueError as error:

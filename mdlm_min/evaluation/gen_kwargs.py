@@ -43,7 +43,8 @@ def parse_gen_kwargs(options: Mapping[str, Any], guidance: float = 0.0) -> tuple
         if isinstance(value, bool) or not isinstance(value, int | float if name == "temperature" else int):
             raise InputError(f"gen_kwargs: {name}={given[name]} is not allowed; a number")
     if given.get(TOKENS[0], 1) < 1:
-        raise InputError(f"gen_kwargs: {TOKENS[0]}={given[TOKENS[0]]} is not allowed; at least 1")
+        name = next(name for name in options if ALIASES.get(name, name) == TOKENS[0])  # as it was given
+        raise InputError(f"gen_kwargs: {name}={options[name]} is not allowed; at least 1")
     if not isinstance(given.get("do_sample", False), bool):
         raise InputError(f"gen_kwargs: do_sample={given['do_sample']} is not allowed; True or False")
     if given.get("temperature", 0) > 0 and not given.get("do_sample"):

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,7 @@ from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passe
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
+from mdlm_min.evaluation.paper_tasks import is_gpqa
 from mdlm_min.run.config import Range, build, check_fields, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.record_log import RecordLog
@@ -199,6 +200,14 @@ class MDLM(LM):  # type: ignore[misc]
             return sum(map(len, self._pair(context, rest))) > self.text.length
         return len(self._tokens(context)) + self.generation(rest)[1] > self.text.length
 
+    def _keep(self, found: Iterable[tuple[Any, str, Any]]) -> None:
+        """Keep answers to requests by their keys; those to GPQA in memory only."""
+        parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        for request, key, answer in found:
+            parts[is_gpqa(request.task_name or "")][key] = answer
+        self.known.add(parts[False])
+        self.known.records.update(parts[True])
+
     # Likelihood
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -215,7 +224,7 @@ class MDLM(LM):  # type: ignore[misc]
                 answers = [self._answer(requests[index]) for index in part]
                 greedy = [alone[index] and self._is_greedy(answer) for index, answer in zip(part, answers, strict=True)]
                 found = zip(part, (-self._nll(answers, bar.update)).tolist(), greedy, strict=True)
-                self.known.add({keys[index]: [value, said] for index, value, said in found})
+                self._keep((requests[index], keys[index], [value, said]) for index, value, said in found)
                 for index in part:
                     self.cache_hook.add_partial("loglikelihood", requests[index].args, tuple(self.known.records[keys[index]]))
         return [(value, said) for value, said in (self.known.records[key] for key in keys)]
@@ -234,7 +243,7 @@ class MDLM(LM):  # type: ignore[misc]
             for key, request in zip(keys, requests, strict=True):
                 if key not in self.known.records:
                     windows = rolling_windows(self._tokens(request.args[0]), self.text.length)
-                    self.known.add({key: -float(self._nll(windows, bar.update).sum())})
+                    self._keep([(request, key, -float(self._nll(windows, bar.update).sum()))])
                     self.cache_hook.add_partial("loglikelihood_rolling", request.args, self.known.records[key])
         return [self.known.records[key] for key in keys]
 
@@ -279,7 +288,7 @@ class MDLM(LM):  # type: ignore[misc]
         with tqdm(desc="generation", unit=" texts", total=len(missing), disable=None) as bar:
             for batch in self._batches(wanted, missing):
                 written = self._write([wanted[index] for index in batch])
-                self.known.add({keys[index]: asdict(one) for index, one in zip(batch, written, strict=True)})
+                self._keep((requests[index], keys[index], asdict(one)) for index, one in zip(batch, written, strict=True))
                 for index, one in zip(batch, written, strict=True):
                     self.cache_hook.add_partial("generate_until", requests[index].args, one.text)
                 bar.update(len(batch))

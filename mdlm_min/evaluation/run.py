@@ -7,6 +7,7 @@ GPQA neither text nor answers are kept: its authors ask that it is not posted in
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import sys
@@ -65,9 +66,9 @@ class Request:
         check_writable(self.output / "results.json", "output")
         if self.cache:
             check_writable(Path(self.cache), "cache")
-        object.__setattr__(self, "gen_kwargs", one_name_each(self.gen_kwargs))  # they replace a task's own, by whatever name
         sampled = {"do_sample": True} if self.gen_kwargs.get("temperature") else {}  # a task may say so itself
         parse_gen_kwargs({**sampled, **self.gen_kwargs})
+        object.__setattr__(self, "gen_kwargs", one_name_each(self.gen_kwargs))  # they replace a task's own, by whatever name
 
 
 def evaluate(request: Request, settings: dict[str, Any]) -> Log:
@@ -82,14 +83,17 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     tasks = [_described(name) for name in names]
     model = MDLM(**settings)
     manager = _task_manager([task.task for task in tasks], request.include_path)
-    _check_tasks(tasks, request, manager, model)
+    documents = _check_tasks(tasks, request, manager, model)
     with locked(request.output / "lock"):
-        of = _configuration(request, model)
-        _check_results(request.output / "results.json", of)
+        of = _configuration(request, model, documents)
+        _check_results(request.output, of)
         answers = Path(f"{request.cache}-{_digest(of['model'])}") if request.cache else request.output / "answers.partial"
         with one_writer(answers) if request.cache else nullcontext():  # the folder is locked already
-            log = RecordLog(answers, of["model"], "cache")
-            return _evaluate(tasks, request, manager, model, log, of)
+            begun = RecordLog(request.output / "answers.partial", of["model"], "output")
+            model.known = RecordLog(answers, of["model"], "cache") if request.cache else begun
+            log = _evaluate(tasks, request, manager, model, of)
+            begun.remove()
+            return log
 
 
 class Tasks(TaskManager):  # type: ignore[misc]
@@ -120,8 +124,8 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
     raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
 
 
-def _configuration(request: Request, model: MDLM) -> Log:
-    """What results depend on: the model with its settings, and what is asked of it."""
+def _configuration(request: Request, model: MDLM, documents: str) -> Log:
+    """What results depend on: the model with its settings, and what is asked of it (`documents`: their hash)."""
     free = ("folder", "batch_tokens", "batch_size")
     settings = {name: value for name, value in asdict(model.config).items() if name not in free}
     text = model.text
@@ -130,6 +134,7 @@ def _configuration(request: Request, model: MDLM) -> Log:
         "mask_token": text.mask_token, "end_token": text.end_token, "dtype": str(text.dtype), "chat": request.chat,
     }  # fmt: skip
     asked = {name: value for name, value in asdict(request).items() if name not in ("output", "log_samples", "cache")}
+    asked |= {"documents_sha256": documents, "lm_eval": lm_eval.__version__}
     found: Log = json.loads(json.dumps({"model": settings, "request": asked}))
     return found
 
@@ -138,9 +143,14 @@ def _digest(of: Log) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_results(path: Path, of: Log) -> None:
-    """Raise InputError where the folder holds the results of another evaluation: they would be lost."""
+def _check_results(folder: Path, of: Log) -> None:
+    """Raise InputError where the folder holds the results of another evaluation: they would be lost, or stand beside ours."""
+    path = folder / "results.json"
     if not path.exists():
+        if left := sorted([*folder.glob("items.jsonl"), *folder.glob("samples_*.jsonl")]):
+            raise InputError(
+                f"output: {left[0]} is of an evaluation whose results.json is gone; delete it, or choose another output"
+            )
         return
     try:
         there = json.loads(path.read_text())
@@ -148,19 +158,20 @@ def _check_results(path: Path, of: Log) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"output: {path} is no results.json of ours ({type(error).__name__}); choose another output") from error
     if changed:
+        said = [line for line in changed if "documents_sha256" not in line] or changed  # other tasks have other documents
         raise InputError(
-            f"output: {path} holds the results of another evaluation ({'; '.join(changed)}); delete it, or choose another output"
+            f"output: {path} holds the results of another evaluation ({'; '.join(said)}); delete the folder, or choose another "
+            "output"
         )
 
 
-def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM, answers: RecordLog, of: Log) -> Log:
-    log: Log = {"folder": model.config.folder, **of, "lm_eval": lm_eval.__version__, "scores": {}, "shots": {}, "prompts_cut": 0}
+def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM, of: Log) -> Log:
+    log: Log = {"folder": model.config.folder, **of, "scores": {}, "shots": {}, "prompts_cut": 0}
     items: list[Log] = []
     samples_files: list[Path] = []
-    if answers.records:
-        print(f"{answers.path}: {len(answers.records)} answers are kept", file=sys.stderr)
+    if kept := len(model.known.records):
+        print(f"{model.known.path}: {kept} answers are kept", file=sys.stderr)
     for task in tasks:
-        model.known = RecordLog(None, {}, "cache") if is_gpqa(task.task) else answers
         found = _evaluate_task(task, request, manager, model)
         log["scores"] |= _scores(found)
         log["shots"] |= found["n-shot"]
@@ -172,12 +183,11 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
                 samples_files.append(request.output / f"samples_{name}.jsonl")
                 _write_lines(_begun(samples_files[-1]), samples)
     log["generation"] = asdict(model.speed)
-    for path in samples_files:  # not before all is evaluated: a folder's files are of one evaluation
+    # Not before all is evaluated: a folder's files are of one evaluation. results.json says of which, and so is the first.
+    write_whole(request.output / "results.json", json.dumps(log, indent=2) + "\n")
+    for path in samples_files:
         _begun(path).replace(path)
     _write_lines(request.output / "items.jsonl", items)
-    write_whole(request.output / "results.json", json.dumps(log, indent=2) + "\n")
-    if not request.cache:
-        answers.remove()
     return log
 
 
@@ -195,13 +205,17 @@ def _shots(task: PaperTask, request: Request) -> int | None:
     return request.shots if request.shots is not None else task.shots if task.shots >= 0 else None
 
 
-def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM) -> None:
-    """Build all tasks. Raises InputError as `evaluate`."""
+def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM) -> str:
+    """Build all tasks; returns the hash of the documents that are asked. Raises InputError as `evaluate`."""
+    digest = hashlib.sha256()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     takes_shots = generates = False
     for task in tasks:
         with _data_needed(task), _own_file(task, request):
             leaves = manager.load([task.task])["tasks"]
+            for name, leaf in sorted(leaves.items()):
+                for document in itertools.islice(leaf.eval_docs, request.limit or None):
+                    digest.update(json.dumps([name, document], sort_keys=True, default=str).encode())
         for name, leaf in leaves.items():
             if leaf.get_config("num_fewshot") != 0:  # lm-eval never changes 0
                 takes_shots = True
@@ -214,6 +228,7 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
         raise InputError(f"shots: {request.shots} is not allowed with {names}, whose prompts are fixed; allowed: without --shots")
     if request.gen_kwargs and not generates:
         raise InputError(f"gen_kwargs: not allowed with {names}: nothing is generated; allowed: without --gen-kwargs")
+    return digest.hexdigest()
 
 
 def _check_shots(name: str, leaf: Any, shots: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import sys
@@ -32,6 +33,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         if target.is_symlink():  # it leads back to itself
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(target)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -44,6 +46,25 @@ def write_whole(path: Path, content: str | bytes) -> None:
                 temporary.unlink()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; what stood there before is unchanged") from error
+
+
+def _remove_left_over(target: Path) -> None:
+    """Remove what killed processes have left of this file."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        process = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if process.isascii() and process.isdecimal() and not _runs(int(process)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def check_writable(path: Path, name: str) -> None:

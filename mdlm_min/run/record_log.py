@@ -26,9 +26,11 @@ class RecordLog:
         self.path = path
         self.records: dict[Key, Any] = {}
         self._field = field
+        self._begun = False  # there is a file, with the line of the configuration
         self._head = _line("configuration", json.loads(json.dumps(configuration)))
         if path is not None and (lines := self._whole_lines(path)):
             self.records = self._read(path, lines)
+            self._begun = True
             write_whole(path, "".join(f"{line}\n" for line in lines))
 
     def _whole_lines(self, path: Path) -> list[str]:
@@ -62,13 +64,13 @@ class RecordLog:
 
     def add(self, records: Mapping[Any, Any]) -> None:
         """Keep more records and flush them to the disk. Raises InputError where the disk refuses; what was there is kept."""
-        begun = bool(self.records)
         self.records |= records
         if self.path is None or not records:
             return
         lines = "".join(_line(key, record) for key, record in records.items())
-        if not begun:
+        if not self._begun:
             write_whole(self.path, self._head + lines)
+            self._begun = True
             return
         try:
             with self.path.open("a") as file:

@@ -41,7 +41,6 @@ from mdlm_min.training import distributed
 from mdlm_min.training.loop import Progress, check_device
 
 BATCH_TOKENS = 8192  # of one pass of generation
-HASHED = 1 << 20  # bytes of each tensor that tell one start from another
 
 
 @dataclass(frozen=True)
@@ -281,12 +280,11 @@ def grown(model: Transformer, vocab_size: int, generator: torch.Generator) -> Tr
 
 
 def weights_sha256(model: Transformer) -> str:
-    """Hash of names, shapes and the first MiB of every tensor."""
+    """Hash of every tensor with its name and shape; one of them at a time is copied from a GPU."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        head = value.flatten()[: HASHED // value.itemsize].contiguous()
         digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(head.view(torch.uint8).cpu().numpy().tobytes())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

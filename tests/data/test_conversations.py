@@ -124,6 +124,8 @@ BAD = [
     ({"messages": [{"role": "bot", "content": ""}]}, r"messages\[0\].role: 'bot' is unknown"),
     ({"messages": [{"role": "user", "content": "x"}]}, "no answer of the assistant"),
     (talk("x", "  "), "an empty answer of the assistant"),
+    (talk("x", "y") | {"weight": 0}, "weight: 0 cannot be honoured"),
+    (talk("x", "y") | {"tools": [{"name": "f"}]}, r"tools: \[.* cannot be honoured"),
     (b'{"messages": [], "messages": []}', "no JSON .'messages' is given twice in one object."),
     (b'{"messages": [], "score": NaN}', "no JSON .NaN is no finite number."),
     (

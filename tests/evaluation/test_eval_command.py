@@ -10,14 +10,20 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
 
 from mdlm_min.cli.evaluate import gen_kwargs
 from mdlm_min.cli.main import main
 from mdlm_min.evaluation import harness
 from mdlm_min.evaluation.harness import MDLM
+from mdlm_min.model.llada import SpecialTokens
+from mdlm_min.model.llada_weights import save_weights
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked
+from mdlm_min.run.random_streams import stream
 from mdlm_min.run.record_log import RecordLog
+from mdlm_min.tasks.finetune import grown
+from tests.evaluation.conftest import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The cat sat on the mat"
@@ -134,9 +140,37 @@ def test_the_results_of_another_evaluation_are_not_lost(released, tiny_data, tmp
         assert f"holds the results of another evaluation ({message})" in error and error.count("\n") == 1
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert main([*command, "--batch-tokens", "200"]) == 0  # it changes no result
+    path = tiny_data / "arc" / "ARC-Easy-Test.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("song", "tune"))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "another evaluation (request.documents_sha256: " in capsys.readouterr().err
+    path.write_text(text)
+    results = (tmp_path / "out" / "results.json").read_text()
+    (tmp_path / "out" / "results.json").unlink()
+    assert main([*command, "--seed", "1"]) == 2
+    assert f"{tmp_path / 'out' / 'items.jsonl'} is of an evaluation whose results.json is gone" in capsys.readouterr().err
+    (tmp_path / "out" / "results.json").write_text(results)
     (tmp_path / "out" / "results.json").write_text("[]")
     assert main(command) == 2
     assert "results.json is no results.json of ours" in capsys.readouterr().err
+
+
+def test_answers_of_another_model_are_not_used_wherever_its_weights_differ(released, tiny_data, tmp_path):
+    """Also behind the first million bytes of a tensor."""
+    first = make_model()
+    wide = grown(first, 40_000, stream(0, "rows"))
+    assert wide.token_embedding.weight.nbytes > 2 << 20
+    command = ["--tasks", "arc_easy_local", "--limit", "1", "--passes", "1", "--cache", str(tmp_path / "cache"), "--output"]
+    for name in ("a", "b"):
+        save_weights(tmp_path / name, wide, SpecialTokens(256, 257, 257))
+        shutil.copy(released / "tokenizer.json", tmp_path / name)
+        assert main(["eval", str(tmp_path / name), *command, str(tmp_path / f"of_{name}")]) == 0
+        with torch.no_grad():
+            wide.head.weight[30_000:] += 1
+    assert len(list(tmp_path.glob("cache-*"))) == 2
+    assert read(tmp_path / "of_a")[1] != read(tmp_path / "of_b")[1]
 
 
 def test_models_whose_names_differ_behind_a_dot_have_results_of_their_own(released, tiny_data, tmp_path, monkeypatch):
@@ -227,6 +261,12 @@ def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
     assert "SECRET" not in said.out + said.err
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sorted(path.name for path in files) == ["items.jsonl", "lock", "results.json"]  # and no cache
+    (tasks / "group.yaml").write_text("group: mine\ntask: [gpqa_tiny]\n")
+    command = [{"gpqa_tiny": "mine", str(tmp_path / "out"): str(tmp_path / "group")}.get(part, part) for part in command]
+    assert main(command) == 0
+    files = [path for path in (tmp_path / "group").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["items.jsonl", "lock", "results.json"]
+    assert not list(tmp_path.rglob("*cache-*"))
     assert not any(b"SECRET" in path.read_bytes() for path in files)
 
 

@@ -26,6 +26,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, busy, other = (
+        tmp_path / name for name in (f".a[1].{ended.pid}.tmp", f".a[1].{os.getppid()}.tmp", f".b.{ended.pid}.tmp")
+    )
+    for path in (left, busy, other, tmp_path / ".a[1].x.tmp"):
+        path.write_text("half")
+    write_whole(tmp_path / "a[1]", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".a[1].x.tmp", "a[1]", busy.name, other.name])
+
+
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     target, link, dangling = tmp_path / "target", tmp_path / "link", tmp_path / "dangling"
     target.write_text("old")

@@ -70,6 +70,14 @@ def test_a_changed_byte_is_damage_wherever_it_is(tmp_path):
     assert Partial(tmp_path / "out", {"seed": 0}).records == {0: {"seconds": 1.0, "said": "a"}, 1: {"seconds": 2.5, "said": "b"}}
 
 
+def test_what_is_held_in_memory_only_does_not_spoil_the_file(tmp_path):
+    partial = Partial(tmp_path / "out", {"seed": 0})
+    partial.records["secret"] = "never written"
+    partial.add({0: "a"})
+    partial.add({1: "b"})
+    assert Partial(tmp_path / "out", {"seed": 0}).records == {0: "a", 1: "b"}
+
+
 def test_an_output_has_one_writer(tmp_path):
     def second():
         with one_writer(tmp_path / "out"):
