@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
@@ -31,6 +32,7 @@ from mdlm_min.run.partial import one_writer
 from mdlm_min.run.record_log import RecordLog
 from mdlm_min.tasks.finetune import weights_sha256
 
+evaluator.get_git_commit_hash = lambda: None  # of the working directory: outside a checkout git's complaint is printed
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had
 GROUPS = {"paper": list(PAPER_TASKS), "paper_offline": [one.offline for one in PAPER_TASKS.values() if one.offline]}
 Log = dict[str, Any]
