@@ -11,13 +11,7 @@ from mdlm_min.run.config import shown
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, for a name given twice and for a number that is not
     finite, RecursionError where it is nested too deeply."""
-    return json.loads(text, object_pairs_hook=_one_value_each, parse_constant=_finite, parse_float=_finite)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return value
+    return json.loads(text, object_pairs_hook=_one_value_each)
 
 
 def _one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -25,5 +19,12 @@ def _one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in found:
             raise ValueError(f"{shown(name)} is given twice in one object")
+        if not _is_finite(value):
+            raise ValueError(f"{shown(name)}: {shown(value)} is no finite number")
         found[name] = value
     return found
+
+
+def _is_finite(value: Any) -> bool:
+    """Of a number, or of all those in a list."""
+    return all(map(_is_finite, value)) if isinstance(value, list) else not isinstance(value, float) or math.isfinite(value)

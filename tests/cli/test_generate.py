@@ -226,7 +226,7 @@ def test_a_line_with_gaps_is_no_chat(folder, tmp_path, capsys):
         ('{"prompt": "' + "a" * 90 + '"}', "line 1: length: 12 is not allowed behind a prompt of 90 tokens"),
         ("{", "line 1: '{' is no JSON"),
         ('{"prompt": "a", "prompt": "b"}', 'line 1: \'{"prompt": "a", "prompt": "b"}\' is no JSON (\'prompt\' is given twice'),
-        ('{"prompt": "a", "id": 1e999}', "is no JSON (1e999 is no finite number)"),
+        ('{"prompt": "a", "id": 1e999}', "is no JSON ('id': inf is no finite number)"),
         ('{"prompt": "a"}\n\n{"prompt"', "line 3: '{\"prompt\"' is no JSON"),
         ('{"prompt": "a", "answer": "b"}', "line 1: answer is a field of the output, and would be lost"),
     ],

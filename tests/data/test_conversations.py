@@ -127,7 +127,7 @@ BAD = [
     (talk("x", "y") | {"weight": 0}, "weight: 0 cannot be honoured"),
     (talk("x", "y") | {"tools": [{"name": "f"}]}, r"tools: \[.* cannot be honoured"),
     (b'{"messages": [], "messages": []}', "no JSON .'messages' is given twice in one object."),
-    (b'{"messages": [], "score": NaN}', "no JSON .NaN is no finite number."),
+    (b'{"messages": [], "score": NaN}', "no JSON .'score': nan is no finite number."),
     (
         {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]},
         r"messages\[1\].weight: 0 cannot be honoured; allowed: role and content",

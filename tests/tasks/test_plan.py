@@ -102,7 +102,7 @@ def test_a_plan_that_does_not_fit_says_what_to_change():
     assert "scores alone" in text
     with pytest.raises(InputError, match="gpu: 'toaster' is unknown; allowed: a100"):
         plan.describe(small, 2, "toaster", 0.4)
-    with pytest.raises(InputError, match="batch: 128 cannot be cut into 3 processes"):
+    with pytest.raises(InputError, match="batch: 128 cannot be cut evenly into 3 processes"):
         plan.describe(small, 3, "h100", 0.4)
 
 

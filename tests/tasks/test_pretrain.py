@@ -192,7 +192,7 @@ def test_shards_are_cut_verified_and_kept_two_deep(tmp_path):
         ({"batch": 0}, "batch: 0 is not allowed"),
         ({"items": -1}, "items: -1 is not allowed"),
         ({"validation_passes": 10}, "validation_passes: 10 is not allowed; 0 for none, or at least 240"),
-        ({"engine": {"micro_batch": 3}}, "batch: 16 cannot be cut"),
+        ({"engine": {"micro_batch": 3}}, "engine.micro_batch: 3 is not allowed; a divisor of 16"),
         ({"engine": {"kind": "deepspeed"}, "weights": "bfloat16"}, "weights: 'bfloat16' is for engine.kind = torch"),
         ({"data": {"length": 5}}, "data.length: 5 is not allowed"),
     ],
