@@ -52,8 +52,8 @@ def list_experiments(arguments: argparse.Namespace) -> int:
         print(f"{experiment.name}: {experiment.title}")
         for tier in experiment.plan["tiers"]:
             line = f"  {tier:6} {len(experiment.runs(tier)):4} runs"
-            if (folder := golden.RESULTS / experiment.name / tier).is_dir():
-                records = golden.read_records(folder).values()
+            if (table := golden.RESULTS / experiment.name / tier).is_dir():
+                records = golden.read_records(table).values()
                 hours = sum(record["finished"]["seconds"] for record in records) / 3600
                 devices = ", ".join(sorted({record["data"]["device"] for record in records}))
                 line += f"; {len(records)} in the golden table took {hours:.2g} hours one by one ({devices})"

@@ -9,6 +9,7 @@ from mdlm_min.cli.command import add_threads, folder_path, text_name, trained_ru
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
+    from mdlm_min.data.chat import ChatTemplate
     from mdlm_min.data.conversations import Sample
     from mdlm_min.tasks.text_model import TextModel
 
@@ -98,7 +99,8 @@ def finetune(arguments: argparse.Namespace) -> int:
         if len(rows) < 2 or not {"valid_loss", "valid_error"} <= rows[-1].keys():
             raise InputError(f"{path / 'metrics.csv'} is damaged: no valid_loss of two steps; delete {path} to train again")
     model = TextModel.load(path, arguments.device)
-    held_out = _held_out(model, path, settings, data)
+    template = model.chat_template()
+    held_out = _held_out(template, path, settings, data)
     print(
         f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "
         f"records {data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"
@@ -108,28 +110,27 @@ def finetune(arguments: argparse.Namespace) -> int:
     before, after = rows[0], rows[-1]
     error = f" +- {after['valid_error']:.3f}" if math.isfinite(after["valid_error"]) else ""  # of one answer it is unknown
     print(f"held-out answers: {before['valid_loss']:.3f} before, {after['valid_loss']:.3f}{error} nats per token after")
-    _show_answers(model, held_out)
+    _show_answers(model, template, held_out)
     return 0
 
 
-def _held_out(model: "TextModel", path: Path, settings: dict[str, Any], data: dict[str, Any]) -> "list[Sample]":
+def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], data: dict[str, Any]) -> "list[Sample]":
     """The first held-out samples of the run's data. Raises InputError where these have changed: they could be some that it was
     trained on."""
     from mdlm_min.data.conversations import ChatConfig, Conversations
     from mdlm_min.run.config import build
     from mdlm_min.tasks.finetune import data_sha256
 
-    found = Conversations(build(ChatConfig, settings["data"], "data."), model.chat_template())
+    found = Conversations(build(ChatConfig, settings["data"], "data."), template)
     if data_sha256(found.sha256, data["start_sha256"]) != data["sha256"]:
         raise InputError(f"data: {settings['data']['source']} has changed since {path} was trained; bring the old data back")
     return found.held_out[:SHOWN]
 
 
-def _show_answers(model: "TextModel", held_out: "list[Sample]") -> None:
+def _show_answers(model: "TextModel", template: "ChatTemplate", held_out: "list[Sample]") -> None:
     """Held-out prompts, and what the model answers to them in as many tokens as their own answers have."""
     from mdlm_min.diffusion.sampling import SamplingConfig
 
-    template = model.chat_template()
     special = template.special
     for sample in held_out:
         prompt, size = sample.prompt.tolist(), len(sample.answer)

@@ -28,7 +28,7 @@ from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_
 from mdlm_min.run.config import differences, shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import check_writable, locked, write_whole
-from mdlm_min.run.partial import one_writer
+from mdlm_min.run.partial import beside, one_writer
 from mdlm_min.run.record_log import RecordLog
 from mdlm_min.tasks.finetune import weights_sha256
 
@@ -89,10 +89,10 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     with locked(request.output / "lock"):
         of = _configuration(request, model, documents)
         _check_results(request.output, of)
-        answers = Path(f"{request.cache}-{_digest(of['model'])}") if request.cache else request.output / "answers.partial"
-        with one_writer(answers) if request.cache else nullcontext():  # the folder is locked already
-            begun = RecordLog(request.output / "answers.partial", of["model"], "output")
-            model.known = RecordLog(answers, of["model"], "cache") if request.cache else begun
+        cache = Path(f"{request.cache}-{_digest(of['model'])}") if request.cache else None
+        with one_writer(cache) if cache else nullcontext():  # the folder is locked already
+            begun = RecordLog(beside(request.output / "answers"), of["model"], "output")
+            model.known = RecordLog(cache, of["model"], "cache") if cache else begun
             log = _evaluate(tasks, request, manager, model, of)
             begun.remove()
             return log
@@ -183,12 +183,12 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
             items += [_item(name, sample) for sample in samples]
             if request.log_samples and not is_gpqa(name):
                 samples_files.append(request.output / f"samples_{name}.jsonl")
-                _write_lines(_begun(samples_files[-1]), samples)
+                _write_lines(beside(samples_files[-1]), samples)
     log["generation"] = asdict(model.speed)
     # Not before all is evaluated: a folder's files are of one evaluation. results.json says of which, and so is the first.
     write_whole(request.output / "results.json", json.dumps(log, indent=2) + "\n")
     for path in samples_files:
-        _begun(path).replace(path)
+        beside(path).replace(path)
     _write_lines(request.output / "items.jsonl", items)
     return log
 
@@ -311,7 +311,3 @@ def _item(task: str, sample: Log) -> Log:
 
 def _write_lines(path: Path, records: Iterable[Log]) -> None:
     write_whole(path, "".join(json.dumps(one, default=handle_non_serializable, ensure_ascii=False) + "\n" for one in records))
-
-
-def _begun(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")

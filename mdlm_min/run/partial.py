@@ -10,10 +10,15 @@ from mdlm_min.run.files import locked, own_descriptor, write_whole
 from mdlm_min.run.record_log import RecordLog
 
 
+def beside(output: Path) -> Path:
+    """The partial file of an output that is a file, or will be."""
+    return output.with_name(f"{output.name}.partial")
+
+
 def partial_path(output: Path) -> Path | None:
     """Where the work for an output is kept until it is whole; None where the output is no file that can be replaced."""
     stream = own_descriptor(output) is not None or (output.exists() and not output.is_file())
-    return None if stream else output.with_name(f"{output.name}.partial")
+    return None if stream else beside(output)
 
 
 @contextmanager

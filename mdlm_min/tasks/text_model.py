@@ -34,8 +34,7 @@ class TextModel:
     """Fills in masked tokens and speaks text.
 
     `end_token` ends a text (None: the model has none); `suppressed` are it and the ids that the tokenizer has not: they stand in
-    no text;
-    `length` is the most tokens that the model can read at once. `dtype` is what is computed in.
+    no text; `length` is the most tokens that the model can read at once. `dtype` is what is computed in.
     """
 
     def __init__(

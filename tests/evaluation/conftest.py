@@ -57,6 +57,12 @@ def released(tmp_path_factory):
     return folder
 
 
+def read(folder):
+    """results.json and the items of a folder of results."""
+    lines = (folder / "items.jsonl").read_text().splitlines()
+    return json.loads((folder / "results.json").read_text()), [json.loads(line) for line in lines]
+
+
 def write_lines(path, records):
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
