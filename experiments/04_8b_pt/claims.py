@@ -24,6 +24,11 @@ from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS
 ITEMS = (ITEM_TASKS, ITEM_COLUMNS)  # tasks and scores of items.csv
 SIZES = {"S": ".24M", "M": ".90M", "L": "2.3M"}
 RATES = ("2.5e-4", "5e-4", "1e-3", "2e-3", "4e-3")  # learning rates searched, on seed 0, for both arms at every size
+OWN = {  # cells with each arm at its own best rate of these; that of the window at M is the rate of cell M
+    "S": {"uniform_0_1": "S-own-uniform", "middle": "S-own-middle"},
+    "M": {"uniform_0_1": "M-own-uniform", "middle": "M"},
+    "L": {"uniform_0_1": "L-own-uniform", "middle": "L-own-middle"},
+}
 ARMS = {
     "uniform_0_1": "U[0,1]",
     "middle": "U[.45,.55]",
@@ -60,8 +65,7 @@ def own_rate(table: Table, size: str, arm: str) -> str:
 def _judge_own_rates(size: str) -> Judge:
     def judge(table: Table) -> Evidence:
         """B1 with each arm at its own best learning rate."""
-        cells = {"uniform_0_1": f"{size}-own-uniform", "middle": f"{size}-own-middle"}
-        losses = {arm: by_seed(table.cell(cell), arm, "test_loss") for arm, cell in cells.items()}
+        losses = {arm: by_seed(table.cell(cell), arm, "test_loss") for arm, cell in OWN[size].items()}
         text = ", ".join(f"{ARMS[arm]} {values.mean():.3f} at {own_rate(table, size, arm)}" for arm, values in losses.items())
         note = f"Test loss: {text}; learning rates searched on seed 0: {', '.join(RATES)}"
         return Mean(tuple(losses["uniform_0_1"] - losses["middle"]), note)

@@ -8,7 +8,7 @@ from mdlm_min.evidence.experiment import Experiment
 
 EXPERIMENT = Experiment("04_8b_pt")
 CLAIMS = EXPERIMENT.module("claims")
-ARMS = {"uniform": "uniform_0_1", "middle": "middle"}
+ARMS = ("uniform_0_1", "middle")
 
 
 def rates(cell, arm):
@@ -20,7 +20,7 @@ def rates(cell, arm):
 def test_both_arms_have_the_same_search_at_every_size_and_its_seed_is_not_judged():
     for size in CLAIMS.SIZES:
         for rate in CLAIMS.RATES:
-            for arm in ARMS.values():
+            for arm in ARMS:
                 assert rates(f"{size}-{rate}", arm) == {float(rate)}
     searched = [spec for spec in EXPERIMENT.runs("cpu") if spec.cell.partition("-")[2] in CLAIMS.RATES]
     judged = [spec for spec in EXPERIMENT.runs("cpu") if "own" in spec.cell or spec.cell in CLAIMS.SIZES]
@@ -34,9 +34,9 @@ def test_an_arm_s_own_rate_is_the_one_of_least_loss_in_the_search():
     if missing := {f"{size}-{rate}" for size in CLAIMS.SIZES for rate in CLAIMS.RATES} - cells:
         pytest.skip(f"the golden table lacks {len(missing)} cells of the search")
     for size in CLAIMS.SIZES:
-        for name, arm in ARMS.items():
+        for arm in ARMS:
             best = CLAIMS.own_rate(table, size, arm)
-            assert rates(f"{size}-own-{name}", arm) == {float(best)}
+            assert rates(CLAIMS.OWN[size][arm], arm) == {float(best)}
             losses = [float(CLAIMS.by_seed(table.cell(f"{size}-{rate}"), arm, "test_loss")[0]) for rate in CLAIMS.RATES]
             assert CLAIMS.RATES[int(np.argmin(losses))] == best
             if arm == "uniform_0_1":
