@@ -242,6 +242,10 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
 CLAIMS = [
     *(_claim(name, "", "(20,6), N=2,000", "paper", "", _COST) for name in ("P1", "P1b", "P2", "P3", "P4")),
     *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in QUESTIONS),
+    *(
+        _claim(name, "-N600-fresh", "(12,5), N=600, one layer, 24 fresh seeds", "cpu", "N600-fresh")
+        for name in ("P1", "P1b", "P2", "P2b")
+    ),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in QUESTIONS),
 ]
 
