@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence.golden import Table
-from mdlm_min.evidence.statistics import Decision, Evidence
+from mdlm_min.evidence.statistics import Decision, Evidence, Share
 from mdlm_min.run.run_folder import Row
 
 KINDS = ("exact", "ordinal", "statistical")
@@ -43,7 +43,10 @@ class Verdict:
     @staticmethod
     def of(evidence: Evidence, decision: Decision) -> "Verdict":
         """The verdict that the rules (statistics.py) give on this evidence."""
-        note = ". ".join(part for part in (evidence.note, decision.sentence) if part)
+        left_open = ""
+        if isinstance(evidence, Share) and evidence.unknown:
+            left_open = f"{evidence.unknown} of {evidence.seeds} seeds ended before it could be seen"
+        note = ". ".join(part for part in (evidence.note, left_open, decision.sentence) if part)
         return Verdict(
             decision.verdict, note, evidence.estimate, *evidence.interval(), evidence.seeds, decision.raw, decision.adjusted
         )

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from mdlm_min.evidence.claim import (
@@ -90,6 +92,13 @@ def test_four_seeds_never_decide_whatever_the_judge():
     ((_, verdict),) = judge(_Experiment([_claim(judge=lambda table: evidence)]), {"cpu": _small_table()})
     assert verdict.verdict == "underpowered"
     assert "4 seeds" in verdict.note
+
+
+def test_a_share_of_which_no_seed_is_known_has_bounds_and_says_so():
+    ((_, verdict),) = judge(_Experiment([_claim(judge=lambda table: Share(0, 0, 8))]), {"cpu": _small_table()})
+    assert (verdict.verdict, verdict.low, verdict.high) == ("underpowered", 0, 1)
+    assert math.isnan(verdict.ours)
+    assert "8 of 8 seeds ended before it could be seen" in verdict.note
 
 
 def test_every_claim_about_trained_models_is_judged_by_the_rules():
