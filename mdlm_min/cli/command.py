@@ -76,6 +76,7 @@ def trained_run(
             print(f"{path}: this run is finished already")
         else:
             with open_display(1) as display:
+                display.update(path.name, "reading the data")  # the first step may be many seconds away
                 run(settings, seed, folder, lambda line: display.update(path.name, line))
                 display.end(path.name, "is trained")
         yield folder

@@ -56,6 +56,11 @@ def test_training_ends_with_its_loss_and_its_texts_and_a_finished_run_only_shows
     assert "written from nothing" in texts[0]
 
 
+def test_what_a_run_does_before_its_first_step_is_said(corpus, tmp_path, capsys):
+    assert train(corpus, tmp_path / "own", 2) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "own: reading the data"
+
+
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(corpus, tmp_path):
     assert train(corpus, tmp_path / "whole") == 0
     (tmp_path / "stopped").mkdir()
