@@ -9,7 +9,7 @@ from mdlm_min import Keyed, MaskCollator, MaskRate, RateSchedule, scheduled_loss
 schedule = RateSchedule(MaskRate.parse("U[0.45,0.55]"), weight="1/t")
 
 # %% A model without a causal mask, and data: here sequences that count up
-STEPS, LENGTH, VOCABULARY, MASK, PAD = 200, 16, 10, 10, 11
+EPOCHS, LENGTH, VOCABULARY, MASK, PAD = 50, 16, 10, 10, 11
 model = BertForMaskedLM(
     BertConfig(
         vocab_size=12, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
@@ -22,11 +22,11 @@ samples = [{"input_ids": ((start + torch.arange(LENGTH)) % VOCABULARY).tolist()}
 trainer = Trainer(
     model,
     TrainingArguments(
-        "runs/hf_trainer", max_steps=STEPS, per_device_train_batch_size=16, learning_rate=3e-3, logging_steps=50,
+        "runs/hf_trainer", num_train_epochs=EPOCHS, per_device_train_batch_size=16, learning_rate=3e-3, logging_steps=50,
         remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=True, seed=0, disable_tqdm=True,
     ),
     train_dataset=Keyed(samples),
-    data_collator=MaskCollator(schedule, mask_token=MASK, pad_token=PAD, seed=0),
+    data_collator=MaskCollator(schedule, mask_token=MASK, pad_token=PAD, seed=0, steps=EPOCHS),
     compute_loss_func=scheduled_loss,
 )  # fmt: skip
 result = trainer.train()

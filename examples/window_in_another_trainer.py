@@ -1,11 +1,13 @@
 """A window of mask rates in a script that was written for another masked-diffusion trainer, without editing it.
 
 Such scripts draw u = torch.rand((batch,)), mask at the rate t = (1 - eps) u + eps and weigh by 1/t (LLaDA's guidelines, and
-most of what follows them). `window_of` replaces, inside the script's module alone, the one-dimensional torch.rand: the rates
-then follow a MaskRate, and noise of two dimensions, the masks', stays as it was.
+most of what follows them). `window_of` replaces, while the script's own function that does so runs, the one-dimensional
+torch.rand: the rates then follow a MaskRate. Noise of two dimensions, the masks', stays as it was, and so does what the script
+draws elsewhere, such as LLaDA's random lengths.
 """
 
 # %% The patch
+import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,25 +28,38 @@ class _TorchWithWindow:
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
-    def rand(self, *size: Any, device: Any = None, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+    def rand(
+        self, *size: Any, device: Any = None, dtype: Any = None, generator: torch.Generator | None = None, **options: Any
+    ) -> Tensor:
         shape = tuple(size[0]) if size and not isinstance(size[0], int) else size
         if len(shape) != 1:
-            return torch.rand(*size, device=device, generator=generator, **options)
+            return torch.rand(*size, device=device, dtype=dtype, generator=generator, **options)
         if generator is None:  # of the global generator, as the script's own draw
             generator = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
         rate = self._rate.sample(shape[0], generator)
-        return ((rate - self._epsilon) / (1 - self._epsilon)).to(device or rate.device)
+        return ((rate - self._epsilon) / (1 - self._epsilon)).to(device or rate.device, dtype)
 
 
 @contextmanager
-def window_of(module: types.ModuleType, text: str, epsilon: float = 1e-3) -> Iterator[None]:
-    """Within this context the module's mask rates follow `text`, such as "U[0.45,0.55]"; `epsilon` is the script's own."""
-    original = module.torch
-    module.torch = _TorchWithWindow(MaskRate.parse(text), epsilon)  # type: ignore[attr-defined]
+def window_of(module: types.ModuleType, function: str, text: str, epsilon: float = 1e-3) -> Iterator[None]:
+    """Within this context the mask rates that the module's `function` draws follow `text`, such as "U[0.45,0.55]"; `epsilon` is
+    the script's own."""
+    original, plain = getattr(module, function), module.torch
+    patched = _TorchWithWindow(MaskRate.parse(text), epsilon)
+
+    @functools.wraps(original)
+    def with_window(*arguments: Any, **options: Any) -> Any:
+        module.torch = patched  # type: ignore[attr-defined]
+        try:
+            return original(*arguments, **options)
+        finally:
+            module.torch = plain  # type: ignore[attr-defined]
+
+    setattr(module, function, with_window)
     try:
         yield
     finally:
-        module.torch = original  # type: ignore[attr-defined]
+        setattr(module, function, original)
 
 
 # %% The other trainer: here a module of its own; yours is imported
@@ -71,7 +86,7 @@ torch.manual_seed(0)
 tokens = torch.randint(10, (512, 16))
 model = torch.nn.Sequential(torch.nn.Embedding(11, 16), torch.nn.Linear(16, 10))
 _, _, before = other_trainer.forward_process(tokens, 10)
-with window_of(other_trainer, "U[0.45,0.55]"):
+with window_of(other_trainer, "forward_process", "U[0.45,0.55]"):
     _, masked, rate = other_trainer.forward_process(tokens, 10)
     loss = other_trainer.training_step(model, tokens, 10)
     loss.backward()

@@ -44,7 +44,7 @@ def test_hf_trainer(monkeypatch, tmp_path, capsys):
         "hf_trainer.py",
         monkeypatch,
         tmp_path,
-        ("STEPS, LENGTH, VOCABULARY, MASK, PAD = 200", "STEPS, LENGTH, VOCABULARY, MASK, PAD = 4"),
+        ("EPOCHS, LENGTH, VOCABULARY, MASK, PAD = 50", "EPOCHS, LENGTH, VOCABULARY, MASK, PAD = 1"),
     )
     assert "mean loss of 4 steps: 2." in capsys.readouterr().out
     assert names["trainer"].state.global_step == 4
@@ -59,3 +59,15 @@ def test_window_in_another_trainer(monkeypatch, tmp_path, capsys):
         assert rates.max() > 0.95
     share = names["masked"].float().mean(dim=1) - names["rate"]
     assert share.mean().abs() < 0.02
+
+
+def test_a_window_leaves_what_the_script_draws_elsewhere(monkeypatch, tmp_path):
+    names = run("window_in_another_trainer.py", monkeypatch, tmp_path)
+    script = names["other_trainer"]
+    exec("def coin():\n    return torch.rand(1, dtype=torch.float64)", vars(script))
+    exec("def draw(count):\n    return torch.rand(count, dtype=torch.float64)", vars(script))
+    with names["window_of"](script, "draw", "U[0.45,0.55]"):
+        assert min(script.coin().item() for _ in range(100)) < 0.2
+        rate = script.draw(100)
+    assert (rate.dtype, rate.min() >= 0.44, rate.max() <= 0.56) == (names["torch"].float64, True, True)
+    assert script.draw(100).min() < 0.2

@@ -5,19 +5,20 @@ loader.
         model,
         TrainingArguments(..., remove_unused_columns=False),
         train_dataset=Keyed(dataset),
-        data_collator=MaskCollator(schedule, mask_token=103, pad_token=0, seed=0),
+        data_collator=MaskCollator(schedule, mask_token=103, pad_token=0, seed=0, steps=epochs),
         compute_loss_func=scheduled_loss,
     )
 
 The masks of a sample are a function of the seed, the step and the sample's number, and of nothing else: not of the batch that it
 is in, nor of the number of processes or workers. `Keyed` gives every sample its number, and as step the epoch, in which a Trainer
 sees a sample once. A loop of one's own may set another step. As each sample is drawn alone, a stratified schedule is a plain one
-here, and a schedule that learns from the loss (needs nll or confidence) is refused.
+here, and a schedule that learns from the loss (needs nll or confidence) or keeps sequences (admit) is refused.
 
-Labels carry the weights to the loss function, because a Trainer hands it nothing else: float32 [rows, length, 2], the token
-and its weight. The weight is 0 where a token is visible; both are -100 where it may not be masked. So a Trainer that counts
-the labels that are not -100 over processes and accumulated batches counts each trainable token twice, and `scheduled_loss`
-divides by half of it.
+Labels carry the weights to the loss function, because a Trainer hands it nothing else: int64 [rows, length, 3]. Of a token that
+may be masked they are IGNORED, the token, and the bits of its weight as a float32 (0 where it is visible; whole numbers, because
+DeepSpeed rounds whatever is not); elsewhere they are IGNORED. A Trainer counts the labels that are not IGNORED over processes and
+accumulated batches, of a causal model's class all but the first of the last axis. So it counts each trainable token twice, either
+way, and `scheduled_loss` divides by half of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
+from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 
 IGNORED = -100
-MOST_TOKENS = 1 << 24  # token ids that a float32 holds exactly
 
 
 class Samples(Protocol):
@@ -48,79 +48,102 @@ class Keyed(Dataset[dict[str, Any]]):
     """A dataset whose samples know their number ("sample") and the epoch ("step")."""
 
     def __init__(self, samples: Samples) -> None:
-        self.samples, self.epoch = samples, 0
+        self.samples = samples
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer's data loader at the start of each epoch."""
-        self.epoch = int(epoch)
+        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.samples[index], "sample": int(index), "step": self.epoch}
+        return {**self.samples[index], "sample": int(index), "step": int(self.epoch)}
 
 
 class MaskCollator:
     """Masks a list of samples by a schedule, into what a model and `scheduled_loss` take.
 
-    A sample has "input_ids" (token ids), "sample" and "step" (integers), and may have "labels": IGNORED where a token is not
-    trained on, such as a prompt, which is then never masked. A schedule with two copies gives two rows for each sample.
+    A sample has "input_ids" (token ids), "sample" and "step" (integers). It may have, as long as its tokens, "labels", IGNORED
+    where a token is not trained on, such as a prompt, which is then never masked; "attention_mask", 0 at padding; and "marks",
+    true at dense tokens. A schedule with two copies gives two rows for each sample.
     """
 
-    def __init__(self, schedule: MaskSchedule, mask_token: int, pad_token: int, seed: int, steps: int = 1) -> None:
-        """`steps` of the whole run, for a schedule that moves. Raises InputError for a schedule that learns from the loss."""
+    def __init__(self, schedule: MaskSchedule, mask_token: int, pad_token: int, seed: int, steps: int) -> None:
+        """`steps` of the whole run, for a schedule that moves: samples have steps below it. With `Keyed` they are epochs. Raises
+        InputError for a schedule that learns from the loss or keeps sequences."""
         if missing := {"nll", "confidence"} & set(schedule.needs):
             raise InputError(f"schedule {schedule.name}: needs {', '.join(sorted(missing))}, which a collator does not have")
+        if type(schedule).admit is not MaskSchedule.admit:
+            raise InputError(f"schedule {schedule.name}: keeps sequences over several steps (admit), which a collator cannot")
+        if steps < 1:
+            raise InputError(f"steps: {steps} is not allowed; at least 1")
         self.schedule, self.mask_token, self.pad_token, self.seed, self.steps = schedule, mask_token, pad_token, seed, steps
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """input_ids and attention_mask (int64 [rows, length]) and labels (float32 [rows, length, 2], see above)."""
+        """input_ids and attention_mask (int64 [rows, length]) and labels (int64 [rows, length, 3], see above). Raises InputError
+        for a sample that cannot be read."""
         drawn = [rows for sample in samples for rows in self._rows(sample)]
         length = max(len(tokens) for tokens, _, _ in drawn)
         inputs = torch.full((len(drawn), length), self.pad_token)
         attention_mask = torch.zeros(len(drawn), length, dtype=torch.int64)
-        labels = torch.full((len(drawn), length, 2), float(IGNORED))
-        for row, (tokens, mask, label) in enumerate(drawn):
-            inputs[row, : len(tokens)] = tokens.masked_fill(mask, self.mask_token)
-            attention_mask[row, : len(tokens)] = 1
+        labels = torch.full((len(drawn), length, 3), IGNORED)
+        for row, (tokens, real, label) in enumerate(drawn):
+            inputs[row, : len(tokens)] = tokens
+            attention_mask[row, : len(tokens)] = real
             labels[row, : len(tokens)] = label
         return {"input_ids": inputs, "attention_mask": attention_mask, "labels": labels}
 
     def _rows(self, sample: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Tokens, mask and labels of each copy of a sample."""
+        """Tokens as the model sees them, attention mask and labels of each copy of a sample."""
         if missing := {"input_ids", "sample", "step"} - set(sample):
             raise InputError(
                 f"{sorted(missing)[0]}: a sample lacks it; wrap the dataset in Keyed, and set remove_unused_columns=False"
             )
+        step, copies = int(sample["step"]), self.schedule.copies
+        if not 0 <= step < self.steps:
+            raise InputError(f"step: {step} is not allowed; from 0 to {self.steps - 1}, below the collator's steps")
         tokens = torch.as_tensor(sample["input_ids"], dtype=torch.int64)
-        if int(tokens.max()) >= MOST_TOKENS:
-            raise InputError(f"input_ids: {int(tokens.max())} is not allowed; below {MOST_TOKENS}")
-        trained = torch.ones_like(tokens, dtype=torch.bool)
-        if "labels" in sample:
-            trained = torch.as_tensor(sample["labels"]) != IGNORED
-        copies, step = self.schedule.copies, int(sample["step"])
-        repeated, allowed = tokens.repeat(copies, 1), trained.repeat(copies, 1)
-        context = Context(copies, len(tokens), repeated, allowed, step=step, steps=self.steps)
+        if tokens.dim() != 1 or not len(tokens):
+            raise InputError(f"input_ids: shape {tuple(tokens.shape)} is not allowed; the ids of at least one token")
+        real = _values(sample, "attention_mask", len(tokens), 1) != 0
+        allowed = real & (_values(sample, "labels", len(tokens), 0) != IGNORED)
+        marks = _values(sample, "marks", len(tokens), 0).bool().repeat(copies, 1) if "marks" in sample else None
+        tokens, allowed, real = (part.repeat(copies, 1) for part in (tokens, allowed, real))
+        context = Context(*tokens.shape, tokens, allowed, real, marks, step, self.steps)
         generator = stream(self.seed, f"masks of sample {sample['sample']}", step)
-        context = self.schedule.admit(context)
-        rate = self.schedule.sample(context, generator)
-        mask = self.schedule.mask(rate, context, generator)
+        mask, rate = ScheduledDiffusion(self.schedule).mask(*tokens.shape, generator, context)
         weight = self.schedule.weight(rate, mask, context).float()
-        weight = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)
-        labels = torch.stack((repeated.float(), weight * mask), dim=2).masked_fill(~allowed[..., None], IGNORED)
-        return list(zip(repeated, mask, labels, strict=True))
+        weight = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape) * mask
+        bits = weight.contiguous().view(torch.int32).long()  # of a number that is not negative: never IGNORED
+        labels = torch.stack((torch.full_like(tokens, IGNORED), tokens, bits), dim=2).masked_fill(~allowed[..., None], IGNORED)
+        return list(zip(tokens.masked_fill(mask, self.mask_token), real.long(), labels, strict=True))
+
+
+def _values(sample: Mapping[str, Any], name: str, length: int, default: int) -> Tensor:
+    """A field of a sample, one value for each token. Raises InputError for another number of them."""
+    values = torch.as_tensor(sample[name]) if name in sample else torch.full((length,), default)
+    if values.shape != (length,):
+        raise InputError(f"{name}: shape {tuple(values.shape)} is not allowed; ({length},), as many as input_ids has")
+    return values
 
 
 def scheduled_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """The schedule's loss from a model's outputs (with `logits` [rows, length, vocabulary]) and a MaskCollator's labels.
 
-    num_items_in_batch: as a Trainer counts it, over all processes and accumulated batches; None for these rows alone.
+    num_items_in_batch: as a Trainer counts it, over all processes and accumulated batches; None for these rows alone. Without a
+    token to train on the loss is 0. Raises InputError for labels that are not a MaskCollator's.
     """
+    if labels.dtype != torch.int64 or labels.dim() != 3 or labels.shape[2] != 3:
+        raise InputError(
+            f"labels: {labels.dtype} of shape {tuple(labels.shape)} are not allowed; a MaskCollator's, int64 [rows, length, 3]"
+        )
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
     labels = labels.to(logits.device)
-    tokens, weight = labels[..., 0].long(), labels[..., 1]
-    counted = weight > 0
-    nll = F.cross_entropy(logits[counted].float(), tokens[counted], reduction="none")
-    items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    return (nll * weight[counted]).sum() / (items / 2)
+    weight = labels[..., 2].int().view(torch.float32)
+    counted = (labels[..., 1] != IGNORED) & (weight > 0)
+    nll = F.cross_entropy(logits[counted].float(), labels[..., 1][counted], reduction="none")
+    items = torch.as_tensor((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+    items = items.to(logits.device).flatten()[0]  # a Trainer on several GPUs of one process repeats it for each
+    return (nll * weight[counted]).sum() / (items / 2).clamp(min=1)

@@ -39,13 +39,13 @@ class InformationDensity(MaskSchedule):
         share: float = 0.2,
         name: str = "information_density",
     ) -> None:
-        """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight that is not positive and a
-        share outside [0, 1]."""
+        """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight that is not positive, a
+        share outside [0, 1] and a rate that is no MaskRate."""
         if not 0 < density_weight < float("inf"):
             raise InputError(f"density_weight: {density_weight} is not allowed; above 0, finite")
         if not 0 <= share <= 1:
             raise InputError(f"share: {share} is not allowed; at least 0 and at most 1")
-        self.rate = rate or MaskRate.parse("U[0.3,0.8]")
+        self.rate = MaskRate.parse("U[0.3,0.8]") if rate is None else MaskRate.checked(rate)
         self.density_weight, self.hard, self.surprisal, self.share = density_weight, hard, surprisal, share
         self.copies, self.name = 2 if pairs else 1, name
         self.needs = ("tokens",) if surprisal else ("marks",)

@@ -39,6 +39,13 @@ class MaskRate(ABC):
         normal = _NORMAL.fullmatch(text.replace(" ", ""))
         return TruncatedNormal.of(text, *normal.group("centre", "deviation")) if normal else UniformMixture.of(text)
 
+    @staticmethod
+    def checked(rate: "MaskRate") -> "MaskRate":
+        """The rate itself. Raises InputError for anything else, such as its notation."""
+        if not isinstance(rate, MaskRate):
+            raise InputError(f"rate: {shown(rate)} is not allowed; a MaskRate, such as MaskRate.parse('U[0.45,0.55]')")
+        return rate
+
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` mask rates, float32 of shape [count], on the generator's device. A continuous distribution never gives t =

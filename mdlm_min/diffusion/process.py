@@ -35,6 +35,7 @@ class MaskedDiffusion:
     weight: str = "1/t"
 
     def __post_init__(self) -> None:
+        MaskRate.checked(self.rate)
         if self.weight not in WEIGHTS:
             raise InputError(f"weight: {shown(self.weight)} is unknown; allowed: {', '.join(WEIGHTS)}")
         if self.rate.can_be_zero and self.weight.startswith("1/"):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mdlm_min.diffusion.collator import IGNORED, Keyed, MaskCollator, scheduled_loss
+from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, RateSchedule, ScheduledDiffusion
 from mdlm_min.diffusion.masking import complement
@@ -24,7 +25,12 @@ def samples(count=6):
 def collated(chosen, step=0, seed=0, schedule=WINDOW):
     data = Keyed(samples())
     data.set_epoch(step)
-    return MaskCollator(schedule, MASK, PAD, seed)([data[number] for number in chosen])
+    return MaskCollator(schedule, MASK, PAD, seed, steps=2)([data[number] for number in chosen])
+
+
+def weights_of(labels):
+    """Weights of labels, at tokens that may be masked."""
+    return labels[..., 2].int().view(torch.float32)
 
 
 def test_what_the_model_reads_and_what_it_is_trained_on():
@@ -43,8 +49,8 @@ def test_what_the_model_reads_and_what_it_is_trained_on():
         assert inputs[:length][~masked].tolist() == [
             t for t, m in zip(sample["input_ids"], masked.tolist(), strict=True) if not m
         ]
-        assert labels[prompt:length, 0].tolist() == sample["input_ids"][prompt:]
-        weight = labels[prompt:length, 1]
+        assert labels[prompt:length, 1].tolist() == sample["input_ids"][prompt:]
+        weight = weights_of(labels[prompt:length])
         assert torch.equal(weight > 0, masked[prompt:])
         assert weight[weight > 0].min() >= 1 / 0.7
         assert weight.max() <= 1 / 0.3
@@ -67,10 +73,10 @@ def test_the_loss_is_the_schedule_s_and_parts_add_up_to_the_batch():
     logits = torch.randn(6, 18, 100, generator=torch.Generator().manual_seed(0))
     batch = collated(range(6))
     labels = batch["labels"]
-    masked, allowed = batch["input_ids"] == MASK, labels[..., 0] != IGNORED
-    tokens = labels[..., 0].long().clamp(min=0)
+    masked, allowed = batch["input_ids"] == MASK, labels[..., 1] != IGNORED
+    tokens = labels[..., 1].clamp(min=0)
     nll = -logits.log_softmax(dim=2).gather(2, tokens[..., None])[..., 0]
-    rate = torch.stack([1 / row[row > 0].max() for row in labels[..., 1]])
+    rate = torch.stack([1 / row[row > 0].max() for row in weights_of(labels).masked_fill(~allowed, 0)])
     expected = ScheduledDiffusion(WINDOW).loss(nll[masked], masked, rate, context=Context(6, 18, allowed=allowed))
     torch.testing.assert_close(scheduled_loss({"logits": logits}, labels), expected)
     items = (labels != IGNORED).sum()  # as a Trainer counts them over accumulated batches and processes
@@ -94,21 +100,101 @@ def test_a_pair_is_two_rows():
     batch = collated([2, 3], schedule=Pairs())
     assert batch["input_ids"].shape[0] == 4
     masked = batch["input_ids"] == MASK
-    allowed = batch["labels"][..., 0] != IGNORED
+    allowed = batch["labels"][..., 1] != IGNORED
     for row in (0, 2):
         assert torch.equal(masked[row] ^ masked[row + 1], allowed[row])
+
+
+class Moving(MaskSchedule):
+    """From rate .25 to .75 in the course of the run."""
+
+    name = "moving"
+
+    def sample(self, context, generator):
+        return torch.full((context.rows,), 0.25 + 0.5 * context.step / (context.steps - 1))
+
+
+def test_a_schedule_that_moves_ends_with_the_run():
+    collator = MaskCollator(Moving(), MASK, PAD, 0, steps=11)
+    for step, weight in ((0, 4.0), (10, 4 / 3)):
+        labels = collator([{"input_ids": [1] * 40, "sample": 0, "step": step}])["labels"]
+        assert weights_of(labels).max() == pytest.approx(weight)
+    with pytest.raises(InputError, match="step: 11 is not allowed; from 0 to 10, below the collator's steps"):
+        collator([{"input_ids": [1], "sample": 0, "step": 11}])
+
+
+def test_the_data_s_padding_is_not_masked_and_its_marks_are_seen():
+    collator = MaskCollator(InformationDensity(MaskRate.parse("0.5"), hard=True, pairs=False), MASK, PAD, 0, steps=1)
+    sample = {
+        "input_ids": [3] * 8,
+        "attention_mask": [1] * 6 + [0] * 2,
+        "marks": [0, 1, 0, 1, 0, 1, 1, 1],
+        "sample": 0,
+        "step": 0,
+    }
+    batch = collator([sample])
+    assert batch["attention_mask"].tolist() == [sample["attention_mask"]]
+    assert (batch["labels"][0, :, 1] != IGNORED).tolist() == [True] * 6 + [False] * 2
+    assert (batch["input_ids"][0] == MASK).tolist() == [False, True, False, True, False, True, False, False]
+
+
+def test_labels_are_whole_numbers_which_deepspeed_does_not_round():
+    batch = MaskCollator(WINDOW, MASK, PAD, 0, steps=1)([{"input_ids": [40000, 40003, 2**40], "sample": 1, "step": 0}])
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+    assert batch["labels"][0, :, 1].tolist() == [40000, 40003, 2**40]
+    with pytest.raises(InputError, match=r"labels: torch.bfloat16 of shape \(1, 3, 3\) are not allowed"):
+        scheduled_loss({"logits": torch.zeros(1, 3, 9)}, batch["labels"].bfloat16())
+
+
+def test_a_batch_without_a_token_to_train_on_has_no_loss():
+    sample = {"input_ids": [1, 2], "labels": [IGNORED] * 2, "sample": 0, "step": 0}
+    labels = MaskCollator(WINDOW, MASK, PAD, 0, steps=1)([sample])["labels"]
+    logits = torch.zeros(1, 2, 9, requires_grad=True)
+    loss = scheduled_loss({"logits": logits}, labels)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def test_workers_that_outlive_an_epoch_see_the_next_one():
+    data = Keyed(samples())
+    loader = torch.utils.data.DataLoader(data, 6, num_workers=1, persistent_workers=True, collate_fn=list)
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        assert {sample["step"] for batch in loader for sample in batch} == {epoch}
 
 
 def test_what_cannot_be_used_is_one_line():
     class Learning(Pairs):
         name, needs = "learning", ("nll",)
 
+    class Keeping(Pairs):
+        name = "keeping"
+
+        def admit(self, context):
+            return context
+
     with pytest.raises(InputError, match="schedule learning: needs nll, which a collator does not have"):
-        MaskCollator(Learning(), MASK, PAD, 0)
+        MaskCollator(Learning(), MASK, PAD, 0, 1)
+    with pytest.raises(InputError, match="schedule keeping: keeps sequences over several steps"):
+        MaskCollator(Keeping(), MASK, PAD, 0, 1)
+    with pytest.raises(InputError, match="steps: 0 is not allowed; at least 1"):
+        MaskCollator(WINDOW, MASK, PAD, 0, 0)
     with pytest.raises(InputError, match="sample: a sample lacks it; wrap the dataset in Keyed"):
-        MaskCollator(WINDOW, MASK, PAD, 0)(samples())
-    with pytest.raises(InputError, match="input_ids: 16777216 is not allowed; below 16777216"):
-        MaskCollator(WINDOW, MASK, PAD, 0)([{"input_ids": [1 << 24], "sample": 0, "step": 0}])
+        MaskCollator(WINDOW, MASK, PAD, 0, 1)(samples())
+    for changed, message in (
+        ({"input_ids": []}, r"input_ids: shape \(0,\) is not allowed; the ids of at least one token"),
+        ({"labels": [1]}, r"labels: shape \(1,\) is not allowed; \(2,\), as many as input_ids has"),
+        ({"step": -1}, "step: -1 is not allowed; from 0 to 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            MaskCollator(WINDOW, MASK, PAD, 0, 1)([{"input_ids": [1, 2], "sample": 0, "step": 0, **changed}])
+
+
+@pytest.mark.parametrize("make", [lambda rate: RateSchedule(rate), lambda rate: InformationDensity(rate)])
+def test_a_mask_rate_in_its_notation_is_refused(make):
+    with pytest.raises(InputError, match=r"rate: 'U\[0.3,0.8\]' is not allowed; a MaskRate, such as MaskRate.parse"):
+        make("U[0.3,0.8]")
 
 
 class Recorder(MaskCollator):
@@ -123,18 +209,21 @@ class Recorder(MaskCollator):
         return super().__call__(samples)
 
 
-def trained(folder, rows, accumulated):
+SIZE = {"vocab_size": 92, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+
+
+def trained(folder, rows, accumulated, causal=False, loss=scheduled_loss):
     """Weights after six steps of eight samples, two epochs, in passes of `rows`; and the keys of all samples."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     torch.manual_seed(0)
-    model = transformers.BertForMaskedLM(
-        transformers.BertConfig(
-            vocab_size=92, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-            max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    if causal:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE, max_position_embeddings=64))
+    else:
+        model = transformers.BertForMaskedLM(
+            transformers.BertConfig(**SIZE, max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         )
-    )  # fmt: skip
-    collator = Recorder(WINDOW, MASK, PAD, 0)
+    collator = Recorder(WINDOW, MASK, PAD, 0, 2)
     trainer = transformers.Trainer(
         model,
         transformers.TrainingArguments(
@@ -144,7 +233,7 @@ def trained(folder, rows, accumulated):
         ),
         train_dataset=Keyed(samples(24)),
         data_collator=collator,
-        compute_loss_func=scheduled_loss,
+        compute_loss_func=loss,
     )  # fmt: skip
     trainer.train()
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), collator.keys
@@ -155,3 +244,18 @@ def test_in_a_trainer_the_epoch_keys_the_masks_and_accumulation_changes_nothing(
     assert sorted(keys) == [(epoch, number) for epoch in range(2) for number in range(24)]
     two, _ = trained(tmp_path / "two", 2, 4)
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_trainer_counts_the_tokens_of_a_causal_model_s_class_as_we_do(tmp_path):
+    """Trainer counts the labels of a class ...ForCausalLM but for the first of the last axis."""
+    losses = []
+
+    def both(outputs, labels, num_items_in_batch=None):
+        losses.append((scheduled_loss(outputs, labels, num_items_in_batch), scheduled_loss(outputs, labels)))
+        return losses[-1][0]
+
+    for causal in (False, True):
+        losses.clear()
+        trained(tmp_path / f"{causal}", 8, 1, causal, both)
+        for counted, alone in losses:
+            torch.testing.assert_close(counted, alone)
