@@ -342,7 +342,7 @@ def _batches(requests: list[_Request], settings: list[_Setting], size: int) -> I
 
 def _configuration(model: "TextModel", requests: list[_Request], arguments: argparse.Namespace) -> dict[str, Any]:
     """All that answers depend on: the options, with hashes for the model and the prompts."""
-    from mdlm_min.tasks.finetune import weights_sha256
+    from mdlm_min.model.identity import weights_sha256
 
     free = ("handler", "command", "root", "output", "batch", "prompt", "infill")
     options = {name: value for name, value in vars(arguments).items() if name not in free}

@@ -111,9 +111,9 @@ class MaskCollator:
         allowed = real & (_values(sample, "labels", len(tokens), 0) != IGNORED)
         marks = _values(sample, "marks", len(tokens), 0).bool().repeat(copies, 1) if "marks" in sample else None
         tokens, allowed, real = (part.repeat(copies, 1) for part in (tokens, allowed, real))
-        context = Context(*tokens.shape, tokens, allowed, real, marks, step, self.steps)
+        context = Context(copies, tokens.shape[1], tokens, allowed, real, marks, step, self.steps)
         generator = stream(self.seed, f"masks of sample {sample['sample']}", step)
-        mask, rate = ScheduledDiffusion(self.schedule).mask(*tokens.shape, generator, context)
+        mask, rate = ScheduledDiffusion(self.schedule).mask(context.rows, context.length, generator, context)
         weight = self.schedule.weight(rate, mask, context).float()
         weight = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape) * mask
         bits = weight.contiguous().view(torch.int32).long()  # of a number that is not negative: never IGNORED

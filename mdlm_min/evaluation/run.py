@@ -25,12 +25,12 @@ from lm_eval.utils import handle_non_serializable
 from mdlm_min.evaluation.gen_kwargs import one_name_each, parse_gen_kwargs
 from mdlm_min.evaluation.harness import MDLM
 from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_gpqa
+from mdlm_min.model.identity import weights_sha256
 from mdlm_min.run.config import differences, shown
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.files import check_writable, locked, write_whole
 from mdlm_min.run.partial import beside, one_writer
 from mdlm_min.run.record_log import RecordLog
-from mdlm_min.tasks.finetune import weights_sha256
 
 evaluator.get_git_commit_hash = lambda: None  # of the working directory: outside a checkout git's complaint is printed
 HUB = ("datasets", "huggingface_hub", "requests", "httpx", "fsspec", "urllib3")  # whose errors mean that data cannot be had

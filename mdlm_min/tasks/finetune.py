@@ -25,6 +25,7 @@ from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answe
 from mdlm_min.diffusion.objective import DIVISORS, divisors
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.flops import training_operations
+from mdlm_min.model.identity import weights_sha256
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import ModelConfig, Transformer
 from mdlm_min.run.config import OneOf, Range, build, shown
@@ -277,15 +278,6 @@ def grown(model: Transformer, vocab_size: int, generator: torch.Generator) -> Tr
         for name, value in new.state_dict().items():
             value[: len(old[name])] = old[name]
     return new
-
-
-def weights_sha256(model: Transformer) -> str:
-    """Hash of every tensor with its name and shape; one of them at a time is copied from a GPU."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def data_sha256(samples: str, start: str) -> str:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mdlm_min.data.chat import NAMES
 from mdlm_min.diffusion.objective import DIVISORS
 from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.identity import weights_sha256
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.llada_weights import save_weights
 from mdlm_min.model.transformer import Transformer
@@ -16,7 +17,7 @@ from mdlm_min.run.config import build, merge
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import finetune, pretrain
-from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask, grown, weights_sha256
+from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask, grown
 from mdlm_min.tasks.summaries import DECODERS, SOLVED_COLUMNS
 from mdlm_min.tasks.text_model import TextModel, export
 
