@@ -90,7 +90,7 @@ def answers(folder, make_marks, pairs=True, weight=1e6):
 def test_marks_reach_the_schedule_and_never_lie_in_a_prompt(pairs, tmp_path):
     training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template), pairs)
     assert np.isfinite(training.loss(0).item())
-    context = training.schedule.context
+    context = training.schedule.own.context
     for row in range(context.rows):
         answer = bytes(context.tokens[row][context.allowed[row]].tolist()[:-2]).decode()
         marked = bytes(context.tokens[row][context.marks[row]].tolist()).decode()
@@ -99,9 +99,9 @@ def test_marks_reach_the_schedule_and_never_lie_in_a_prompt(pairs, tmp_path):
     shown = bytes(context.tokens[0][: int(context.allowed[0].int().argmax())].clamp(max=255).tolist())
     assert any(sign in shown for sign in b"+-")  # the question has what the rule would mark
     assert not (context.marks & ~context.allowed).any()
-    assert not (training.schedule.masks & ~context.allowed).any()
+    assert not (training.schedule.own.masks & ~context.allowed).any()
     if pairs:
-        assert torch.equal(training.schedule.masks[1::2], context.allowed[1::2] & ~training.schedule.masks[::2])
+        assert torch.equal(training.schedule.own.masks[1::2], context.allowed[1::2] & ~training.schedule.own.masks[::2])
 
 
 def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewhere_is_left_out(tmp_path):
@@ -113,7 +113,7 @@ def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewh
 
     training = answers(tmp_path, lambda _: everything)
     training.loss(0)
-    context = training.schedule.context
+    context = training.schedule.own.context
     assert torch.equal(context.marks, context.allowed)
     assert (seen[0][~context.allowed] == training.template.special.end).all()
 
@@ -133,7 +133,7 @@ def test_parity_s_oracle_masks_are_signal_masks_as_often_as_was_predicted(weight
     with torch.no_grad():
         for step in range(100):
             training.loss(step)
-    context = training.schedule.context
+    context = training.schedule.own.context
     assert context.rows == 100
     assert context.marks.sum(dim=1).tolist() == [4] * 100
     assert context.marks[0].nonzero()[:, 0].tolist() == training.secret.tolist()
