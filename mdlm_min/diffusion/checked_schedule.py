@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule
 from mdlm_min.run.config import shown
-from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.errors import InputError, RunError, one_line
 from mdlm_min.run.random_streams import stream
 
 FIELDS = ("tokens", "allowed", "padding_mask", "marks", "nll", "confidence")  # of a Context, those that a schedule may need
@@ -84,7 +84,12 @@ class CheckedSchedule(MaskSchedule):
             if (found := getattr(admitted, field)) != (given := getattr(context, field)):
                 refuse(self.name, f"admit gives {field} = {shown(found)}", f"{given}, as it was given")
         shape = (context.rows, context.length)
-        for field, dtype in (("tokens", torch.int64), ("allowed", torch.bool), ("padding_mask", torch.bool), ("marks", torch.bool)):
+        for field, dtype in (
+            ("tokens", torch.int64),
+            ("allowed", torch.bool),
+            ("padding_mask", torch.bool),
+            ("marks", torch.bool),
+        ):
             if (part := getattr(admitted, field)) is not None or field == "tokens":
                 self._check_tensor(f"admit gives {field}", part, shape, dtype)
         if not known.issuperset(_fingerprints(admitted)):
@@ -128,9 +133,9 @@ class CheckedSchedule(MaskSchedule):
         except (InputError, RunError):
             raise
         except Exception as error:  # the user's code may raise anything
-            place = [f", line {frame.lineno} of {Path(frame.filename).name}" for frame in traceback.extract_tb(error.__traceback__)]
-            said = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-            raise InputError(f"schedule {self.name}: {method} raised {said}{''.join(place[1:2])}") from error
+            frames = traceback.extract_tb(error.__traceback__)[1:2]  # the schedule's own
+            place = "".join(f", line {frame.lineno} of {Path(frame.filename).name}" for frame in frames)
+            raise InputError(f"schedule {self.name}: {method} raised {one_line(error)}{place}") from error
         if _versions(arguments) != before:
             refuse(self.name, f"{method} writes into a tensor that it was given", "new tensors")
         return found
@@ -180,19 +185,18 @@ def _versions(arguments: tuple[Any, ...]) -> list[int]:
 
 @functools.lru_cache(maxsize=8)
 def _factors(length: int, device: torch.device) -> Tensor:
-    """Random odd numbers, int64 [4, length]."""
-    drawn = torch.randint(-(2**62), 2**62, (4, length), generator=stream(0, "fingerprints"))
+    """Random odd numbers, int64 [2, length]."""
+    drawn = torch.randint(-(2**62), 2**62, (2, length), generator=stream(0, "fingerprints"))
     return (2 * drawn + 1).to(device)
 
 
 def _fingerprints(context: Context) -> list[int]:
-    """Of each row a number that stands for its tokens, which of them are allowed and which are real; then of each row one that
-    stands for its marks too. Equal rows have equal numbers, and others have not, but for a chance of 2^-60."""
+    """Of each row a number that stands for its tokens, which of them are allowed and which are real; and where there are marks,
+    of each row one that stands for these too. Equal rows have equal numbers, and others have not, but for a chance of 2^-60."""
     tokens = context.tokens
     assert tokens is not None, "rows are chosen among tokens"
     factors = _factors(context.length, tokens.device)
-    plain = (tokens * factors[0]).sum(dim=1)
-    for part, factor in ((context.allowed, factors[1]), (context.padding_mask, factors[2])):
-        plain = plain + (factor.sum() if part is None else (part * factor).sum(dim=1))
-    marked = plain if context.marks is None else plain + (context.marks * factors[3]).sum(dim=1)
-    return [*plain.tolist(), *marked.tolist()]
+    allowed, real = (1 if part is None else part for part in (context.allowed, context.padding_mask))
+    plain = ((4 * tokens + 2 * allowed + real) * factors[0]).sum(dim=1)
+    marked = [] if context.marks is None else (plain + (context.marks * factors[1]).sum(dim=1)).tolist()
+    return [*plain.tolist(), *marked]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.checked_schedule import CheckedSchedule, refuse
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import InputError, one_line
 from mdlm_min.run.random_streams import stream
 
 ROWS, LENGTH, STEPS, VOCABULARY = 96, 32, 24, 5
@@ -41,8 +41,9 @@ def _copied(schedule: CheckedSchedule) -> CheckedSchedule:
     try:
         return copy.deepcopy(schedule)
     except Exception as error:  # the user's attributes may be anything
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"schedule {schedule.name}: cannot be copied ({said}); allowed: what copy.deepcopy can copy") from error
+        raise InputError(
+            f"schedule {schedule.name}: cannot be copied ({one_line(error)}); allowed: what copy.deepcopy can copy"
+        ) from error
 
 
 def _context(schedule: MaskSchedule, step: int) -> Context:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mdlm_min.data.text import TextConfig, TextData
 from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import RateSchedule
+from mdlm_min.diffusion.schedule_check import validate
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
@@ -71,6 +73,38 @@ def test_what_the_schedule_decides_is_not_in_the_configuration():
         task(make("mdlm", CORPUS), LanguageRunConfig(TextConfig(length=10), weight="mean"))
     with pytest.raises(InputError, match="batch: 7 is not allowed with schedule llada2_pairs; a multiple of 2"):
         task(make("llada2_pairs", CORPUS), LanguageRunConfig(TextConfig(length=10), batch=7))
+
+
+class Late(RateSchedule):
+    """Sound for as many steps as are tried before a run."""
+
+    def __init__(self):
+        super().__init__(MaskRate.parse("U[0.2,0.8]"), name="late")
+
+    def weight(self, rate, mask, context):
+        return super().weight(rate, mask, context) * (1 if context.step < 24 else -1)
+
+
+class Eightfold(Late):
+    def admit(self, context):
+        return replace(context, rows=8 * context.rows, tokens=context.tokens.repeat(8, 1))
+
+
+def test_a_schedule_is_checked_for_as_long_as_it_trains():
+    validate(Late())
+    training = task(Late())
+    assert np.isfinite(training.loss(23).item())
+    with pytest.raises(InputError, match=r"schedule late: a weight of -\d\.\d+; allowed: weights of at least 0, finite"):
+        training.loss(24)
+    with pytest.raises(InputError, match="schedule late: admit gives rows = 64; allowed: 8, as it was given"):
+        task(Eightfold()).loss(0)
+
+
+def test_what_a_schedule_needs_and_the_data_lack_is_known_before_a_step():
+    with pytest.raises(
+        InputError, match="schedule information_density: needs marks, which this process does not have; it has tok"
+    ):
+        task(InformationDensity())
 
 
 class Seen(InformationDensity):
