@@ -186,7 +186,7 @@ def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> 
             where = ", ".join(str(rows[run]) for run in copies)
             value = format_number(float(measured[continuous[0]].iloc[0]))
             raise InputError(
-                f"{path}: rows {where}: {continuous[0]} is {value} and all else is equal in all seeds of {place(*copies[0][:2])}: "
+                f"{path}: rows {where}: {continuous[0]} is {value}, and all else equal, in each seed of {place(*copies[0][:2])}: "
                 "copies of one run; allowed: a run of its own for each seed"
             )
 
