@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from mdlm_min.diffusion.mask_rate import MaskRate
-from mdlm_min.diffusion.mask_schedule import Context, RateSchedule
+from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
 
 
-class SimpleCrossEntropy(RateSchedule):
+class SimpleCrossEntropy(MaskSchedule):
     """U[.001,1], a constant weight."""
 
-    def __init__(self) -> None:
-        super().__init__(MaskRate.parse("U[0.001,1]"), "none", "simple_cross_entropy")
+    name = "simple_cross_entropy"
+    rate = MaskRate.parse("U[0.001,1]")
+
+    def sample(self, context: Context, generator: torch.Generator) -> Tensor:
+        return self.rate.sample(context.rows, generator)
 
     def weight(self, rate: Tensor, mask: Tensor, context: Context) -> Tensor:
         return torch.full_like(rate, 2.0)

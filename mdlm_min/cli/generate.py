@@ -110,7 +110,7 @@ def generate(arguments: argparse.Namespace) -> int:
     config = _sampling(arguments, arguments.steps if arguments.steps is not None else 1)
     import torch
 
-    from mdlm_min.diffusion.schedule import Schedule
+    from mdlm_min.diffusion.unmasking_steps import UnmaskingSteps
     from mdlm_min.tasks.text_model import TextModel
 
     model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
@@ -126,7 +126,9 @@ def generate(arguments: argparse.Namespace) -> int:
     ]
     for (number, _), request, setting in zip(lines, requests, settings, strict=True):  # before anything is generated
         with _at_line(arguments, number):
-            Schedule(torch.tensor([request.template]) == model.mask_token, setting.config.block_length, setting.config.steps)
+            UnmaskingSteps(
+                torch.tensor([request.template]) == model.mask_token, setting.config.block_length, setting.config.steps
+            )
     if arguments.prompts:
         from mdlm_min.run.partial import one_writer
 

@@ -116,7 +116,8 @@ class MaskSchedule(ABC):
         return None
 
     def admit(self, context: Context) -> Context:
-        """The sequences to train on, given the new ones of this step. Called once a step, before `sample`."""
+        """The sequences to train on, given the new ones of this step. Called once a step, before `sample`. The batch keeps its
+        shape; each row is one of these, or one that was trained on at the step before, with its allowed tokens and marks."""
         return context
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:  # noqa: B027 - most schedules learn nothing

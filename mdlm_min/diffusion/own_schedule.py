@@ -8,7 +8,7 @@ from types import ModuleType
 
 from mdlm_min.diffusion.mask_schedule import MaskSchedule
 from mdlm_min.run.config import shown
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import InputError, one_line
 
 ALLOWED = "module:Class or path/to/file.py:Class, a MaskSchedule that is made without arguments"
 
@@ -27,7 +27,7 @@ def load_schedule(spec: str) -> MaskSchedule:
     try:
         schedule = kind()
     except Exception as error:  # the user's code may raise anything
-        raise InputError(f"schedule: {spec} cannot be made ({type(error).__name__}: {error}); allowed: {ALLOWED}") from error
+        raise InputError(f"schedule: {spec} cannot be made ({one_line(error)}); allowed: {ALLOWED}") from error
     if not isinstance(getattr(schedule, "name", None), str):
         raise InputError(f"schedule: {spec} has no name; a line `name = ...` in the class gives it one")
     return schedule
@@ -41,10 +41,13 @@ def schedule_file(spec: str) -> Path:
 
 
 def _module(place: str) -> ModuleType:
+    """The module, imported anew: what a run has left in its classes must not reach the next run of the same process."""
     try:
         if not place.endswith(".py"):
             if (here := str(Path.cwd())) not in sys.path:
                 sys.path.insert(0, here)
+            importlib.invalidate_caches()
+            sys.modules.pop(place, None)
             return importlib.import_module(place)
         path = Path(place).resolve()
         known = f"own_schedule_{path.stem}"
@@ -54,4 +57,4 @@ def _module(place: str) -> ModuleType:
         spec.loader.exec_module(module)
         return module
     except Exception as error:  # the user's code may raise anything
-        raise InputError(f"schedule: {place} cannot be imported ({type(error).__name__}: {error}); allowed: {ALLOWED}") from error
+        raise InputError(f"schedule: {place} cannot be imported ({one_line(error)}); allowed: {ALLOWED}") from error

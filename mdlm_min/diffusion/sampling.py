@@ -32,7 +32,7 @@ from torch import Tensor
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.reading import CACHES, Reader, Scorer
 from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules, choose, confident, top
-from mdlm_min.diffusion.schedule import Schedule
+from mdlm_min.diffusion.unmasking_steps import UnmaskingSteps
 from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
@@ -101,7 +101,7 @@ def generate(
     column = torch.arange(length, device=template.device)
     real = column < torch.tensor(lengths, device=template.device)[:, None]
     wanted = (template == rules.mask) & real
-    schedule = Schedule(wanted, config.block_length, config.steps)
+    steps = UnmaskingSteps(wanted, config.block_length, config.steps)
     reader = Reader(
         score, rules.mask, wanted, None if min(lengths, default=length) == length else real, config.cfg_scale, config.cache,
         config.refresh,
@@ -109,20 +109,20 @@ def generate(
     first = wanted & (wanted.cumsum(dim=1) == 1)
     masked = wanted.clone()
     while masked.any():
-        schedule.advance(masked)
-        alive, numbers = schedule.places.any(dim=1).tolist(), schedule.number.tolist()
+        steps.advance(masked)
+        alive, numbers = steps.places.any(dim=1).tolist(), steps.number.tolist()
         noise = [
             stream(seed, f"unmask {item}", number) if live else None
             for item, number, live in zip(items, numbers, alive, strict=True)
         ]
-        asked = _asked(schedule, config.remasking, noise, lengths)
+        asked = _asked(steps, config.remasking, noise, lengths)
         if not asked.any():
             continue
-        scores = reader(tokens, asked, schedule.block, schedule.block_of)
+        scores = reader(tokens, asked, steps.block, steps.block_of)
         chosen, confidence = choose(scores, asked, first, rules, config.remasking, config.temperature, noise)
         if config.remasking in CONFIDENCES:
             sure = confident(confidence, asked, config.threshold, config.factor)
-            asked = top(confidence, asked, schedule.count.maximum(sure))
+            asked = top(confidence, asked, steps.count.maximum(sure))
         tokens, masked = torch.where(asked, chosen, tokens), masked & ~asked
         if rules.stop:
             tokens, masked = _stopped(tokens, masked, wanted, rules.stop)
@@ -146,19 +146,19 @@ def unmask(
     return generate(score, template, TokenRules(mask_token, frozenset(suppress)), config, seed, items).tokens
 
 
-def _asked(schedule: Schedule, remasking: str, noise: list[torch.Generator | None], lengths: Sequence[int]) -> Tensor:
+def _asked(steps: UnmaskingSteps, remasking: str, noise: list[torch.Generator | None], lengths: Sequence[int]) -> Tensor:
     """Positions whose scores this step needs, bool [batch, length]: those it fixes, where scores do not decide which."""
-    places = schedule.places
+    places = steps.places
     if remasking in CONFIDENCES:
-        return places & (schedule.count > 0)[:, None]
+        return places & (steps.count > 0)[:, None]
     u = torch.zeros(places.shape, dtype=torch.float64)
     for row, (generator, length) in enumerate(zip(noise, lengths, strict=True)):
         if generator is not None:
             u[row, :length] = torch.rand(length, generator=generator, dtype=torch.float64)
     u = u.to(places.device)
     if remasking == "random":
-        return top(u, places, schedule.count)
-    return places & (u < 1 / schedule.left[:, None])  # (t - s) / t with s one step below t
+        return top(u, places, steps.count)
+    return places & (u < 1 / steps.left[:, None])  # (t - s) / t with s one step below t
 
 
 def _after_stop(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int], with_stop: bool = False) -> Tensor:

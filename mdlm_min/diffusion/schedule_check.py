@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mdlm_min.diffusion.checked_schedule import CheckedSchedule, refuse
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import InputError, one_line
 from mdlm_min.run.random_streams import stream
 
 ROWS, LENGTH, STEPS, VOCABULARY = 96, 32, 24, 5
@@ -24,17 +25,25 @@ def validate(schedule: MaskSchedule) -> None:
     masks whose expected share of a row's allowed tokens is not its rate; a negative or infinite weight; draws that are not a
     function of its generator; a state that is not JSON, or that does not bring the draws back.
 
-    It is run on a copy, for 24 steps of 96 rows, on random tokens, marks and losses, with prompts and without.
+    It is run on a copy, for 24 steps of 96 rows, on random tokens, marks and losses, with prompts and without. What a step alone
+    can show is found by CheckedSchedule, here as in training.
     """
+    checked = CheckedSchedule(schedule)
     seen = []
-    for rate, mask, context in _run(schedule, copy.deepcopy(schedule), 0):
+    for rate, mask, context in _run(_copied(checked), 0):
         seen.append((rate, mask, context.allowed if context.allowed is not None else torch.ones_like(mask)))
     _check_share(schedule.name, seen)
-    _check_draws(schedule, [(rate, mask) for rate, mask, _ in seen])
+    _check_draws(checked, [(rate, mask) for rate, mask, _ in seen])
 
 
-def _refuse(name: str, what: str, allowed: str) -> None:
-    raise InputError(f"schedule {name}: {what}; allowed: {allowed}")
+def _copied(schedule: CheckedSchedule) -> CheckedSchedule:
+    """A copy that shares nothing with the schedule."""
+    try:
+        return copy.deepcopy(schedule)
+    except Exception as error:  # the user's attributes may be anything
+        raise InputError(
+            f"schedule {schedule.name}: cannot be copied ({one_line(error)}); allowed: what copy.deepcopy can copy"
+        ) from error
 
 
 def _context(schedule: MaskSchedule, step: int) -> Context:
@@ -50,43 +59,21 @@ def _context(schedule: MaskSchedule, step: int) -> Context:
     return Context(len(tokens), LENGTH, tokens, allowed, marks=marks, step=step, steps=STEPS)
 
 
-def _run(original: MaskSchedule, schedule: MaskSchedule, first: int) -> Iterator[tuple[Tensor, Tensor, Context]]:
-    """Steps first, first + 1, ... of a schedule, each checked."""
-    name = original.name
+def _run(schedule: CheckedSchedule, first: int) -> Iterator[tuple[Tensor, Tensor, Context]]:
+    """Steps first, first + 1, ... of a schedule."""
     for step in range(first, STEPS):
         context = schedule.admit(_context(schedule, step))
         generator, outside = stream(step, "masks"), torch.get_rng_state()
         rate = schedule.sample(context, generator)
-        shape = (context.rows,)
-        if rate.shape != shape or rate.dtype != torch.float32:
-            _refuse(name, f"rates of shape {tuple(rate.shape)} and {rate.dtype}", f"shape {shape} and torch.float32")
-        if not bool(((rate >= 0) & (rate <= 1)).all()):
-            _refuse(name, f"a rate of {_worst(rate, 0, 1):g}", "rates in [0,1]")
         mask = schedule.mask(rate, context, generator)
-        if mask.shape != context.tokens.shape or mask.dtype != torch.bool:  # type: ignore[union-attr]
-            _refuse(
-                name, f"masks of shape {tuple(mask.shape)} and {mask.dtype}", f"shape {(context.rows, LENGTH)} and torch.bool"
-            )
-        if context.allowed is not None and bool((mask & ~context.allowed).any()):
-            _refuse(name, "a mask outside the sequence", "tokens of context.allowed")
         if not torch.equal(outside, torch.get_rng_state()):
-            _refuse(name, "draws from torch's global generator", "the generator that it is given")
+            refuse(schedule.name, "draws from torch's global generator", "the generator that it is given")
         noise = stream(step, "schedule_check losses")
         nll = 3 * torch.rand(int(mask.sum()), generator=noise)
         seen = replace(context, nll=nll, confidence=torch.exp(-nll))
-        weight = schedule.weight(rate, mask, seen)
-        if weight.shape not in (shape, mask.shape):
-            _refuse(name, f"weights of shape {tuple(weight.shape)}", f"{shape} or {tuple(mask.shape)}")
-        counted = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
-        if not bool(((counted >= 0) & counted.isfinite()).all()):
-            _refuse(name, f"a weight of {_worst(counted, 0, math.inf):g}", "weights of at least 0, finite")
+        schedule.weight(rate, mask, seen)
         schedule.observe(rate, mask, seen)
         yield rate, mask, context
-
-
-def _worst(values: Tensor, low: float, high: float) -> float:
-    """One of the values that do not lie in [low, high], or are not finite."""
-    return float(values[~((values >= low) & (values <= high) & values.isfinite())][0])
 
 
 def _check_share(name: str, seen: list[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -99,27 +86,23 @@ def _check_share(name: str, seen: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         error = float(gap.std()) / math.sqrt(len(group))
         share, rate = float(shares[group].mean()), float(rates[group].mean())
         if abs(float(gap.mean())) > SHARE_SIGMAS * error + 1e-6:
-            _refuse(
+            refuse(
                 name,
                 f"masks {share:.3f} of the tokens of rows whose mean rate is {rate:.3f}",
                 "masks whose expected share is the rate",
             )
 
 
-def _check_draws(schedule: MaskSchedule, expected: list[tuple[Tensor, Tensor]]) -> None:
+def _check_draws(schedule: CheckedSchedule, expected: list[tuple[Tensor, Tensor]]) -> None:
     """The same draws again, from the start and from a state in the middle."""
-    middle, again = STEPS // 2, copy.deepcopy(schedule)
-    steps = _run(schedule, again, 0)
+    middle, again = STEPS // 2, _copied(schedule)
+    steps = _run(again, 0)
     for rate, mask in expected[:middle]:
         found = next(steps)
         if not (torch.equal(found[0], rate) and torch.equal(found[1], mask)):
-            _refuse(schedule.name, "other draws from a generator of the same seed", "draws that are a function of the generator")
-    try:
-        state = json.loads(json.dumps(again.state()))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"schedule {schedule.name}: its state is not JSON ({error}); allowed: numbers, lists, tables") from error
-    restored = copy.deepcopy(schedule)
-    restored.restore(state)
-    rate, mask, _ = next(_run(schedule, restored, middle))
+            refuse(schedule.name, "other draws from a generator of the same seed", "draws that are a function of the generator")
+    restored = _copied(schedule)
+    restored.restore(json.loads(json.dumps(again.state())))
+    rate, mask, _ = next(_run(restored, middle))
     if not (torch.equal(rate, expected[middle][0]) and torch.equal(mask, expected[middle][1])):
-        _refuse(schedule.name, "its state does not bring the draws back", "a state that holds all that the draws depend on")
+        refuse(schedule.name, "its state does not bring the draws back", "a state that holds all that the draws depend on")

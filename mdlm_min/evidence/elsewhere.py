@@ -20,6 +20,7 @@ import pandas as pd
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.asked import KEYS, AskedTable, Log, NoCurve, Point, place
+from mdlm_min.evidence.columns import column as known_column
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.plan_file import cells
@@ -34,13 +35,12 @@ _MOST_SEED = 2**63 - 1
 @dataclass(frozen=True)
 class Plan:
     """What the tier's plan knows: its cells (one without a name where it has no grid), its arms, and the runs' configurations;
-    the table's columns, and those of them that may be infinite (a time that never came)."""
+    and the table's columns."""
 
     cells: list[str]
     arms: list[str]
     configs: dict[tuple[str, str], list[dict[str, Any]]]
     columns: list[str]
-    endless: set[str]
 
     @staticmethod
     def of(experiment: Experiment, tier: str) -> "Plan":
@@ -54,7 +54,7 @@ class Plan:
         for spec in specs:
             configs.setdefault((spec.cell, spec.arm), []).append(spec.config)
         grid, arms = cells(experiment.tier(tier).get("grid", [])), experiment.plan["arms"]
-        return Plan(list(dict.fromkeys(cell.name for cell in grid)), list(arms), configs, *_measured(experiment))
+        return Plan(list(dict.fromkeys(cell.name for cell in grid)), list(arms), configs, _measured(experiment))
 
     @property
     def has_grid(self) -> bool:
@@ -73,14 +73,12 @@ class _AnyRow(dict[str, float]):
         return 0.0
 
 
-def _measured(experiment: Experiment) -> tuple[list[str], set[str]]:
-    """The columns of the experiment's table that say what was measured, and those of which some golden one is infinite. They are
-    those of its golden tables; where it has none, what run.py's `summarise` gives."""
+def _measured(experiment: Experiment) -> list[str]:
+    """The columns of the experiment's table that say what was measured. They are those of its golden tables; where it has none,
+    what run.py's `summarise` gives."""
     frames = [table.frame() for table in golden.golden_by_tier(experiment.name).values()]
     frames = frames or [pd.DataFrame(experiment.summariser()([_AnyRow()]))]
-    frame = pd.concat(frames).select_dtypes("number")
-    columns = [str(name) for name in frame if name not in (*KEYS, *golden.PROVENANCE)]
-    return columns, {name for name in columns if frame[name].abs().max() == math.inf}
+    return [str(name) for name in pd.concat(frames).select_dtypes("number") if name not in (*KEYS, *golden.PROVENANCE)]
 
 
 @dataclass
@@ -114,15 +112,16 @@ class _File:
             raise InputError(f"{self.path}: row 1: the column {twice[0]!r:.60} is there twice")
         if known is not None and (unknown := [name for name in self.names if name not in known]):
             raise InputError(f"{self.path}: row 1: the column {unknown[0]!r:.60} is unknown; allowed: {', '.join(known)}")
-        number = 1
+        is_empty = True
         for number, values in enumerate(reader, start=2):
             if values and len(values) != len(self.names):
                 raise InputError(
                     f"{self.path}: row {number}: {len(values)} values; allowed: {len(self.names)}, one for each column"
                 )
             if values:
+                is_empty = False
                 yield number, {name: value.strip() for name, value in zip(self.names, values, strict=True)}
-        if number == 1:
+        if is_empty:
             raise InputError(f"{self.path}: has no rows")
 
     def run(self, row: int, values: Mapping[str, str]) -> Run:
@@ -137,15 +136,15 @@ class _File:
             raise self.wrong(row, "seed", seed, "a whole number, at least 0")
         return cell, arm, int(seed)
 
-    def number(self, row: int, column: str, text: str, endless: bool = False) -> float:
-        """A value. Raises InputError for one that is not a number, or not finite although it is not `endless`."""
+    def number(self, row: int, column: str, text: str) -> float:
+        """A value. Raises InputError for one that is not a number, or that the column's name rules out."""
+        known = known_column(column)
         try:
             value = float(text) if "_" not in text else math.nan
         except ValueError:
             value = math.nan
-        if math.isnan(value) or (math.isinf(value) and not (endless and value > 0)):
-            never = ", inf where it never came" if endless else ""
-            raise self.wrong(row, column, text, f"a number{never}, or nothing where it was not measured")
+        if not known.allows(value):
+            raise self.wrong(row, column, text, f"{known}, or nothing where it was not measured")
         return value
 
 
@@ -170,11 +169,26 @@ def _read_results(path: Path, plan: Plan) -> pd.DataFrame:
         if (first := rows.setdefault(run, row)) < row:
             raise InputError(f"{path}: row {row}: {place(*run)}, is there twice, first in row {first}")
         there = [name for name in plan.columns if name in values]
-        numbers = {
-            name: file.number(row, name, values[name], name in plan.endless) if values[name] else math.nan for name in there
-        }
+        numbers = {name: file.number(row, name, values[name]) if values[name] else math.nan for name in there}
         found.append({**dict(zip(KEYS, run, strict=True)), **numbers})
-    return pd.DataFrame(found, [run_name(run) for run in rows])
+    frame = pd.DataFrame(found, [run_name(run) for run in rows])
+    _refuse_copies(path, frame, rows)
+    return frame
+
+
+def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> None:
+    """Raise InputError for an arm of a cell whose seeds have all measured values in common, a continuous one among them."""
+    for _, runs in frame.groupby(["cell", "arm"]):
+        measured = runs.drop(columns=list(KEYS)).dropna(axis=1, how="all")
+        continuous = [str(name) for name in measured if known_column(str(name)).continuous]
+        if len(runs) > 1 and continuous and bool((measured.nunique(dropna=False) == 1).all()):
+            copies: list[Run] = list(runs[list(KEYS)].itertuples(index=False, name=None))
+            where = ", ".join(str(rows[run]) for run in copies)
+            value = format_number(float(measured[continuous[0]].iloc[0]))
+            raise InputError(
+                f"{path}: rows {where}: {continuous[0]} is {value}, and all else equal, in each seed of {place(*copies[0][:2])}: "
+                "copies of one run; allowed: a run of its own for each seed"
+            )
 
 
 def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> dict[str, list[Row]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.asked import KEYS, AskedTable, Log, MissingDataError, Point, Read
 from mdlm_min.evidence.claim import Claim, MissingArmError
+from mdlm_min.evidence.columns import column
 from mdlm_min.evidence.elsewhere import ITEM_KEYS, Plan, csv_text, run_name
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
@@ -122,7 +123,7 @@ def describe(experiment: Experiment, tier: str) -> list[str]:
     ]
     lines += _columns(keys)
     lines += _columns(
-        [(name, _kind(name, plan) + readers) for name in plan.columns if (readers := _readers(found, "table", name))]
+        [(name, f"{column(name)}{readers}") for name in plan.columns if (readers := _readers(found, "table", name))]
     )
     unread = [name for name in plan.columns if not _readers(found, "table", name)]
     lines += [f"  read by no claim, allowed: {', '.join([*unread, *golden.PROVENANCE])}"]
@@ -133,7 +134,7 @@ def describe(experiment: Experiment, tier: str) -> list[str]:
         names = dict.fromkeys(name for need in found for name in need.names[source] if name not in (*KEYS, *more))
         if names:
             lines += ["", f"{option} {source}.csv, one row {row}: {', '.join([*KEYS[not plan.has_grid :], *more])}, and"]
-            lines += _columns([(name, "a number" + _readers(found, source, name)) for name in names])
+            lines += _columns([(name, f"{column(name)}{_readers(found, source, name)}") for name in names])
     lines += ["", "What was not measured is left empty. The arms that each claim needs:"]
     arms = [(need.claim.id, text) for need in found for text in _arms_text(need)]
     return lines + _columns(arms)
@@ -142,10 +143,6 @@ def describe(experiment: Experiment, tier: str) -> list[str]:
 def _columns(pairs: Sequence[tuple[str, str]]) -> list[str]:
     width = max((len(name) for name, _ in pairs), default=0)
     return [f"  {name:{width}}  {text}" for name, text in pairs]
-
-
-def _kind(name: str, plan: Plan) -> str:
-    return f"a number{', inf where it never came' if name in plan.endless else ''}"
 
 
 def _readers(found: Iterable[Need], source: str, name: str) -> str:

@@ -7,3 +7,8 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that started well and failed, such as a loss that is not finite. Exit code 3."""
+
+
+def one_line(error: Exception) -> str:
+    """An exception of somebody else's code, as a message shows it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"

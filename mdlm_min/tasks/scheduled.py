@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdlm_min.data.parity import MASK_TOKEN, is_signal
 from mdlm_min.data.text import TextData
+from mdlm_min.diffusion.checked_schedule import CheckedSchedule, check_fit
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
 from mdlm_min.diffusion.objective import divisors, sign_cross_entropy
 from mdlm_min.run.errors import InputError
@@ -29,26 +30,29 @@ Marks = Callable[[Tensor], Tensor]  # tokens, int64 [rows, length] -> dense toke
 class _KeepsSchedule:
     """What a checkpoint of a scheduled task must hold."""
 
-    schedule: MaskSchedule
+    schedule: CheckedSchedule
 
     def state(self) -> dict[str, Any]:
         """The schedule's state."""
         return self.schedule.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
+        """Go back to such a state. Raises InputError for one that is not this schedule's."""
         self.schedule.restore(state)
 
 
 class ScheduledTask(_KeepsSchedule, LanguageTask):
     """A run on text whose mask rates, masks and weights are a schedule's."""
 
+    fields = ("tokens",)  # what a schedule is given of the data
+
     def __init__(self, config: LanguageRunConfig, seed: int, schedule: MaskSchedule, data: TextData | None = None) -> None:
         """Raises InputError for a batch that is no multiple of the schedule's copies, and for a mask rate or a weight in the
         configuration: they are the schedule's."""
-        _check_own(config, LanguageRunConfig(), schedule)
+        self.schedule = CheckedSchedule(schedule)
+        _check_own(config, LanguageRunConfig(), schedule, self.fields)
         super().__init__(config, seed, data)
-        self.schedule, self.scheduled = schedule, ScheduledDiffusion(schedule)
+        self.scheduled = ScheduledDiffusion(self.schedule)
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's blocks and masks."""
@@ -67,6 +71,8 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
     """A fine-tuning run whose mask rates, masks and weights are a schedule's, in one process and one part. A prompt is never
     masked, and every batch is as wide as the longest sample, as a schedule may keep sequences over several steps."""
 
+    fields = ("tokens", "allowed", "padding_mask")  # what a schedule is given of the data, besides the marks
+
     def __init__(
         self,
         config: FinetuneConfig,
@@ -81,9 +87,9 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
         if config.engine != EngineConfig():
             raise InputError(f"engine: {config.engine} is not allowed with a schedule; allowed: plain torch, one part")
         super().__init__(config, seed, folder)
-        self.schedule = make(self)
+        self.schedule = CheckedSchedule(make(self))
         self.marks = make_marks(self) if make_marks else None
-        _check_own(config, FinetuneConfig(), self.schedule)
+        _check_own(config, FinetuneConfig(), self.schedule, (*self.fields, "marks") if self.marks else self.fields)
         self.scheduled = ScheduledDiffusion(self.schedule)
         self.width = max(len(sample.prompt) + len(sample.answer) for sample in self.data.train)
 
@@ -119,14 +125,17 @@ class ScheduledParityTask(ParityTask):
     With a batch of 0 a step has as many rows as there are training samples: each sample once, or so many samples, drawn anew,
     that their copies are as many rows."""
 
+    fields = ("tokens", "marks")  # what a schedule is given of the data
+
     def __init__(self, config: ParityRunConfig, seed: int, schedule: MaskSchedule) -> None:
         """Raises InputError as ScheduledTask does, and for settings of a loss that is not the cross-entropy."""
-        _check_own(config, ParityRunConfig(), schedule)
+        self.schedule = CheckedSchedule(schedule)
+        _check_own(config, ParityRunConfig(), schedule, self.fields)
         for name in ("supervision", "token_loss"):
             if getattr(config, name) != getattr(ParityRunConfig(), name):
                 raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}; leave it out")
         super().__init__(config, seed)
-        self.schedule, self.scheduled = schedule, ScheduledDiffusion(schedule)
+        self.scheduled = ScheduledDiffusion(self.schedule)
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's samples and masks."""
@@ -152,7 +161,7 @@ class ScheduledParityTask(ParityTask):
         return {**super().state(), "schedule": self.schedule.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to such a state. Raises ValueError for one that is not this schedule's."""
+        """Go back to such a state. Raises InputError for one that is not this schedule's."""
         super().restore(state)
         self.schedule.restore(state["schedule"])
 
@@ -160,14 +169,13 @@ class ScheduledParityTask(ParityTask):
 Config = LanguageRunConfig | FinetuneConfig | ParityRunConfig
 
 
-def _check_own(config: Config, default: Config, schedule: MaskSchedule) -> None:
-    """Raise InputError for a mask rate or a weight in the configuration, and for a batch that is no multiple of the copies."""
+def _check_own(config: Config, default: Config, schedule: MaskSchedule, fields: tuple[str, ...]) -> None:
+    """Raise InputError for a mask rate or a weight in the configuration, and for a batch or data that the schedule cannot use."""
     for name in ("mask_rate", "weight"):
         if getattr(config, name) != getattr(default, name):
             raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own")
     rows = config.batch or (config.data.train_samples if isinstance(config, ParityRunConfig) else 0)
-    if rows % schedule.copies:
-        raise InputError(f"batch: {rows} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
+    check_fit(schedule, rows, fields)
 
 
 def _scheduled_loss(

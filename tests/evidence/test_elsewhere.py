@@ -10,6 +10,7 @@ import pytest
 
 from mdlm_min.cli.main import main
 from mdlm_min.evidence import elsewhere, golden, judging, needs, verdicts
+from mdlm_min.evidence.elsewhere import Plan
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import format_number
@@ -120,7 +121,9 @@ def bad(column, value):
 
 
 REFUSALS = {
-    "nan": (bad("test_loss", "nan"), "row 3: test_loss is 'nan'; allowed: a number, or nothing where it was not measured"),
+    "nan": (bad("test_loss", "nan"), "row 3: test_loss is 'nan'; allowed: a number of at least 0, or nothing where it was not "),
+    "a loss below 0": (bad("test_loss", "-2.5"), "row 3: test_loss is '-2.5'; allowed: a number of at least 0, or nothing"),
+    "steps below 0": (bad("last_step", "-1"), "row 3: last_step is '-1'; allowed: a number of at least 0, or nothing"),
     "text": (bad("test_loss", "low"), "row 3: test_loss is 'low'; allowed: a number"),
     "infinite": (bad("test_loss", "inf"), "row 3: test_loss is 'inf'; allowed: a number"),
     "underscore": (bad("test_loss", "1_0"), "row 3: test_loss is '1_0'; allowed: a number"),
@@ -165,14 +168,55 @@ def test_an_infinite_time_is_one_that_never_came(tmp_path):
     export = Export("01_parity", "cpu", tmp_path)
     assert any(row["t_gen"] == math.inf for row in export.table)
     export.table[0]["best_validation"] = math.inf
-    assert export.error().startswith("table.csv: row 2: best_validation is 'inf'; allowed: a number, or nothing")
+    assert export.error().startswith("table.csv: row 2: best_validation is 'inf'; allowed: a number in [0,1], or nothing")
+    export.table[0]["best_validation"] = 99.5
+    assert export.error().startswith("table.csv: row 2: best_validation is '99.5'; allowed: a number in [0,1], or nothing")
     export.table[0].update(best_validation=1.0, t_gen=-math.inf)
-    assert export.error().startswith("table.csv: row 2: t_gen is '-inf'; allowed: a number, inf where it never came, or nothing")
+    allowed = "a number of at least 0, inf where it never came, or nothing"
+    assert export.error().startswith(f"table.csv: row 2: t_gen is '-inf'; allowed: {allowed}")
+
+
+def test_a_run_may_never_have_generalised_where_no_run_of_ours_is_there(tmp_path):
+    """No golden table of 06 has a row of parity."""
+    rows = [
+        {"cell": "track=parity", "arm": arm, "seed": seed, "t_90": time, "signal_share": 0.1, "last_step": 6000}
+        for arm, times in (("uniform", (820, 900, 850, 990, 870)), ("density", [math.inf] * 5))
+        for seed, time in enumerate(times)
+    ]
+    experiment = Experiment("06_information_density")
+    found = dict(judging.judge(experiment, elsewhere.read(experiment, "cpu", write(tmp_path / "table.csv", rows))))
+    said = next(verdict for claim, verdict in found.items() if claim.id == "D1-parity")
+    assert said.verdict == "reproduced" and said.ours == 1
+
+
+def test_copies_of_one_run_are_no_seeds(lasting):
+    first = next(row for row in lasting.table if row["arm"] == "middle")
+    measured = {name: value for name, value in first.items() if name not in ("cell", "arm", "seed")}
+    for row in lasting.table:
+        row.update(measured if row["arm"] == "middle" else {})
+    wanted = "copies of one run; allowed: a run of its own for each seed"
+    assert (said := lasting.error()).endswith(wanted)
+    assert said.startswith("table.csv: rows 3, 7, 11, 15, 19: test_loss is ")
+    next(row for row in lasting.table if row["arm"] == "middle")["test_t0.9"] += 1e-6
+    lasting.judge()
+
+
+def test_what_is_legitimately_equal_in_all_seeds_is_no_copy(tmp_path):
+    rows = [
+        {"cell": "n=12_k=5_N=600", "arm": arm, "seed": seed, "t_mem": 150, "t_gen": math.inf, "final_validation": 1.0,
+         "best_validation": 1.0, "last_step": 12000}
+        for arm in ("output", "md_0.2") for seed in range(5)
+    ]  # fmt: skip
+    experiment = Experiment("01_parity")
+    cell = Plan.of(experiment, "cpu").cells[0]
+    table = write(tmp_path / "table.csv", [row | {"cell": cell} for row in rows])
+    assert len(elsewhere.read(experiment, "cpu", table).runs) == 10
 
 
 FILES = {
     "empty": (b"", "row 1: there is no column cell; needed: cell, arm, seed"),
     "header alone": (b"cell,arm,seed,test_loss\n", "has no rows"),
+    "header and empty lines": (b"cell,arm,seed,test_loss\n\n\n", "has no rows"),
     "no arm": (b"cell,seed\nbytes,1\n", "row 1: there is no column arm; needed: cell, arm, seed"),
     "column twice": (b"cell,arm,seed,arm\nbytes,middle,1,middle\n", "row 1: the column 'arm' is there twice"),
     "more values": (b"cell,arm,seed\nbytes,middle,1\nbytes,middle,2,3\n", "row 3: 4 values; allowed: 3, one for each column"),
@@ -339,11 +383,11 @@ def test_an_arm_that_only_a_note_reads_is_listed_as_such(capsys):
     lines = capsys.readouterr().out.splitlines()
     where = "autoregressive, unigram, bigram in the cell tokenizer=bytes; for its note, where they are there"
     assert any(line.split() == ["W2-bytes", *where.split()] for line in lines)
-    assert any(line.startswith("  test_loss  a number; read by W1-bytes, W2-bytes,") for line in lines)
+    assert any(line.startswith("  test_loss  a number of at least 0; read by W1-bytes, W2-bytes,") for line in lines)
     assert any(line.startswith("  cell  one of tokenizer=bytes, ") for line in lines)
 
 
-@pytest.mark.parametrize("value", [1e308, -1e308, 1e-320, 0.0, -1.0, 1e17])
+@pytest.mark.parametrize("value", [1e308, 1e-320, 0.0, 1e17])
 def test_extreme_numbers_end_in_a_verdict_or_in_one_line(value, lasting):
     for row in lasting.table:
         row["test_loss"] = value if row["arm"] == "middle" else row["test_loss"]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mdlm_min.data.text import TextConfig, TextData
 from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import RateSchedule
+from mdlm_min.diffusion.schedule_check import validate
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
@@ -73,6 +75,38 @@ def test_what_the_schedule_decides_is_not_in_the_configuration():
         task(make("llada2_pairs", CORPUS), LanguageRunConfig(TextConfig(length=10), batch=7))
 
 
+class Late(RateSchedule):
+    """Sound for as many steps as are tried before a run."""
+
+    def __init__(self):
+        super().__init__(MaskRate.parse("U[0.2,0.8]"), name="late")
+
+    def weight(self, rate, mask, context):
+        return super().weight(rate, mask, context) * (1 if context.step < 24 else -1)
+
+
+class Eightfold(Late):
+    def admit(self, context):
+        return replace(context, rows=8 * context.rows, tokens=context.tokens.repeat(8, 1))
+
+
+def test_a_schedule_is_checked_for_as_long_as_it_trains():
+    validate(Late())
+    training = task(Late())
+    assert np.isfinite(training.loss(23).item())
+    with pytest.raises(InputError, match=r"schedule late: a weight of -\d\.\d+; allowed: weights of at least 0, finite"):
+        training.loss(24)
+    with pytest.raises(InputError, match="schedule late: admit gives rows = 64; allowed: 8, as it was given"):
+        task(Eightfold()).loss(0)
+
+
+def test_what_a_schedule_needs_and_the_data_lack_is_known_before_a_step():
+    with pytest.raises(
+        InputError, match="schedule information_density: needs marks, which this process does not have; it has tok"
+    ):
+        task(InformationDensity())
+
+
 class Seen(InformationDensity):
     """Keeps the context and the masks of each step."""
 
@@ -90,7 +124,7 @@ def answers(folder, make_marks, pairs=True, weight=1e6):
 def test_marks_reach_the_schedule_and_never_lie_in_a_prompt(pairs, tmp_path):
     training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template), pairs)
     assert np.isfinite(training.loss(0).item())
-    context = training.schedule.context
+    context = training.schedule.own.context
     for row in range(context.rows):
         answer = bytes(context.tokens[row][context.allowed[row]].tolist()[:-2]).decode()
         marked = bytes(context.tokens[row][context.marks[row]].tolist()).decode()
@@ -99,9 +133,9 @@ def test_marks_reach_the_schedule_and_never_lie_in_a_prompt(pairs, tmp_path):
     shown = bytes(context.tokens[0][: int(context.allowed[0].int().argmax())].clamp(max=255).tolist())
     assert any(sign in shown for sign in b"+-")  # the question has what the rule would mark
     assert not (context.marks & ~context.allowed).any()
-    assert not (training.schedule.masks & ~context.allowed).any()
+    assert not (training.schedule.own.masks & ~context.allowed).any()
     if pairs:
-        assert torch.equal(training.schedule.masks[1::2], context.allowed[1::2] & ~training.schedule.masks[::2])
+        assert torch.equal(training.schedule.own.masks[1::2], context.allowed[1::2] & ~training.schedule.own.masks[::2])
 
 
 def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewhere_is_left_out(tmp_path):
@@ -113,7 +147,7 @@ def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewh
 
     training = answers(tmp_path, lambda _: everything)
     training.loss(0)
-    context = training.schedule.context
+    context = training.schedule.own.context
     assert torch.equal(context.marks, context.allowed)
     assert (seen[0][~context.allowed] == training.template.special.end).all()
 
@@ -133,7 +167,7 @@ def test_parity_s_oracle_masks_are_signal_masks_as_often_as_was_predicted(weight
     with torch.no_grad():
         for step in range(100):
             training.loss(step)
-    context = training.schedule.context
+    context = training.schedule.own.context
     assert context.rows == 100
     assert context.marks.sum(dim=1).tolist() == [4] * 100
     assert context.marks[0].nonzero()[:, 0].tolist() == training.secret.tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 from mdlm_min.run.errors import InputError
 
 
-class Schedule:
+class UnmaskingSteps:
     """The place of every row in its blocks, of which `advance` tells.
 
     places: bool [batch, length], masked positions of the row's current block. block: int64 [batch], its number. count: int64
