@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mdlm_min.diffusion.checked_schedule import LEARNED, CheckedSchedule
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
@@ -72,14 +73,15 @@ class MaskCollator:
 
     def __init__(self, schedule: MaskSchedule, mask_token: int, pad_token: int, seed: int, steps: int) -> None:
         """`steps` of the whole run, for a schedule that moves: samples have steps below it. With `Keyed` they are epochs. Raises
-        InputError for a schedule that learns from the loss or keeps sequences."""
-        if missing := {"nll", "confidence"} & set(schedule.needs):
+        InputError for a schedule that learns from the loss or keeps sequences, and for what CheckedSchedule refuses."""
+        self.schedule = CheckedSchedule(schedule)
+        if missing := set(LEARNED) & set(schedule.needs):
             raise InputError(f"schedule {schedule.name}: needs {', '.join(sorted(missing))}, which a collator does not have")
-        if type(schedule).admit is not MaskSchedule.admit:
+        if self.schedule.admits:
             raise InputError(f"schedule {schedule.name}: keeps sequences over several steps (admit), which a collator cannot")
         if steps < 1:
             raise InputError(f"steps: {steps} is not allowed; at least 1")
-        self.schedule, self.mask_token, self.pad_token, self.seed, self.steps = schedule, mask_token, pad_token, seed, steps
+        self.mask_token, self.pad_token, self.seed, self.steps = mask_token, pad_token, seed, steps
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """input_ids and attention_mask (int64 [rows, length]) and labels (int64 [rows, length, 3], see above). Raises InputError

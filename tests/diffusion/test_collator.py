@@ -168,6 +168,12 @@ def test_what_cannot_be_used_is_one_line():
     class Learning(Pairs):
         name, needs = "learning", ("nll",)
 
+    class Negative(Pairs):
+        name = "negative"
+
+        def weight(self, rate, mask, context):
+            return -rate
+
     class Keeping(Pairs):
         name = "keeping"
 
@@ -178,6 +184,8 @@ def test_what_cannot_be_used_is_one_line():
         MaskCollator(Learning(), MASK, PAD, 0, 1)
     with pytest.raises(InputError, match="schedule keeping: keeps sequences over several steps"):
         MaskCollator(Keeping(), MASK, PAD, 0, 1)
+    with pytest.raises(InputError, match="schedule negative: a weight of -0"):
+        collated([0], schedule=Negative())
     with pytest.raises(InputError, match="steps: 0 is not allowed; at least 1"):
         MaskCollator(WINDOW, MASK, PAD, 0, 0)
     with pytest.raises(InputError, match="sample: a sample lacks it; wrap the dataset in Keyed"):
