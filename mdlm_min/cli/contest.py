@@ -44,6 +44,8 @@ def contest(arguments: argparse.Namespace) -> int:
         arm = ""
         specs = experiment.runs(submission.TIER, "", arguments.seeds, only=",".join(names))
     folder = arguments.runs / experiment.name / submission.TIER
+    if arm:
+        _check_kept(specs, arguments.runs, arguments.schedule)
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
     sweep(specs, arguments.runs, jobs)
@@ -61,6 +63,25 @@ def _entered(spec: str) -> str:
     schedule = load_schedule(spec)
     validate(schedule)
     return schedule.name
+
+
+def _check_kept(specs: list[Any], runs: Path, schedule: str) -> None:
+    """Raise InputError for runs of this name that are there and were made with another file than the schedule's is now."""
+    from mdlm_min.diffusion.own_schedule import schedule_file
+    from mdlm_min.run.files import sha256
+    from mdlm_min.run.run_folder import RunFolder
+
+    file = schedule_file(schedule)
+    now = sha256(file)
+    for spec in specs:
+        folder = RunFolder(spec.folder(runs))
+        if not (folder.path / "data.json").exists():
+            continue
+        if (before := folder.read_json("data.json", ["sha256"]).get("schedule_sha256", "")) != now:
+            raise InputError(
+                f"schedule: {file} is not the file that {folder.path} was run with (SHA-256 {before[:12]}, now {now[:12]}); "
+                f"delete {runs / spec.experiment / spec.tier}/*/{spec.arm}, or give the class another name"
+            )
 
 
 def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> None:

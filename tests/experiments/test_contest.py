@@ -259,6 +259,24 @@ def test_what_is_no_schedule_is_refused_by_name_before_anything_runs(spec, said,
     assert not (small / "runs").exists()
 
 
+def test_runs_of_the_class_as_it_was_are_not_shown_as_the_class_as_it_is(small, capsys):
+    specs = submission.entry_runs(Experiment("contest"), "low_half", "own.py:Low", ["parities"], [1], 1)
+    for spec, state in zip(specs, ({}, {"finished.json": "{}"}), strict=False):  # one begun, one finished
+        folder = spec.folder(small / "runs")
+        folder.mkdir(parents=True)
+        data = {"sha256": "d", "schedule_sha256": sha256(small / "own.py")}
+        for name, text in {"config.json": json.dumps(spec.config), "data.json": json.dumps(data), **state}.items():
+            (folder / name).write_text(text)
+        (small / "own.py").write_text(OWN + "# edited\n")
+        assert main(["contest", "--schedule", "own.py:Low", "--tracks", "parities", "--seeds", "1"]) == 2
+        error = capsys.readouterr().err
+        assert f"own.py is not the file that {folder.relative_to(small)} was run with" in error
+        assert "delete runs/07_contest/cpu/*/low_half, or give the class another name" in error
+        assert error.count("\n") == 1
+        shutil.rmtree(folder)
+        (small / "own.py").write_text(OWN)
+
+
 @pytest.mark.slow
 def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
     arguments = ["contest", "--tracks", "parities,answers", "--jobs", "2"]

@@ -55,3 +55,15 @@ def test_a_run_that_has_begun_keeps_its_folder(tmp_path):
     with pytest.raises(InputError, match="later"), open_run(tmp_path, CONFIG):  # a resumed run is not a new one
         raise InputError("later")
     assert (tmp_path / "config.json").exists()
+
+
+def test_a_run_is_not_resumed_with_another_schedule_or_evaluator(tmp_path):
+    begun = {"sha256": "d", "schedule_sha256": "A", "evaluator_sha256": "E"}
+    with open_run(tmp_path, CONFIG) as run:
+        run.record_data(begun, "data")
+        run.record_data(begun, "data")
+        with pytest.raises(InputError, match="was begun otherwise .schedule_sha256: 'A' there, 'B' asked"):
+            run.record_data(begun | {"schedule_sha256": "B"}, "data")
+        with pytest.raises(InputError, match="evaluator_sha256"):
+            run.record_data(begun | {"evaluator_sha256": "F"}, "data")
+        assert run.read_json("data.json") == begun
