@@ -85,23 +85,26 @@ def _check_kept(specs: list[Any], runs: Path, schedule: str) -> None:
 
 
 def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> None:
-    """The boards of these runs among the golden ones, in full in a file, and a line for each."""
-    from mdlm_min.evidence import golden
+    """The boards of these runs among the golden ones and the records sent in: in full in a file, and in a line or a few each."""
+    from mdlm_min.evidence import golden, submission
     from mdlm_min.run.files import write_whole
 
     leaderboard = experiment.module("leaderboard")
-    mine, others = golden.collect(specs, runs), golden.accepted(experiment.name, "cpu")
-    table = golden.Table(experiment.name, "cpu", {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
+    mine = golden.collect(specs, runs)
+    others, _ = leaderboard.with_submissions(golden.accepted(experiment.name, submission.TIER))
+    others = others.part(lambda record: record["config"]["arm"] != arm)  # a new try replaces what its author sent in
+    table = golden.Table(experiment.name, submission.TIER, {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
     found = leaderboard.boards(table)
     for (track, budget), lines in found.items():
         if f"track={track}_budget={budget}" not in {spec.cell for spec in specs}:
             continue
-        shown = [line for line in lines if line.name == arm] if arm else [line for line in lines if line.is_tie]
-        if not shown:
-            seeds = ", ".join(map(str, leaderboard.seeds(table, track, budget)))
-            print(f"{track} {budget}x: {arm} is not ranked; its seeds must be those of {leaderboard.REFERENCE}: {seeds}")
-        for line in shown:
-            print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
+        absent = leaderboard.unranked(table, track, budget)
+        for name, why in absent.items():
+            if name == arm or not arm:
+                print(f"{track} {budget}x: {name} is not ranked; {why}")
+        for line in lines:
+            if line.name == arm or (line.is_tie and not arm):
+                print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
     if not found:
         print(f"no board: {leaderboard.REFERENCE} was not run on these tracks; `mdlm contest` runs it, and every other entry")
         return

@@ -20,6 +20,7 @@ CONTEST = Experiment("contest")
 LEADERBOARD = CONTEST.module("leaderboard")
 CLAIMS = {claim.id: claim for claim in CONTEST.module("claims").CLAIMS}
 SCORES = ("valid_nll", *CONTEST.module("run").SCORES, "learning_rate")
+FIELD = dict.fromkeys(CONTEST.plan["arms"], 4.0)  # every entry of the plan
 MEANS = {"llada_0.001": 2.0, "signal_rich_window": 1.5, "window_mixture": 1.5, "puma": 3.0}
 
 
@@ -100,6 +101,27 @@ def test_an_entry_without_all_seeds_is_not_ranked():
     assert LEADERBOARD.board(made({"puma": 1.0}), "bytes", 1) == []
 
 
+def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small, monkeypatch, capsys):
+    table = made(MEANS)
+    table.runs["track=bytes_budget=1/puma/seed3"]["data"]["sha256"] = "other"
+    table.curves["track=bytes_budget=1/window_mixture/seed2"][-1]["test_nll"] = math.nan
+    assert {line.name for line in LEADERBOARD.board(table, "bytes", 1)} == {"llada_0.001", "signal_rich_window"}
+    why = LEADERBOARD.unranked(table, "bytes", 1)
+    assert why == {
+        "puma": "its data are not those of llada_0.001 (seed 3)",
+        "window_mixture": "its test NLL on seed 2 is nan",
+    }
+    page = LEADERBOARD.leaderboard_page(table, LEADERBOARD.boards(table))
+    assert "\nNot ranked: puma; its data are not those of llada_0.001 (seed 3).\n" in page
+
+    from mdlm_min.cli import contest
+
+    specs = [spec for spec in CONTEST.runs("cpu", "puma") if spec.cell == "track=bytes_budget=1"]
+    monkeypatch.setattr(golden, "collect", lambda specs, runs: table)
+    contest._print_boards(CONTEST, specs, small / "runs", "puma")
+    assert "bytes 1x: puma is not ranked; its data are not those" in capsys.readouterr().out
+
+
 def test_rows_of_another_evaluator_are_refused():
     with pytest.raises(ValueError, match="another evaluator"):
         LEADERBOARD.board(made(MEANS, evaluator="0" * 64), "bytes", 1)
@@ -147,18 +169,31 @@ def test_a_cached_schedule_is_the_same_schedule_and_nobody_else_s():
 
 
 def test_the_pages_say_who_ties_and_what_is_advised():
-    table = joined(made(MEANS), made(MEANS | {"window_mixture": 1.0}, "BPE"))
+    table = joined(made(FIELD | MEANS), made(FIELD | MEANS | {"window_mixture": 1.0}, "BPE"))
     pages = LEADERBOARD.pages(table)
     board, advice = pages["LEADERBOARD.md"], pages["WHICH_SCHEDULE.md"]
     assert board.count("\n## ") == 2
     assert "| **signal_rich_window** |" in board.split("## ")[1]
     assert "| signal_rich_window |" in board.split("## ")[2]
-    assert "`window_mixture`.** The worst ranks that the seeds leave open, " in advice
-    assert "On 2 of the boards it may be the best" in advice
+    assert "`window_mixture`.** The worst ranks that the seeds leave open, 2 of 28, 1 of 28 on the 2 boards" in advice
+    assert "On 2 of these boards it may be the best" in advice
+    assert "budgets beyond 1x. A gain at 1x may be an early lead" in advice
+    assert "How sure: 5 seeds each" in advice
     assert "0.001*" in board
     assert len(advice.splitlines()) < 40
     assert LEADERBOARD.pages(made({"puma": 1.0})) == {}
     assert "nothing here is decided" in LEADERBOARD.pages(made(MEANS, seeds=3))["WHICH_SCHEDULE.md"]
+
+
+def test_a_board_that_lacks_entries_does_not_turn_the_advice():
+    whole = made(FIELD | MEANS)
+    advised = LEADERBOARD.advice_page(LEADERBOARD.boards(whole))
+    part = joined(whole, made({"llada_0.001": 2.0, "puma": 1.0}, budget=4))
+    page = LEADERBOARD.advice_page(LEADERBOARD.boards(part))
+    assert page.split("\n")[4] == advised.split("\n")[4]  # the answer
+    assert "4x (100 steps) | `puma`" in page
+    assert "budgets beyond 4x" in page
+    assert "**No answer yet" in LEADERBOARD.advice_page(LEADERBOARD.boards(made(MEANS)))
 
 
 OWN = """
