@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that started well and failed, such as a loss that is not finite. Exit code 3."""
+
+
+class DivergedError(RunError):
+    """A run whose loss or weights are no longer finite."""

@@ -12,9 +12,9 @@ from mdlm_min.evidence import experiment as experiment_module
 from mdlm_min.evidence import golden, submission
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.files import sha256
-from mdlm_min.run.run_folder import metrics_sha256
+from mdlm_min.run.run_folder import metrics_sha256, open_run
 
 CONTEST = Experiment("contest")
 LEADERBOARD = CONTEST.module("leaderboard")
@@ -166,6 +166,43 @@ def test_a_cached_schedule_is_the_same_schedule_and_nobody_else_s():
     assert run._field_schedule.cache_info().hits == 1
     run._schedule({"schedule": "frequency_informed"}, np.arange(1000, dtype=np.uint16) % 5, 7)
     assert run._field_schedule.cache_info().hits == 1
+
+
+def test_a_rate_that_diverges_in_the_search_has_lost_and_a_judged_run_that_does_is_an_error(tmp_path, monkeypatch):
+    run = CONTEST.module("run")
+    specs = {spec.cell: spec for spec in CONTEST.runs("cpu", "puma") if spec.settings["track"] == "parities"}
+    wild: set[float] = {0.0015, 0.006}
+
+    def trained(settings, config, seed, folder, progress):
+        rate = config["train"]["learning_rate"]
+        steps = run.evaluated_at(settings)
+        for step in steps[:3] if rate in wild else steps:
+            folder.append_metrics({"step": float(step), "loss": 1.0} | run._whole({"valid_nll": 1 + rate}, rate))
+        if rate in wild:
+            raise DivergedError("loss is nan")
+        folder.finish({"steps": steps[-1], "seconds": 1.0})
+
+    monkeypatch.setattr(run, "_run_text", trained)
+
+    def executed(spec):
+        with open_run(spec.folder(tmp_path), spec.config) as folder:
+            run.run(spec.settings, spec.seed, folder, lambda line: None)
+        return folder
+
+    for rate in (0.0015, 0.003, 0.006):
+        folder = executed(specs[f"track=parities_learning_rate={rate}"])
+    assert [row["step"] for row in folder.metrics()] == [0, 80, 160, 240]  # the next evaluation has the infinite loss
+    assert folder.metrics()[-1]["valid_nll"] == math.inf
+    assert folder.read_json("finished.json")["steps"] == 240
+    assert "diverged: loss is nan" in (folder.path / "log.txt").read_text()
+    judged = specs["track=parities_budget=1"]
+    assert executed(judged).metrics()[-1]["learning_rate"] == 0.003
+    shutil.rmtree(judged.folder(tmp_path))
+    wild.add(0.003)
+    with pytest.raises(DivergedError, match="loss is nan"):
+        executed(judged)
+    with pytest.raises(RunError, match="every learning rate of the search diverged"):
+        run.best_rate({0.1: math.inf, 0.2: math.nan})
 
 
 def test_the_pages_say_who_ties_and_what_is_advised():
