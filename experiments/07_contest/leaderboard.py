@@ -181,9 +181,10 @@ def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_submissions(table: Table) -> tuple[Table, dict[str, str]]:
-    """The table with the records that were sent in, and of what was sent in besides the name by its folder."""
-    records, others = accepted_entries(SUBMISSIONS)
+def with_submissions(table: Table, without: str = "") -> tuple[Table, dict[str, str]]:
+    """The table with the records that were sent in but those of the name `without`, and of what was sent in besides the name by
+    its folder."""
+    records, others = accepted_entries(SUBMISSIONS, without)
     for one in records:
         table = Table(table.experiment, table.tier, {**table.runs, **one.runs}, {**table.curves, **one.curves})
     return table, others

@@ -34,24 +34,32 @@ def contest(arguments: argparse.Namespace) -> int:
     experiment = Experiment("contest")
     known = list(experiment.plan["defaults"]["tracks"])
     tracks = [track for track in arguments.tracks.split(",") if track] or known
-    names = submission.cells(experiment, tracks, [arguments.budget])
+    names = submission.entry_cells(experiment, tracks, [arguments.budget])
     if arguments.schedule:
         arm = _entered(arguments.schedule)
         specs = submission.entry_runs(experiment, arm, arguments.schedule, tracks, [arguments.budget], arguments.seeds)
+        _check_kept(specs, arguments.runs, arguments.schedule)
     elif arguments.submission:
         raise InputError("submission: only with --schedule")
     else:
         arm = ""
         specs = experiment.runs(submission.TIER, "", arguments.seeds, only=",".join(names))
+    if arguments.submission:
+        from mdlm_min.diffusion.own_schedule import schedule_file
+        from mdlm_min.diffusion.schedule_alone import name_alone
+
+        source, kind = schedule_file(arguments.schedule), arguments.schedule.rpartition(":")[2]
+        entry = submission.Submission(arm, kind, tracks, [arguments.budget])
+        submission.check_free(arguments.submission, entry)
+        name_alone(source, kind)
     folder = arguments.runs / experiment.name / submission.TIER
-    if arm:
-        _check_kept(specs, arguments.runs, arguments.schedule)
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
     sweep(specs, arguments.runs, jobs)
     _print_boards(experiment, specs, arguments.runs, arm)
     if arguments.submission:
-        _write(arguments, arm, specs, tracks)
+        submission.write(arguments.submission, entry, source, specs, arguments.runs)
+        print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
     return 0
 
 
@@ -91,8 +99,7 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
 
     leaderboard = experiment.module("leaderboard")
     mine = golden.collect(specs, runs)
-    others, _ = leaderboard.with_submissions(golden.accepted(experiment.name, submission.TIER))
-    others = others.part(lambda record: record["config"]["arm"] != arm)  # a new try replaces what its author sent in
+    others, _ = leaderboard.with_submissions(golden.accepted(experiment.name, submission.TIER), arm)  # a new try replaces its own
     table = golden.Table(experiment.name, submission.TIER, {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
     found = leaderboard.boards(table)
     for (track, budget), lines in found.items():
@@ -113,26 +120,20 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
     print(f"boards: {path}")
 
 
-def _write(arguments: argparse.Namespace, arm: str, specs: list[Any], tracks: list[str]) -> None:
-    from mdlm_min.diffusion.own_schedule import schedule_file
-    from mdlm_min.evidence import submission
-
-    entry = submission.Submission(arm, arguments.schedule.rpartition(":")[2], tracks, [arguments.budget])
-    submission.write(arguments.submission, entry, schedule_file(arguments.schedule), specs, arguments.runs)
-    print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
-
-
 def _check(folder: Path) -> int:
     """Check a submission, its class included."""
-    from mdlm_min.diffusion.own_schedule import load_schedule
-    from mdlm_min.diffusion.schedule_check import validate
-    from mdlm_min.evidence import submission
+    from mdlm_min.diffusion.schedule_alone import name_alone
+    from mdlm_min.evidence import entry_check, golden, submission
+    from mdlm_min.evidence.history import History
+    from mdlm_min.run.environment import ROOT
 
     found, table = submission.read(folder)
-    schedule = load_schedule(f"{folder / 'schedule.py'}:{found.schedule}")
-    if schedule.name != found.name:
-        raise InputError(f"{folder / 'submission.json'}: name: {found.name!r} is not the class's own, {schedule.name!r}")
-    validate(schedule)
+    if (name := name_alone(folder / "schedule.py", found.schedule)) != found.name:
+        raise InputError(f"{folder / 'submission.json'}: name: {found.name!r} is not the class's own, {name!r}")
+    for line in entry_check.copies(table, golden.accepted("07_contest", submission.TIER)):
+        print(f"note: {line}")
+    if found.record and (missing := History(ROOT).missing):
+        print(f"note: the sources of the runs were not looked up: {missing}")
     kind = "a record" if found.record else "non-record"
     print(f"accepted as {kind}: {found.name}, {len(table.runs)} runs on {', '.join(found.tracks)}")
     return 0
