@@ -42,8 +42,9 @@ class Submission:
 
     def __post_init__(self) -> None:
         for name in ("tracks", "budgets"):
-            if not getattr(self, name):
-                raise InputError(f"submission.json: {name}: is empty; allowed: at least one")
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"submission.json: {name}: {shown(values)} is not allowed; allowed: at least one, each once")
 
 
 def entry_cells(experiment: Experiment, tracks: list[str], budgets: list[int]) -> list[str]:

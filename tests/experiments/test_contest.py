@@ -560,7 +560,7 @@ SECOND = "track=bytes_budget=1/low_half/seed2"
         (lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=-math.inf), "test_nll is -inf"),
         (
             lambda runs, settings: runs[SECOND]["rows"][-1].update(gradient_noise=1.1),
-            "gradient_noise is 1.1; allowed: .* 1.06667",
+            "gradient_noise is 1.1; allowed: 0 to 1.0667",
         ),
         (
             lambda runs, settings: runs[SECOND]["rows"][-1].update(test_bits_per_byte=0.1),
@@ -571,6 +571,10 @@ SECOND = "track=bytes_budget=1/low_half/seed2"
         (
             lambda runs, settings: settings.update(name="puma", record=False),
             "submission.json: schedule: the name 'puma' is taken",
+        ),
+        (
+            lambda runs, settings: settings.update(budgets=[1, 1]),
+            r"budgets: \[1, 1\] is not allowed; allowed: at least one, each",
         ),
         (lambda runs, settings: settings.update(name="../x", record=False), "the name '../x' is not allowed"),
         (lambda runs, settings: settings.update(name="x](y)", record=False), "is not allowed"),
