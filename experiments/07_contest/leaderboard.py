@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_min.evidence.claim import curves_of
+from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table, commits_of
 from mdlm_min.evidence.ranking import Ranked, ranked, steps_to, two_sided
 from mdlm_min.evidence.statistics import LEAST_SEEDS, Mean, holm
@@ -70,16 +71,36 @@ def checked(table: Table) -> Table:
     return table
 
 
+def unranked(table: Table, track: str, budget: int) -> dict[str, str]:
+    """Of the entries that were run but cannot be compared with the reference by seed, the name and why."""
+    part = table.cell(f"track={track}_budget={budget}")
+    runs: dict[str, dict[int, str]] = {}  # by entry and seed
+    for name, record in part.runs.items():
+        runs.setdefault(record["config"]["arm"], {})[record["config"]["seed"]] = name
+    data = {name: record.get("data", {}).get("sha256") for name, record in part.runs.items()}  # made elsewhere: not known
+    score = {name: part.curves[name][-1]["test_nll"] for name in part.runs}
+    reference, why = runs.get(REFERENCE, {}), {}
+    for arm, its in runs.items():
+        if its.keys() != reference.keys():
+            seeds = ", ".join(map(str, sorted(reference)))
+            why[arm] = f"its seeds must be those of {REFERENCE}: {seeds or 'none was run'}"
+        elif other := [seed for seed, name in its.items() if data[name] != data[reference[seed]]]:
+            why[arm] = f"its data are not those of {REFERENCE} (seed {other[0]})"
+        elif bad := [seed for seed, name in its.items() if not math.isfinite(score[name])]:
+            why[arm] = f"its test NLL on seed {bad[0]} is {score[its[bad[0]]]}"
+    return why
+
+
 def board(table: Table, track: str, budget: int) -> list[Line]:
-    """The board of a track at a budget, best first: the entries that have all the seeds of the reference. Empty without one."""
+    """The board of a track at a budget, best first: the entries that are not `unranked`. Empty without the reference."""
     part = checked(table.cell(f"track={track}_budget={budget}"))
+    absent = unranked(part, track, budget)
+    part = part.part(lambda record: record["config"]["arm"] not in absent)
     frame = part.frame() if part.runs else None
     if frame is None or REFERENCE not in set(frame["arm"]):
         return []
     frame = frame.sort_values("seed", kind="stable")
     by_arm = {str(arm): rows for arm, rows in frame.groupby("arm", sort=False)}
-    seeds = by_arm[REFERENCE]["seed"].tolist()
-    by_arm = {arm: rows for arm, rows in by_arm.items() if rows["seed"].tolist() == seeds}
     losses = {arm: rows["test_nll"].to_numpy() for arm, rows in by_arm.items()}
     gains = {arm: Mean(tuple(losses[REFERENCE] - values)) for arm, values in losses.items()}
     others = [arm for arm in gains if arm != REFERENCE]
@@ -103,12 +124,6 @@ def board(table: Table, track: str, budget: int) -> list[Line]:
             )
         )
     return lines
-
-
-def seeds(table: Table, track: str, budget: int) -> list[int]:
-    """The seeds of the reference on a board."""
-    records = table.cell(f"track={track}_budget={budget}").runs.values()
-    return sorted(record["config"]["seed"] for record in records if record["config"]["arm"] == REFERENCE)
 
 
 Boards = dict[tuple[str, int], list[Line]]  # by track and budget
@@ -166,9 +181,10 @@ def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_submissions(table: Table) -> tuple[Table, dict[str, str]]:
-    """The table with the records that were sent in, and of what was sent in besides the name by its folder."""
-    records, others = accepted_entries(SUBMISSIONS)
+def with_submissions(table: Table, without: str = "") -> tuple[Table, dict[str, str]]:
+    """The table with the records that were sent in but those of the name `without`, and of what was sent in besides the name by
+    its folder."""
+    records, others = accepted_entries(SUBMISSIONS, without)
     for one in records:
         table = Table(table.experiment, table.tier, {**table.runs, **one.runs}, {**table.curves, **one.curves})
     return table, others
@@ -196,6 +212,7 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
             f"\n## {TRACKS[track]}, budget {budget}x: {lines[0].last_step:.0f} steps, {seeds} seeds\n\n"
             f"{board_text(lines, (min(rates), max(rates)))}"
         )
+        text += "".join(f"\nNot ranked: {name}; {why}.\n" for name, why in unranked(table, track, budget).items())
     if others:
         text += "\n## Non-record: other data, budgets or settings, not ranked\n\n"
         text += "".join(
@@ -211,6 +228,12 @@ def _track(table: Table, track: str) -> dict[str, list[float]]:
     return found
 
 
+def complete(found: Boards) -> Boards:
+    """The boards that have every entry of the plan. On one that has few, no rank is large, and that would turn the advice."""
+    plan = Experiment("contest").plan["arms"].keys()
+    return {place: lines for place, lines in found.items() if plan <= {line.name for line in lines}}
+
+
 def by_worst_rank(found: Boards) -> list[tuple[str, list[int], float]]:
     """The entries that are on every board, the one to advise first: name, the worst rank that the seeds leave open on each board,
     and their mean. Of equal ones the one with the least mean place is first. So an entry that is merely uncertain is not
@@ -223,22 +246,35 @@ def by_worst_rank(found: Boards) -> list[tuple[str, list[int], float]]:
     return [(name, worst[name], float(np.mean(worst[name]))) for name in first]
 
 
-def advice_page(found: Boards) -> str:
-    """results/WHICH_SCHEDULE.md: one screen."""
+def _answer(found: Boards) -> str:
+    """The one answer that these boards give, and its margin."""
+    if not found:
+        return "**No answer yet: no board has every entry of the contest.**"
     (best, worst, mean), *rest = by_worst_rank(found)
     ties = sum(line.is_tie for lines in found.values() for line in lines if line.name == best)
-    enough = all(lines[0].gain.seeds >= LEAST_SEEDS for lines in found.values())
+    ranks = ", ".join(f"{rank} of {len(lines)}" for rank, lines in zip(worst, found.values(), strict=True))
+    return (
+        f"**If you want one answer: `{best}`.** The worst ranks that the seeds leave open, {ranks} on the {len(found)} boards "
+        f"that have every entry of the contest, have the least mean of the {1 + len(rest)} entries on all of them: {mean:.1f}"
+        f"{f'. Next is `{rest[0][0]}` with {rest[0][2]:.1f}' if rest else ''}. On {ties} of these boards it may be the best. "
+        "Where two entries are close, take either."
+    )
+
+
+def advice_page(found: Boards) -> str:
+    """results/WHICH_SCHEDULE.md: one screen."""
+    seeds = sorted({lines[0].gain.seeds for lines in found.values()})
+    largest = max(budget for _, budget in found)
     text = (
         "# Which schedule should I train with?\n\n"
         "Written by `mdlm report` from the contest's table: small models, small budgets, a learning rate searched for each entry "
         "([rules](../experiments/07_contest/README.md), [all entries](LEADERBOARD.md)).\n\n"
-        f"**If you want one answer: `{best}`.** The worst ranks that the seeds leave open, {', '.join(map(str, worst))} on "
-        f"{len(found)} boards, have the least mean of all entries: {mean:.1f}"
-        f"{f'. Next is `{rest[0][0]}` with {rest[0][2]:.1f}' if rest else ''}. On {ties} of the boards it may be the best. "
-        "Where two entries are close, take either.\n\n"
-        "`predicted_window` is the window that `mdlm window --text FILE --tokenizer bpe:512` predicts from the training tokens; "
-        "it prints the `mdlm train` command that uses it. `signal_rich_window` is the paper's U[.45,.55]. Both have the weight "
-        "1/t, as has U[0,1] (`llada_0.001`).\n\n"
+        f"{_answer(complete(found))}\n\n"
+        "A *board* is the entries on one kind of data at one *budget* (of steps), ranked by test NLL. *Rank 2 [1, 25]*: second "
+        "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%).\n\n"
+        "`predicted_window` is the window that `mdlm window --text FILE --tokenizer T` predicts from your training tokens, here "
+        "from those of each kind of data; it prints the `mdlm train` command that uses it. "
+        "`signal_rich_window` is the paper's U[.45,.55]. Both have the weight 1/t, as has U[0,1] (`llada_0.001`).\n\n"
         "| you train on | budget | best | as good, as far as the seeds can tell | gain over U[0,1], nats per token [95%] | "
         "and the paper's U[.45,.55] |\n| --- | --- | --- | --- | --- | --- |\n"
     )
@@ -247,16 +283,19 @@ def advice_page(found: Boards) -> str:
         named = ", ".join(f"`{name}`" for name in others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         window = next((line for line in lines if line.name == "signal_rich_window"), None)
         paper = "" if window is None else f"rank {window.ranked.text}, {gain_text(window)}"
-        text += f"| {TRACKS[track]} | {budget}x | `{first.name}` | {named or 'none'} | {gain_text(first)} | {paper} |\n"
+        steps = f"{budget}x ({first.last_step:.0f} steps)"
+        text += f"| {TRACKS[track]} | {steps} | `{first.name}` | {named or 'none'} | {gain_text(first)} | {paper} |\n"
     text += "\n" + (
-        "How sure: five seeds each, 95% intervals, p-values adjusted over all entries of a board. The best of many looks better "
-        "than it is: its interval is not adjusted for having been chosen. "
-        if enough
+        f"How sure: {' or '.join(map(str, seeds))} seeds each, 95% intervals, p-values adjusted over all entries of a board. The "
+        "best of many looks better than it is: its interval is not adjusted for having been chosen. "
+        if seeds[0] >= LEAST_SEEDS
         else f"**Fewer than {LEAST_SEEDS} seeds: nothing here is decided.** "
     )
+    lead = (
+        "A gain at 1x that is gone at 4x is an early lead." if largest == max(BUDGETS) else "A gain at 1x may be an early lead."
+    )
     return text + (
-        "What the table does not say: models beyond a million parameters, other data, budgets beyond 4x. A gain at 1x that is "
-        "gone at 4x is an early lead.\n"
+        f"What the table does not say: models beyond a million parameters, other data, budgets beyond {largest}x. {lead}\n"
     )
 
 

@@ -7,12 +7,13 @@ import copy
 import functools
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlm_min.run.config import merge, shown
-from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.files import locked, sha256
 from mdlm_min.run.run_folder import Row, RunFolder
 
@@ -65,12 +66,35 @@ def check(settings: dict[str, Any]) -> None:
             raise InputError(f"schedule: {shown(spec)} is unknown; allowed: module:Class, or {', '.join(SCHEDULES)}")
 
 
+def evaluated_at(settings: dict[str, Any]) -> list[int]:
+    """The steps of a run's rows of metrics."""
+    train = _config(settings, _track(settings)["rates"][0])["train"]
+    return sorted({*range(0, train["steps"], train["eval_every"]), train["steps"]})
+
+
 def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Callable[[str], None]) -> None:
-    """Train one schedule on one track with one seed, from the start or from where it stopped."""
-    track = _track(settings)
+    """Train one schedule on one track with one seed, from the start or from where it stopped. A run of the search, which is given
+    its learning rate, may diverge: then that rate has lost."""
+    track, started = _track(settings), time.monotonic()
     rate = settings.get("learning_rate") or _searched(settings, folder, progress)
     runner = {"text": _run_text, "answers": _run_answers}[track["kind"]]
-    runner(settings, _config(settings, rate), seed, folder, progress)
+    try:
+        runner(settings, _config(settings, rate), seed, folder, progress)
+    except DivergedError as error:
+        if "learning_rate" not in settings:
+            raise
+        _lose(settings, folder, error, time.monotonic() - started)
+
+
+def _lose(settings: dict[str, Any], folder: RunFolder, error: DivergedError, seconds: float) -> None:
+    """End a run that diverged: its last row is that of the next evaluation, where there is one, with an infinite loss."""
+    before = folder.metrics()[-1]
+    step = next((step for step in evaluated_at(settings) if step > before["step"]), None)
+    if step is not None:
+        now = {"step": float(step), "valid_nll": math.inf, "learning_rate": settings["learning_rate"]}
+        folder.append_metrics({**dict.fromkeys(before, math.nan), **now})
+    folder.log(f"diverged: {error}")
+    folder.finish({"steps": int(folder.metrics()[-1]["step"]), "seconds": round(seconds, 3)})
 
 
 def _searched(settings: dict[str, Any], folder: RunFolder, progress: Callable[[str], None]) -> float:
@@ -88,7 +112,15 @@ def _searched(settings: dict[str, Any], folder: RunFolder, progress: Callable[[s
                 f"{path} is not finished, and the learning rate is taken from there; the same command finishes it first"
             )
         losses[rate] = RunFolder(path).metrics()[-1]["valid_nll"]
-    return min(losses, key=lambda rate: losses[rate])
+    return best_rate(losses)
+
+
+def best_rate(losses: dict[float, float]) -> float:
+    """The rate of the least loss, given by rate; what is not finite is no loss. Raises RunError where none is."""
+    finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+    if not finite:
+        raise RunError(f"every learning rate of the search diverged: {', '.join(map(str, losses))}")
+    return min(finite, key=lambda rate: finite[rate])
 
 
 def _schedule(settings: dict[str, Any], tokens: Any, vocab_size: int) -> "MaskSchedule":

@@ -34,22 +34,32 @@ def contest(arguments: argparse.Namespace) -> int:
     experiment = Experiment("contest")
     known = list(experiment.plan["defaults"]["tracks"])
     tracks = [track for track in arguments.tracks.split(",") if track] or known
-    names = submission.cells(experiment, tracks, [arguments.budget])
+    names = submission.entry_cells(experiment, tracks, [arguments.budget])
     if arguments.schedule:
         arm = _entered(arguments.schedule)
         specs = submission.entry_runs(experiment, arm, arguments.schedule, tracks, [arguments.budget], arguments.seeds)
+        _check_kept(specs, arguments.runs, arguments.schedule)
     elif arguments.submission:
         raise InputError("submission: only with --schedule")
     else:
         arm = ""
         specs = experiment.runs(submission.TIER, "", arguments.seeds, only=",".join(names))
+    if arguments.submission:
+        from mdlm_min.diffusion.own_schedule import schedule_file
+        from mdlm_min.diffusion.schedule_alone import name_alone
+
+        source, kind = schedule_file(arguments.schedule), arguments.schedule.rpartition(":")[2]
+        entry = submission.Submission(arm, kind, tracks, [arguments.budget])
+        submission.check_free(arguments.submission, entry)
+        name_alone(source, kind)
     folder = arguments.runs / experiment.name / submission.TIER
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
     sweep(specs, arguments.runs, jobs)
     _print_boards(experiment, specs, arguments.runs, arm)
     if arguments.submission:
-        _write(arguments, arm, specs, tracks)
+        submission.write(arguments.submission, entry, source, specs, arguments.runs)
+        print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
     return 0
 
 
@@ -63,24 +73,45 @@ def _entered(spec: str) -> str:
     return schedule.name
 
 
+def _check_kept(specs: list[Any], runs: Path, schedule: str) -> None:
+    """Raise InputError for runs of this name that are there and were made with another file than the schedule's is now."""
+    from mdlm_min.diffusion.own_schedule import schedule_file
+    from mdlm_min.run.files import sha256
+    from mdlm_min.run.run_folder import RunFolder
+
+    file = schedule_file(schedule)
+    now = sha256(file)
+    for spec in specs:
+        folder = RunFolder(spec.folder(runs))
+        if not (folder.path / "data.json").exists():
+            continue
+        if (before := folder.read_json("data.json", ["sha256"]).get("schedule_sha256", "")) != now:
+            raise InputError(
+                f"schedule: {file} is not the file that {folder.path} was run with (SHA-256 {before[:12]}, now {now[:12]}); "
+                f"delete {runs / spec.experiment / spec.tier}/*/{spec.arm}, or give the class another name"
+            )
+
+
 def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> None:
-    """The boards of these runs among the golden ones, in full in a file, and a line for each."""
-    from mdlm_min.evidence import golden
+    """The boards of these runs among the golden ones and the records sent in: in full in a file, and in a line or a few each."""
+    from mdlm_min.evidence import golden, submission
     from mdlm_min.run.files import write_whole
 
     leaderboard = experiment.module("leaderboard")
-    mine, others = golden.collect(specs, runs), golden.accepted(experiment.name, "cpu")
-    table = golden.Table(experiment.name, "cpu", {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
+    mine = golden.collect(specs, runs)
+    others, _ = leaderboard.with_submissions(golden.accepted(experiment.name, submission.TIER), arm)  # a new try replaces its own
+    table = golden.Table(experiment.name, submission.TIER, {**others.runs, **mine.runs}, {**others.curves, **mine.curves})
     found = leaderboard.boards(table)
     for (track, budget), lines in found.items():
         if f"track={track}_budget={budget}" not in {spec.cell for spec in specs}:
             continue
-        shown = [line for line in lines if line.name == arm] if arm else [line for line in lines if line.is_tie]
-        if not shown:
-            seeds = ", ".join(map(str, leaderboard.seeds(table, track, budget)))
-            print(f"{track} {budget}x: {arm} is not ranked; its seeds must be those of {leaderboard.REFERENCE}: {seeds}")
-        for line in shown:
-            print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
+        absent = leaderboard.unranked(table, track, budget)
+        for name, why in absent.items():
+            if name == arm or not arm:
+                print(f"{track} {budget}x: {name} is not ranked; {why}")
+        for line in lines:
+            if line.name == arm or (line.is_tie and not arm):
+                print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
     if not found:
         print(f"no board: {leaderboard.REFERENCE} was not run on these tracks; `mdlm contest` runs it, and every other entry")
         return
@@ -89,26 +120,20 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
     print(f"boards: {path}")
 
 
-def _write(arguments: argparse.Namespace, arm: str, specs: list[Any], tracks: list[str]) -> None:
-    from mdlm_min.diffusion.own_schedule import schedule_file
-    from mdlm_min.evidence import submission
-
-    entry = submission.Submission(arm, arguments.schedule.rpartition(":")[2], tracks, [arguments.budget])
-    submission.write(arguments.submission, entry, schedule_file(arguments.schedule), specs, arguments.runs)
-    print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
-
-
 def _check(folder: Path) -> int:
     """Check a submission, its class included."""
-    from mdlm_min.diffusion.own_schedule import load_schedule
-    from mdlm_min.diffusion.schedule_check import validate
-    from mdlm_min.evidence import submission
+    from mdlm_min.diffusion.schedule_alone import name_alone
+    from mdlm_min.evidence import entry_check, golden, submission
+    from mdlm_min.evidence.history import History
+    from mdlm_min.run.environment import ROOT
 
     found, table = submission.read(folder)
-    schedule = load_schedule(f"{folder / 'schedule.py'}:{found.schedule}")
-    if schedule.name != found.name:
-        raise InputError(f"{folder / 'submission.json'}: name: {found.name!r} is not the class's own, {schedule.name!r}")
-    validate(schedule)
+    if (name := name_alone(folder / "schedule.py", found.schedule)) != found.name:
+        raise InputError(f"{folder / 'submission.json'}: name: {found.name!r} is not the class's own, {name!r}")
+    for line in entry_check.copies(table, golden.accepted("07_contest", submission.TIER)):
+        print(f"note: {line}")
+    if found.record and (missing := History(ROOT).missing):
+        print(f"note: the sources of the runs were not looked up: {missing}")
     kind = "a record" if found.record else "non-record"
     print(f"accepted as {kind}: {found.name}, {len(table.runs)} runs on {', '.join(found.tracks)}")
     return 0

@@ -3,7 +3,7 @@ gradients.
 
 A window is a range of mask rates, here and in all of the suite. The readings of the counts are those of data/ngrams.py, the
 forms of Signal(t) those of theory/formulas.py, the probe is tasks/gradient_probe.py. What is counted are the tokens that a model
-would see.
+would train on: what training holds out of a text is left out here too.
 
 Neither prediction is a law. Beside each stands how often its predictor was right in our tables (claims W5), and what the
 contest's table says of it.
@@ -79,7 +79,7 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
 
     tokens, digest = load_countable(config)
     counts = count_ngrams(tokens)
-    size = f"{len(tokens):,} tokens ({config.tokenizer}), SHA-256 {digest[:12]}"
+    size = f"{len(tokens):,} training tokens ({config.tokenizer}), SHA-256 {digest[:12]}"
     say(f"{config.corpus}: {size}; n-grams seen at least {MINIMUM} times")
     for reading, meaning in READINGS.items():
         weights = counts.weights(reading)
@@ -138,7 +138,7 @@ def say_contest(tokenizer: str, say: Callable[[str], None]) -> None:
     if not golden.RESULTS.is_dir():
         return
     leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if tokenizer == "bytes" else "BPE"
-    found = leaderboard.boards(golden.accepted("07_contest", "cpu"))
+    found = leaderboard.boards(leaderboard.with_submissions(golden.accepted("07_contest", "cpu"))[0])
     lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
     if lines is None:
         say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdlm_min.data.parity_corpus import PREFIX, make_parities
-from mdlm_min.data.text import Source, TextConfig, cache_folder, data_folder, find_sources, load_tokens
+from mdlm_min.data.text import TextConfig, cache_folder, data_folder, find_sources, load_tokens
 from mdlm_min.data.tokenizer import find_tokenizer
 from mdlm_min.run.errors import InputError
 from mdlm_min.theory.formulas import ORDERS as ORDERS
@@ -80,17 +80,14 @@ def count_ngrams(tokens: np.ndarray, minimum: int = MINIMUM) -> Counts:
 
 
 def load_countable(config: TextConfig) -> tuple[np.ndarray, str]:
-    """Tokens of a corpus's training split (of all of it, where the splits are cut from one text) and the hash of that text.
+    """Tokens of a corpus's training split, the one that training reads, and the hash of its text.
 
     Allows "words" besides a model's tokenizers.
     """
     if config.corpus.startswith(PREFIX):
         data = make_parities(config.corpus, config.length)
         return data.splits["train"], data.sha256
-    sources = find_sources(config.corpus)
-    source = sources["train"]
-    if sources["test"].files == source.files:
-        source = Source(source.files)
+    source = find_sources(config.corpus)["train"]
     digest = source.sha256()
     tokenizer = find_tokenizer(config.tokenizer, source.chunks, digest, cache_folder(), data_folder())
     return load_tokens(source, digest, tokenizer), digest

@@ -104,7 +104,7 @@ class Experiment:
         if unknown := [arm for arm in chosen if arm not in known]:
             raise InputError(f"arms: {unknown[0]!r} is unknown in {self.name}; allowed: all, {', '.join(known)}")
         if not 0 <= seeds <= MOST_SEEDS:
-            raise InputError(f"seeds: {seeds} is not allowed; at least 1, at most {MOST_SEEDS}, or 0 for the tier's own number")
+            raise InputError(f"seeds: {seeds} is not allowed; allowed: 1 to {MOST_SEEDS}, or 0 for the tier's own number")
         if corpus and not _names_corpus(self.plan["defaults"]):
             raise InputError(f"text: {self.name} has no corpus to replace; allowed: an experiment on text")
         chosen_corpus = {"data": {"corpus": corpus}} if corpus else {}

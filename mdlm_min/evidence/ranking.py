@@ -36,8 +36,11 @@ class Ranked:
 def ranked(scores: dict[str, np.ndarray]) -> list[Ranked]:
     """The entries, best first. `scores` has one value for each seed, lower is better, the seeds of all entries in one order.
 
-    Fewer than LEAST_SEEDS seeds decide nothing: then every rank is open. Raises ValueError for entries of unequal seeds.
+    Fewer than LEAST_SEEDS seeds decide nothing: then every rank is open. Raises ValueError for entries of unequal seeds, and for
+    a score that is not finite, which has no place in an order.
     """
+    if unordered := [name for name, values in scores.items() if not np.isfinite(values).all()]:
+        raise ValueError(f"{unordered[0]} has a score that is not finite and cannot be ranked")
     names = sorted(scores, key=lambda name: float(np.mean(scores[name])))
     if len({len(values) for values in scores.values()}) > 1:
         raise ValueError("entries of unequal numbers of seeds cannot be ranked by pairs")

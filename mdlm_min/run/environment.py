@@ -25,13 +25,14 @@ ROOT = _find_root()
 
 
 def code_version() -> str:
-    """The commit, with "+changed" where the tree differs from it; "unknown" where the package is in no checkout."""
+    """The commit, with "+changed" where the tree differs from it; "unknown" where the package is in no checkout. What is written
+    as a submission to the contest is no source: a run names its class by its hash."""
     if PACKAGE.parent != ROOT:
         return "unknown"
     try:
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "mdlm_min", "experiments", "baselines"],
+            ["git", "status", "--porcelain", "--", "mdlm_min", "experiments", "baselines", ":!experiments/*/submissions/"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):

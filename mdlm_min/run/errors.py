@@ -12,3 +12,7 @@ class RunError(Exception):
 def one_line(error: Exception) -> str:
     """An exception of somebody else's code, as a message shows it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+
+
+class DivergedError(RunError):
+    """A run whose loss or weights are no longer finite."""

@@ -64,14 +64,17 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
     def record_data(self, data: Mapping[str, Any], what: str) -> None:
-        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256"; `what` names them
-        there."""
-        path, now = self.path / "data.json", data["sha256"]
-        if path.exists() and (before := self.read_json("data.json", ["sha256"])["sha256"]) != now:
-            raise InputError(
-                f"{what} has changed since this run began (SHA-256 {before[:12]}, now {now[:12]}); "
-                f"bring the old text back, or delete {self.path}"
-            )
+        """Write data.json. Raises InputError where the run was begun on other data, by their "sha256" (`what` names them there),
+        or with anything else in data.json than now, such as another schedule's file: the whole run is to be what it says."""
+        if (self.path / "data.json").exists():
+            before, now = self.read_json("data.json", ["sha256"]), json.loads(json.dumps(data))
+            if before["sha256"] != now["sha256"]:
+                raise InputError(
+                    f"{what} has changed since this run began (SHA-256 {before['sha256'][:12]}, now {now['sha256'][:12]}); "
+                    f"bring the old text back, or delete {self.path}"
+                )
+            if changed := differences(before, now):
+                raise InputError(f"{self.path} was begun otherwise ({'; '.join(changed)}); bring that back, or delete the folder")
         self.write_json("data.json", data)
 
     def record_start(self) -> None:

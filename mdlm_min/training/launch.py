@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.run.signals import on_stop_signals
 from mdlm_min.training.compile_lock import left_behind
@@ -83,7 +83,8 @@ def launch(task: str, engine: EngineConfig, folder: RunFolder, progress: Callabl
     (folder.path / "stop").unlink(missing_ok=True)
     if (folder.path / "error.json").exists():
         error = folder.read_json("error.json")
-        raise {"InputError": InputError, "RunError": RunError}.get(error["kind"], KeyboardInterrupt)(error["text"])
+        kinds = {kind.__name__: kind for kind in (InputError, RunError, DivergedError)}
+        raise kinds.get(error["kind"], KeyboardInterrupt)(error["text"])
     if code or not (folder.path / "finished.json").exists():
         raise RunError(
             f"a process ended (exit code {code}) before the run did; {folder.path / 'launch.txt'} says why. The last "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min.model.flops import Work
-from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.errors import DivergedError, InputError
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.run.signals import on_stop_signals
 from mdlm_min.run.time_left import format_seconds
@@ -46,8 +46,9 @@ class Trainer:
 
     A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and upon a stop
     request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt. `engine_of` makes the
-    engine once the weights are in place. Raises RunError for a loss that is not finite where `config.spike` does not skip it, and
-    keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are not those that it was written with.
+    engine once the weights are in place. Raises DivergedError for a loss that is not finite where `config.spike` does not skip
+    it, and keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are not those that it was written
+    with.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Trainer:
         row |= self.task.evaluate(self.step)
         first, now = (found.get("valid_loss", math.nan) for found in (self.rows[0] if self.rows else row, row))
         if math.isfinite(first) and not math.isfinite(now):  # where nothing is held out it never is a number
-            raise RunError(
+            raise DivergedError(
                 f"valid_loss is {now} after step {self.step}; lower train.learning_rate. The last good checkpoint is kept"
             )
         self.folder.append_metrics(row)
@@ -128,7 +129,7 @@ class Trainer:
             return math.nan
         loss = float(self.loss_sum) / self.loss_count
         if not math.isfinite(loss):
-            raise RunError(
+            raise DivergedError(
                 f"loss is {loss} between steps {self.step - self.loss_count} and {self.step}; "
                 "lower train.learning_rate. The last good checkpoint is kept"
             )
@@ -177,7 +178,7 @@ class Trainer:
     def _finite_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.engine.tensors():
             if not torch.isfinite(tensor).all():
-                raise RunError(
+                raise DivergedError(
                     f"{name} is not finite after {self.step} steps; lower train.learning_rate. The last good checkpoint is kept"
                 )
             yield name, tensor

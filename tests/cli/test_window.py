@@ -5,6 +5,7 @@ import pytest
 
 import mdlm_min.evidence
 from mdlm_min.cli.main import main
+from mdlm_min.data.text import TextConfig, load_text
 from mdlm_min.diffusion.mask_rate import window_around
 
 
@@ -25,7 +26,7 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
     assert main(["window", "--text", str(corpus), "--tokenizer", "words", "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
     # 4 words at random: every 2- to 4-gram is frequent, so the orders weigh about the same.
-    assert "corpus.txt: 6,000 tokens (words)" in text
+    assert "corpus.txt: 5,400 training tokens (words)" in text  # the last tenth is held out
     assert "w2 0.2" in text
     assert "predicted window: mask_rate = U[0." in text
     assert "to train on it" not in text  # no model reads words
@@ -37,7 +38,8 @@ def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", lambda: {"W5-ngrams": record})
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
-    assert f"corpus.txt: {corpus.stat().st_size:,} tokens (bytes)" in text
+    trained = load_text(TextConfig(str(corpus))).splits["train"]  # by what `mdlm train` would read
+    assert f"corpus.txt: {len(trained):,} training tokens (bytes)" in text
     window = text.partition("predicted window: mask_rate = ")[2].splitlines()[0]
     assert f"to train on it: mdlm train --text {corpus} --tokenizer bytes --mask-rate '{window}' --weight 1/t\n" in text
     assert "within .1 of the best window in 20% of the seeds" in text

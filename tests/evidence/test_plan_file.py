@@ -195,7 +195,7 @@ def test_a_corpus_in_the_place_of_a_setting_that_is_no_table(tmp_path, monkeypat
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
     with pytest.raises(InputError, match="text: 00_probe has no corpus to replace"):
         Experiment("probe").runs("smoke", corpus="mine.txt")
-    with pytest.raises(InputError, match="seeds: 1000000000 is not allowed; at least 1, at most 10000"):
+    with pytest.raises(InputError, match="seeds: 1000000000 is not allowed; allowed: 1 to 10000, or 0"):
         Experiment("probe").runs("smoke", seeds=10**9)
 
 

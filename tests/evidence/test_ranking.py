@@ -42,6 +42,12 @@ def test_four_seeds_decide_nothing():
         ranked({"a": SPREAD, "b": SPREAD[:4]})
 
 
+@pytest.mark.parametrize("score", [math.nan, -math.inf, math.inf])
+def test_a_score_that_is_not_finite_has_no_rank(score):
+    with pytest.raises(ValueError, match="b has a score that is not finite"):
+        ranked({"a": 1 + SPREAD, "b": np.array([1.0, 1.0, score, 1.0, 1.0]), "c": 2 + SPREAD})
+
+
 def test_rank_intervals_hold_the_true_rank():
     """Of nine entries of which three are equally good, the intervals of all hold their true ranks in at least 95% of cases."""
     noise, true = np.random.default_rng(1), np.repeat([0.0, 1.0, 2.0], 3)

@@ -2,24 +2,29 @@
 
 import json
 import math
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.evidence import entry_check, golden, submission
 from mdlm_min.evidence import experiment as experiment_module
-from mdlm_min.evidence import golden, submission
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
-from mdlm_min.run.errors import InputError
+from mdlm_min.evidence.history import library_sha256
+from mdlm_min.run.environment import ROOT
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.files import sha256
-from mdlm_min.run.run_folder import metrics_sha256
+from mdlm_min.run.run_folder import metrics_sha256, open_run
 
 CONTEST = Experiment("contest")
 LEADERBOARD = CONTEST.module("leaderboard")
 CLAIMS = {claim.id: claim for claim in CONTEST.module("claims").CLAIMS}
 SCORES = ("valid_nll", *CONTEST.module("run").SCORES, "learning_rate")
+FIELD = dict.fromkeys(CONTEST.plan["arms"], 4.0)  # every entry of the plan
 MEANS = {"llada_0.001": 2.0, "signal_rich_window": 1.5, "window_mixture": 1.5, "puma": 3.0}
 
 
@@ -100,6 +105,27 @@ def test_an_entry_without_all_seeds_is_not_ranked():
     assert LEADERBOARD.board(made({"puma": 1.0}), "bytes", 1) == []
 
 
+def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small, monkeypatch, capsys):
+    table = made(MEANS)
+    table.runs["track=bytes_budget=1/puma/seed3"]["data"]["sha256"] = "other"
+    table.curves["track=bytes_budget=1/window_mixture/seed2"][-1]["test_nll"] = math.nan
+    assert {line.name for line in LEADERBOARD.board(table, "bytes", 1)} == {"llada_0.001", "signal_rich_window"}
+    why = LEADERBOARD.unranked(table, "bytes", 1)
+    assert why == {
+        "puma": "its data are not those of llada_0.001 (seed 3)",
+        "window_mixture": "its test NLL on seed 2 is nan",
+    }
+    page = LEADERBOARD.leaderboard_page(table, LEADERBOARD.boards(table))
+    assert "\nNot ranked: puma; its data are not those of llada_0.001 (seed 3).\n" in page
+
+    from mdlm_min.cli import contest
+
+    specs = [spec for spec in CONTEST.runs("cpu", "puma") if spec.cell == "track=bytes_budget=1"]
+    monkeypatch.setattr(golden, "collect", lambda specs, runs: table)
+    contest._print_boards(CONTEST, specs, small / "runs", "puma")
+    assert "bytes 1x: puma is not ranked; its data are not those" in capsys.readouterr().out
+
+
 def test_rows_of_another_evaluator_are_refused():
     with pytest.raises(ValueError, match="another evaluator"):
         LEADERBOARD.board(made(MEANS, evaluator="0" * 64), "bytes", 1)
@@ -146,19 +172,69 @@ def test_a_cached_schedule_is_the_same_schedule_and_nobody_else_s():
     assert run._field_schedule.cache_info().hits == 1
 
 
+def test_a_rate_that_diverges_in_the_search_has_lost_and_a_judged_run_that_does_is_an_error(tmp_path, monkeypatch):
+    run = CONTEST.module("run")
+    specs = {spec.cell: spec for spec in CONTEST.runs("cpu", "puma") if spec.settings["track"] == "parities"}
+    wild: set[float] = {0.0015, 0.006}
+
+    def trained(settings, config, seed, folder, progress):
+        rate = config["train"]["learning_rate"]
+        steps = run.evaluated_at(settings)
+        for step in steps[:3] if rate in wild else steps:
+            folder.append_metrics({"step": float(step), "loss": 1.0} | run._whole({"valid_nll": 1 + rate}, rate))
+        if rate in wild:
+            raise DivergedError("loss is nan")
+        folder.finish({"steps": steps[-1], "seconds": 1.0})
+
+    monkeypatch.setattr(run, "_run_text", trained)
+
+    def executed(spec):
+        with open_run(spec.folder(tmp_path), spec.config) as folder:
+            run.run(spec.settings, spec.seed, folder, lambda line: None)
+        return folder
+
+    for rate in (0.0015, 0.003, 0.006):
+        folder = executed(specs[f"track=parities_learning_rate={rate}"])
+    assert [row["step"] for row in folder.metrics()] == [0, 80, 160, 240]  # the next evaluation has the infinite loss
+    assert folder.metrics()[-1]["valid_nll"] == math.inf
+    assert folder.read_json("finished.json")["steps"] == 240
+    assert "diverged: loss is nan" in (folder.path / "log.txt").read_text()
+    judged = specs["track=parities_budget=1"]
+    assert executed(judged).metrics()[-1]["learning_rate"] == 0.003
+    shutil.rmtree(judged.folder(tmp_path))
+    wild.add(0.003)
+    with pytest.raises(DivergedError, match="loss is nan"):
+        executed(judged)
+    with pytest.raises(RunError, match="every learning rate of the search diverged"):
+        run.best_rate({0.1: math.inf, 0.2: math.nan})
+
+
 def test_the_pages_say_who_ties_and_what_is_advised():
-    table = joined(made(MEANS), made(MEANS | {"window_mixture": 1.0}, "BPE"))
+    table = joined(made(FIELD | MEANS), made(FIELD | MEANS | {"window_mixture": 1.0}, "BPE"))
     pages = LEADERBOARD.pages(table)
     board, advice = pages["LEADERBOARD.md"], pages["WHICH_SCHEDULE.md"]
     assert board.count("\n## ") == 2
     assert "| **signal_rich_window** |" in board.split("## ")[1]
     assert "| signal_rich_window |" in board.split("## ")[2]
-    assert "`window_mixture`.** The worst ranks that the seeds leave open, " in advice
-    assert "On 2 of the boards it may be the best" in advice
+    assert "`window_mixture`.** The worst ranks that the seeds leave open, 2 of 28, 1 of 28 on the 2 boards" in advice
+    assert "On 2 of these boards it may be the best" in advice
+    assert "budgets beyond 1x. A gain at 1x may be an early lead" in advice
+    assert "How sure: 5 seeds each" in advice
     assert "0.001*" in board
     assert len(advice.splitlines()) < 40
     assert LEADERBOARD.pages(made({"puma": 1.0})) == {}
     assert "nothing here is decided" in LEADERBOARD.pages(made(MEANS, seeds=3))["WHICH_SCHEDULE.md"]
+
+
+def test_a_board_that_lacks_entries_does_not_turn_the_advice():
+    whole = made(FIELD | MEANS)
+    advised = LEADERBOARD.advice_page(LEADERBOARD.boards(whole))
+    part = joined(whole, made({"llada_0.001": 2.0, "puma": 1.0}, budget=4))
+    page = LEADERBOARD.advice_page(LEADERBOARD.boards(part))
+    assert page.split("\n")[4] == advised.split("\n")[4]  # the answer
+    assert "4x (100 steps) | `puma`" in page
+    assert "budgets beyond 4x" in page
+    assert "**No answer yet" in LEADERBOARD.advice_page(LEADERBOARD.boards(made(MEANS)))
 
 
 OWN = """
@@ -230,6 +306,7 @@ def small(monkeypatch, tmp_path):
 
     monkeypatch.setattr(experiment_module.Experiment, "__init__", initialised)
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(entry_check, "_check_sources", lambda folder, table: None)  # nobody commits before each test
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     page = (CONTEST.folder / "README.md").read_text()
@@ -259,10 +336,29 @@ def test_what_is_no_schedule_is_refused_by_name_before_anything_runs(spec, said,
     assert not (small / "runs").exists()
 
 
+def test_runs_of_the_class_as_it_was_are_not_shown_as_the_class_as_it_is(small, capsys):
+    specs = submission.entry_runs(Experiment("contest"), "low_half", "own.py:Low", ["parities"], [1], 1)
+    for spec, state in zip(specs, ({}, {"finished.json": "{}"}), strict=False):  # one begun, one finished
+        folder = spec.folder(small / "runs")
+        folder.mkdir(parents=True)
+        data = {"sha256": "d", "schedule_sha256": sha256(small / "own.py")}
+        for name, text in {"config.json": json.dumps(spec.config), "data.json": json.dumps(data), **state}.items():
+            (folder / name).write_text(text)
+        (small / "own.py").write_text(OWN + "# edited\n")
+        assert main(["contest", "--schedule", "own.py:Low", "--tracks", "parities", "--seeds", "1"]) == 2
+        error = capsys.readouterr().err
+        assert f"own.py is not the file that {folder.relative_to(small)} was run with" in error
+        assert "delete runs/07_contest/cpu/*/low_half, or give the class another name" in error
+        assert error.count("\n") == 1
+        shutil.rmtree(folder)
+        (small / "own.py").write_text(OWN)
+
+
 @pytest.mark.slow
 def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
+    assert main(["contest", "--schedule", "my_module.py:MySchedule", "--tracks", "parities", "--seeds", "1", "--jobs", "2"]) == 0
     arguments = ["contest", "--tracks", "parities,answers", "--jobs", "2"]
-    assert main([*arguments, "--schedule", "my_module:MySchedule", "--submission", "sent"]) == 0  # the page's own example
+    assert main([*arguments, "--schedule", "my_module.py:MySchedule", "--submission", "sent"]) == 0  # the page's own example
     assert "no board: llada_0.001 was not run" in capsys.readouterr().out
 
     # the reference as it would be published, so that there is a board
@@ -275,7 +371,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
 
     sweep(specs, small / "runs", 2)
     golden.collect(specs, small / "runs").write(small / "results" / "07_contest" / "cpu")
-    assert main([*arguments, "--schedule", "my_module:MySchedule"]) == 0
+    assert main([*arguments, "--schedule", "my_module.py:MySchedule"]) == 0
     said = capsys.readouterr().out
     assert "parities 1x: low_half rank" in said
     assert "of 3;" in said
@@ -283,7 +379,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
 
     # not filled in yet, then accepted
     assert main(["contest", "--check", "sent"]) == 2
-    assert "sent/README.md: is missing or was not filled in" in capsys.readouterr().err
+    assert "sent/README.md: was not filled in" in capsys.readouterr().err
     (small / "sent/README.md").write_text("# low_half\n\nThe lower half of the rates. Nothing was searched.\n")
     assert main(["contest", "--check", "sent"]) == 0
     assert "accepted as a record: low_half, 16 runs" in capsys.readouterr().out
@@ -325,7 +421,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
     )
     tampered(lambda records: records[f"{cell}/low_half/seed2"]["finished"].update(log_sha256="0" * 64), "is not the log that")
 
-    for name, said in (("logs", "every run has its log"), ("schedule.py", "is missing; the file of the class")):
+    for name, said in (("logs", "every run has its log"), ("schedule.py", "schedule.py: cannot be read")):
         shutil.rmtree("bad")
         shutil.copytree("sent", "bad")
         target = small / "bad" / name
@@ -368,44 +464,81 @@ def test_seeds_that_are_missing_or_stand_there_twice_and_an_unsearched_rate_are_
         written(Table(table.experiment, table.tier, {**table.runs, other: forged}, {**table.curves, other: rows}))
 
 
-def forged_entry(folder, change=lambda runs, settings: None):
-    """A submission that nothing trained: bytes at 1x, every hash as it should be. `change` alters its parts before that."""
+@pytest.fixture
+def one_commit(monkeypatch):
+    """A history of one commit, whose sources are none."""
+
+    class OneCommit:
+        missing = ""
+
+        def __init__(self, root):
+            pass
+
+        def has(self, commit):
+            return commit == COMMIT
+
+        def sources(self, commit):
+            return {}
+
+    monkeypatch.setattr(entry_check.history, "History", OneCommit)
+
+
+COMMIT = "c0ffee" * 2
+
+
+def forged_entry(folder, change=lambda runs, settings: None, record=lambda name, record: None, track="bytes", budget=1, name=""):
+    """A submission that nothing trained: every number as a run has it, every hash as it should be. `change` alters the parts
+    before the hashes are taken, `record` the records after that."""
     (folder / "logs").mkdir(parents=True)
     (folder / "README.md").write_text("# low_half\n\nMade up.\n")
     (folder / "schedule.py").write_text(OWN)
-    settings = {"name": "low_half", "schedule": "Low", "tracks": ["bytes"], "budgets": [1], "record": True}
-    track = Experiment("contest").runs("cpu")[0].settings["tracks"]["bytes"]
-    runs, steps, slowest = {}, track["train"]["steps"], track["rates"][0]
-    for number, spec in enumerate(submission.entry_runs(Experiment("contest"), "low_half", "own.py:Low", ["bytes"], [1], 0)):
-        rate = spec.settings.get("learning_rate", slowest)
-        rows = [dict.fromkeys(SCORES, 0.0) | {"step": float(step), "valid_nll": 1 + rate + number / 1e6} for step in (0, steps)]
-        rows[-1]["learning_rate"] = rate
-        runs[spec.name] = {"cell": spec.cell, "config": json.loads(json.dumps(spec.config)), "rows": rows}
+    settings = {"name": name or "low_half", "schedule": "Low", "tracks": [track], "budgets": [budget], "record": True}
+    run = CONTEST.module("run")
+    runs = {}
+    for number, spec in enumerate(submission.entry_runs(CONTEST, settings["name"], "own.py:Low", [track], [budget], 0)):
+        rate = spec.settings.get("learning_rate", CONTEST.plan["defaults"]["tracks"][track]["rates"][0])
+        nll = 1 + rate + number / 1e6
+        rows = [
+            {"step": float(step), "loss": 1.0} | run._whole({"valid_nll": nll}, rate) for step in run.evaluated_at(spec.settings)
+        ]
+        rows[-1] |= {"test_nll": nll, "gradient_noise": 0.5}
+        rows[-1] |= {"chosen": 0.5, "written": 0.25} if track == "answers" else {"test_bits_per_byte": nll / math.log(2)}
+        log = f"the log of {spec.name}"
+        runs[spec.name] = {"cell": spec.cell, "config": json.loads(json.dumps(spec.config)), "rows": rows, "log": log}
     change(runs, settings)
-    ours = {submission._place(record): record["data"] for record in golden.accepted("07_contest", "cpu").runs.values()}
+    accepted = golden.accepted("07_contest", "cpu").runs.values()
+    ours = {entry_check._data_of(one): one["data"]["sha256"] for one in accepted}
     records, curves = {}, {}
-    for name, run in runs.items():
-        log = folder / "logs" / run["cell"] / f"seed{run['config']['seed']}.txt"
+    for place, made in runs.items():
+        log = folder / "logs" / made["cell"] / f"seed{made['config']['seed']}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(name)
-        sha = ours.get(submission._place(run), {"sha256": "d"})["sha256"]
-        data = {"sha256": sha, "device": "cpu", "dtype": "float32", "schedule_sha256": sha256(folder / "schedule.py")}
-        records[name] = {
-            "cell": run["cell"],
-            "config": run["config"],
-            "environment": {"commit": "c", "torch": "2", "processor": "p"},
-            "data": data | {"evaluator_sha256": sha256(LEADERBOARD.EVALUATOR)},
-            "finished": {"seconds": 1.0, "log_sha256": sha256(log), "metrics_sha256": metrics_sha256(run["rows"])},
-            "columns": list(run["rows"][0]),
+        log.write_text(made["log"])
+        data = {"sha256": ours[entry_check._data_of(made)] if made["config"]["seed"] < 6 else "d"}
+        records[place] = {
+            "cell": made["cell"],
+            "config": made["config"],
+            "environment": {"commit": COMMIT, "source_sha256": library_sha256({}), "torch": "2", "processor": "p"},
+            "data": data
+            | {"device": "cpu", "dtype": "float32", "schedule_sha256": sha256(folder / "schedule.py")}
+            | {"evaluator_sha256": sha256(LEADERBOARD.EVALUATOR)},
+            "finished": {
+                "steps": int(made["rows"][-1]["step"]),
+                "seconds": 1.0,
+                "log_sha256": sha256(log),
+                "metrics_sha256": metrics_sha256(made["rows"]),
+            },
+            "columns": list(made["rows"][0]),
         }
-        curves[name] = run["rows"]
+        record(place, records[place])
+        curves[place] = made["rows"]
     Table("07_contest", "cpu", records, curves).write(folder)
     (folder / "submission.json").write_text(json.dumps(settings))
     return folder
 
 
-def test_a_consistent_submission_is_read(tmp_path):
-    assert len(submission.read(forged_entry(tmp_path / "sent"))[1].runs) == 8
+@pytest.mark.parametrize(("track", "budget"), [("bytes", 1), ("answers", 4)])
+def test_a_consistent_submission_is_read(track, budget, tmp_path, one_commit):
+    assert len(submission.read(forged_entry(tmp_path / "sent", track=track, budget=budget))[1].runs) == 8
 
 
 SECOND = "track=bytes_budget=1/low_half/seed2"
@@ -418,31 +551,179 @@ SECOND = "track=bytes_budget=1/low_half/seed2"
         (lambda runs, settings: runs[SECOND]["config"].update(arm="llada_0.001"), r"other settings \(arm\)"),
         (lambda runs, settings: runs[SECOND].update(cell="track=bytes_budget=4"), r"other settings \(cell\)"),
         (lambda runs, settings: runs[SECOND]["config"].update(schedule="own.py:Half"), "was not run with the class Low"),
-        (lambda runs, settings: runs[SECOND]["rows"][-1].update(step=4000.0), r"end at step 4000; allowed: \d+$"),
+        (lambda runs, settings: runs[SECOND]["rows"][-1].update(step=4000.0), "540, 4000; allowed: 0, 60, .* 540, 600$"),
+        (lambda runs, settings: runs[SECOND]["rows"].__delitem__(slice(0, -1)), "the steps 600; allowed: 0, 60, 120"),
+        (lambda runs, settings: runs[SECOND]["rows"].insert(0, runs[SECOND]["rows"].pop(3)), "steps 180, 0, 60"),
+        (lambda runs, settings: runs[SECOND]["rows"][4].update(valid_nll=math.nan), "valid_nll is nan at step 240"),
+        (lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=-3.0), "test_nll is -3.0; allowed: at least 0"),
+        (lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=math.nan), "test_nll is nan"),
+        (lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=-math.inf), "test_nll is -inf"),
+        (
+            lambda runs, settings: runs[SECOND]["rows"][-1].update(gradient_noise=1.1),
+            "gradient_noise is 1.1; allowed: 0 to 1.0667",
+        ),
+        (
+            lambda runs, settings: runs[SECOND]["rows"][-1].update(test_bits_per_byte=0.1),
+            "test_bits_per_byte is 0.1; allowed, by",
+        ),
+        (lambda runs, settings: [run.update(log="") for run in runs.values()], "is missing or empty; every run has its log"),
+        (lambda runs, settings: [run.update(log="one") for run in runs.values()], "has the log of"),
+        (
+            lambda runs, settings: settings.update(name="puma", record=False),
+            "submission.json: schedule: the name 'puma' is taken",
+        ),
+        (
+            lambda runs, settings: settings.update(budgets=[1, 1]),
+            r"budgets: \[1, 1\] is not allowed; allowed: at least one, each",
+        ),
         (lambda runs, settings: settings.update(name="../x", record=False), "the name '../x' is not allowed"),
         (lambda runs, settings: settings.update(name="x](y)", record=False), "is not allowed"),
     ],
 )
-def test_a_run_that_is_not_what_its_name_says_is_refused(change, said, tmp_path):
+def test_a_run_that_is_not_what_its_name_says_is_refused(change, said, tmp_path, one_commit):
     with pytest.raises(InputError, match=said):
         submission.read(forged_entry(tmp_path / "sent", change))
 
 
-def test_a_table_that_its_runs_do_not_give_is_refused(tmp_path):
+@pytest.mark.parametrize("score", ["chosen", "written"])
+@pytest.mark.parametrize("value", [-1.0, 1.01, 0.505, math.nan])
+def test_a_share_that_no_count_of_answers_gives_is_refused(score, value, tmp_path, one_commit):
+    def change(runs, settings):
+        runs["track=answers_budget=1/low_half/seed2"]["rows"][-1][score] = value
+
+    with pytest.raises(InputError, match=f"{score} is {value}; allowed: a share of 100 answers"):
+        submission.read(forged_entry(tmp_path / "sent", change, track="answers"))
+
+
+def test_a_rate_that_diverged_is_a_run_of_the_search_and_no_judged_run(tmp_path, one_commit):
+    def diverges(cell):
+        def change(runs, settings):
+            rows = next(run["rows"] for run in runs.values() if run["cell"] == cell)
+            del rows[4:]
+            rows[-1] |= {"valid_nll": math.inf, "test_nll": math.nan}
+
+        return change
+
+    submission.read(forged_entry(tmp_path / "sent", diverges("track=bytes_learning_rate=0.008")))
+    with pytest.raises(InputError, match="steps 0, 60, 120, 180; allowed"):
+        submission.read(forged_entry(tmp_path / "bad", diverges("track=bytes_budget=1")))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("finished", {"seconds": -5.0}, "finished.seconds is -5.0"),
+        ("finished", {"steps": 6000}, "finished.steps is 6000; allowed: 600"),
+        ("data", {"device": "tpu", "dtype": "int4"}, "was run on tpu in int4; allowed: cpu, float32"),
+        ("environment", {"commit": "x|y"}, r"the commit of .* is 'x\|y'; allowed: that of committed sources"),
+        ("environment", {"commit": f"{COMMIT}+changed"}, r"\+changed'; allowed: that of committed sources"),
+        ("environment", {"commit": "0" * 12}, "the commit of 8 runs, 000000000000, is not in the history; allowed"),
+        ("environment", {"source_sha256": "0" * 64}, "does not contain the sources that they recorded"),
+    ],
+)
+def test_a_record_that_no_run_of_committed_sources_writes_is_refused(part, values, said, tmp_path, one_commit):
+    folder = forged_entry(tmp_path / "sent", record=lambda name, record: record[part].update(values))
+    with pytest.raises(InputError, match=said):
+        submission.read(folder)
+
+
+@pytest.mark.parametrize("track", ["bytes", "answers"])
+def test_a_budget_that_nobody_has_run_yet_has_the_same_data(track, tmp_path, one_commit):
+    def other(name, record):
+        if "budget=4" in name:
+            record["data"]["sha256"] = "0" * 64
+
+    with pytest.raises(InputError, match="was run on other data"):
+        submission.read(forged_entry(tmp_path / "sent", record=other, track=track, budget=4))
+
+
+@pytest.mark.parametrize("name", ["README.md", "schedule.py", "table.csv", "submission.json"])
+def test_a_file_that_is_no_text_is_refused_by_name(name, tmp_path, one_commit):
+    folder = forged_entry(tmp_path / "sent")
+    (folder / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=f"{name}: cannot be read .UnicodeDecodeError"):
+        submission.read(folder)
+
+
+def test_curves_of_an_accepted_run_are_mentioned(tmp_path, one_commit):
+    table = submission.read(forged_entry(tmp_path / "sent"))[1]
+    assert entry_check.copies(table, golden.accepted("07_contest", "cpu")) == []
+    assert entry_check.copies(table, table.part(lambda record: record["config"]["seed"] == 2)) == [
+        f"{SECOND} has the curves of {SECOND}"
+    ]
+
+
+def test_a_table_that_its_runs_do_not_give_is_refused(tmp_path, one_commit):
     folder = forged_entry(tmp_path / "sent")
     (folder / "table.csv").write_text((folder / "table.csv").read_text().replace("low_half,2,", "low_half,3,"))
     with pytest.raises(InputError, match=r"table.csv: is not the table"):
         submission.read(folder)
 
 
-def test_two_submissions_share_no_run_that_differs(tmp_path):
+def test_two_submissions_share_no_run_that_differs(tmp_path, one_commit):
     forged_entry(tmp_path / "one")
     forged_entry(tmp_path / "two")
     assert len(submission.accepted_entries(tmp_path)[0]) == 2
     shutil.rmtree(tmp_path / "two")
-    forged_entry(tmp_path / "two", lambda runs, settings: runs[SECOND]["rows"][-1].update(test_nll=0.5))
+    forged_entry(tmp_path / "two", lambda runs, settings: runs[SECOND]["rows"][-1].update(gradient_noise=0.4))
     with pytest.raises(InputError, match="two submissions have the run"):
         submission.accepted_entries(tmp_path)
+    assert submission.accepted_entries(tmp_path, without="low_half") == ([], {})
+
+
+def test_two_classes_are_not_two_halves_of_one_entry(tmp_path, one_commit, monkeypatch):
+    forged_entry(tmp_path / "alice")
+    monkeypatch.setitem(globals(), "OWN", OWN + "# another class\n")
+    forged_entry(tmp_path / "bob", track="answers")
+    with pytest.raises(InputError, match="bob: another submission has the name 'low_half' and another schedule.py"):
+        submission.accepted_entries(tmp_path)
+
+
+def test_a_folder_that_holds_another_submission_is_not_overwritten(small, capsys):
+    arguments = ["contest", "--schedule", "own.py:Low", "--tracks", "parities", "--submission", "sent"]
+    (small / "sent").mkdir()
+    (small / "sent/own_file.txt").write_text("mine")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "mdlm: submission: sent holds something else; allowed: a new folder\n"
+    (small / "sent/submission.json").write_text(
+        json.dumps({"name": "low_half", "schedule": "Low", "tracks": ["parities"], "budgets": [1]})
+    )
+    assert main([*arguments, "--budget", "4"]) == 2
+    said = "submission: sent holds low_half on parities at 1x; allowed: another folder for other tracks or budgets"
+    assert said in capsys.readouterr().err
+    assert not (small / "runs").exists()
+
+
+def test_a_class_that_needs_more_than_its_file_is_not_sent(small, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(small)  # as for `python -m mdlm_min`, started here
+    (small / "helper.py").write_text("LOW = 0.001\n")
+    (small / "own.py").write_text(f"from helper import LOW\n{OWN}")
+    assert main(["contest", "--schedule", "own.py:Low", "--tracks", "parities", "--submission", "sent"]) == 2
+    error = capsys.readouterr().err
+    assert "own.py: is not whole by itself: schedule: schedule.py cannot be imported (ModuleNotFoundError" in error
+    assert error.count("\n") == 1
+    assert not (small / "runs").exists()
+
+
+def test_the_page_names_its_example_in_one_way():
+    page = (CONTEST.folder / "README.md").read_text()
+    assert set(re.findall(r"(?:--schedule |SCHEDULE=)(\S+)", page)) == {"my_module.py:MySchedule"}
+
+
+def test_git_leaves_the_line_ends_of_a_submitted_class(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "core.autocrlf=true", *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    file = tmp_path / "experiments/07_contest/submissions/mine/schedule.py"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"one\ntwo\n")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    git("init", "-q")
+    git("add", "-A")
+    git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "x")
+    file.unlink()
+    git("checkout", "--", ".")
+    assert file.read_bytes() == b"one\ntwo\n"
 
 
 def test_runs_made_elsewhere_are_judged():

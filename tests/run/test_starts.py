@@ -1,6 +1,7 @@
 """environment.json keeps every start of a run."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -55,3 +56,36 @@ def test_a_run_that_has_begun_keeps_its_folder(tmp_path):
     with pytest.raises(InputError, match="later"), open_run(tmp_path, CONFIG):  # a resumed run is not a new one
         raise InputError("later")
     assert (tmp_path / "config.json").exists()
+
+
+def test_a_run_is_not_resumed_with_another_schedule_or_evaluator(tmp_path):
+    begun = {"sha256": "d", "schedule_sha256": "A", "evaluator_sha256": "E"}
+    with open_run(tmp_path, CONFIG) as run:
+        run.record_data(begun, "data")
+        run.record_data(begun, "data")
+        with pytest.raises(InputError, match="was begun otherwise .schedule_sha256: 'A' there, 'B' asked"):
+            run.record_data(begun | {"schedule_sha256": "B"}, "data")
+        with pytest.raises(InputError, match="evaluator_sha256"):
+            run.record_data(begun | {"evaluator_sha256": "F"}, "data")
+        assert run.read_json("data.json") == begun
+
+
+def test_a_submission_to_the_contest_is_no_changed_source(tmp_path, monkeypatch):
+    def git(*arguments):
+        line = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+
+    entry, plan = (tmp_path / "experiments/07_contest" / name for name in ("submissions/mine/schedule.py", "experiment.toml"))
+    entry.parent.mkdir(parents=True)
+    plan.write_text("")
+    for folder in ("mdlm_min", "baselines"):
+        (tmp_path / folder).mkdir()
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "x")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "mdlm_min")
+    entry.write_text("a class")
+    assert not environment.code_version().endswith("+changed")
+    plan.write_text("# other settings")
+    assert environment.code_version().endswith("+changed")
