@@ -53,12 +53,16 @@ def check(settings: dict[str, Any]) -> None:
     from mdlm_min.tasks import finetune, language
 
     track = _track(settings)
-    {"text": language, "answers": finetune}[track["kind"]].check(_config(settings, track["rates"][0]))
+    config = _config(settings, track["rates"][0])
+    {"text": language, "answers": finetune}[track["kind"]].check(config)
     spec = settings.get("schedule", "")
     if ":" in spec:
+        from mdlm_min.diffusion.checked_schedule import check_fit
         from mdlm_min.diffusion.own_schedule import load_schedule
+        from mdlm_min.tasks.scheduled import ScheduledFinetuneTask, ScheduledTask
 
-        load_schedule(spec)
+        task = {"text": ScheduledTask, "answers": ScheduledFinetuneTask}[track["kind"]]
+        check_fit(load_schedule(spec), config["batch"], task.fields)
     else:
         from baselines.schedules import SCHEDULES
 

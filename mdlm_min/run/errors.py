@@ -1,4 +1,4 @@
-"""The two ways in which a command fails on purpose. Anything else is a bug and keeps its traceback."""
+"""The ways in which a command fails on purpose. Anything else is a bug and keeps its traceback."""
 
 
 class InputError(Exception):
@@ -9,10 +9,10 @@ class RunError(Exception):
     """A run that started well and failed, such as a loss that is not finite. Exit code 3."""
 
 
+class DivergedError(RunError):
+    """A run whose loss or weights are no longer finite."""
+
+
 def one_line(error: Exception) -> str:
     """An exception of somebody else's code, as a message shows it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-
-
-class DivergedError(RunError):
-    """A run whose loss or weights are no longer finite."""

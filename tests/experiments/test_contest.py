@@ -277,6 +277,14 @@ class Needs(Low):
 
 class Taken(Low):
     name = "puma"
+
+
+class Five(Low):
+    name, copies = "five", 5
+
+
+class Marked(Low):
+    name, needs = "marked", ("marks",)
 """
 SMALL = {
     "parities": {"rounds": 2, "batch": 16, "model": {"layers": 1, "heads": 2, "width": 16}, "train": {"steps": 20, "warmup": 2}},
@@ -322,6 +330,8 @@ def small(monkeypatch, tmp_path):
         ("own.py:Half", "schedule half: masks 0."),
         ("own.py:Needs", "cannot be made (TypeError"),
         ("own.py:Taken", "the name 'puma' is taken"),
+        ("own.py:Five", "batch: 16 is not allowed with schedule five; a multiple of 5"),
+        ("own.py:Marked", "schedule marked: needs marks, which this process does not have"),
         ("own.py:Absent", "own.py has no mask schedule 'Absent'"),
         ("own.py:torch", "own.py has no mask schedule 'torch'"),
         ("nowhere:Class", "nowhere cannot be imported (ModuleNotFoundError"),
