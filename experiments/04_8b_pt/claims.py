@@ -448,4 +448,4 @@ def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
         ylabel="U[0,1] - U[.45,.55], nats",
         title="gap of test loss, 95% interval",
     )
-    ax.legend(loc="lower right", fontsize=8)
+    ax.legend(loc="upper left", fontsize=8)
