@@ -36,7 +36,9 @@ def test_arms_and_seeds_can_be_chosen():
     experiment = Experiment("parity")
     assert [spec.name for spec in experiment.runs("smoke", "secret,output", 1)] == ["secret/seed0", "output/seed0"]
     assert {spec.arm for spec in experiment.runs("cpu", "all")} == set(experiment.plan["arms"])
-    assert {spec.seed for spec in experiment.runs("cpu", seeds=3)} == {4, 5, 6}
+    of_cell = {"train_samples=600": {4, 5, 6}, "N600-fresh": {40, 41, 42}}
+    for cell, seeds in of_cell.items():
+        assert {spec.seed for spec in experiment.runs("cpu", seeds=3, only=cell)} == seeds
 
 
 @pytest.mark.parametrize(

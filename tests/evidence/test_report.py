@@ -109,8 +109,13 @@ def test_a_card_says_its_verdict_in_words_and_class_with_numbers_tolerance_and_c
 
 
 def test_the_command_asks_for_all_arms_only_where_the_judge_needs_them():
-    """md_1 is in the golden table, but the tier does not run it by itself."""
-    experiment, tables = Experiment("parity"), golden.golden_by_tier("01_parity")
+    """md_1 is in the table, but the tier does not run it by itself."""
+    experiment, table = Experiment("parity"), golden.golden_by_tier("01_parity")["cpu"]
+    runs = {
+        name: record | {"config": record["config"] | {"arm": "md_1"}} if record["config"]["arm"] == "md_0.1" else record
+        for name, record in table.runs.items()
+    }
+    tables = {"cpu": dataclasses.replace(table, runs=runs)}
     known = experiment.module("claims").CLAIMS[-1]
     for arm, more in (("output", False), ("md_1", True)):
         claim = dataclasses.replace(known, tier="cpu", judge=lambda table, arm=arm: Share(len(rows_of(table, arm)), 0))
