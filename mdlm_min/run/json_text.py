@@ -11,7 +11,10 @@ from mdlm_min.run.config import shown
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON, for a name given twice and for a number that is not
     finite, RecursionError where it is nested too deeply."""
-    return json.loads(text, object_pairs_hook=_one_value_each)
+    value = json.loads(text, object_pairs_hook=_one_value_each)
+    if not _is_finite(value):  # in no object, which would have named it
+        raise ValueError(f"{shown(value)} is no finite number")
+    return value
 
 
 def _one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
