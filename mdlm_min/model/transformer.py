@@ -14,6 +14,7 @@ lies beyond a sequence's end is padding, which nothing attends to.
 import functools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -272,16 +273,23 @@ class Transformer(nn.Module):
         self.recompute = False  # activation checkpointing, block by block
         # No buffers: a model in bfloat16 rotates in float32 all the same.
         self._rotary_tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        with torch.device("meta") if generator else nullcontext():  # torch's own values would be thrown away: a minute at 8B
+            self._make_layers()
+        if generator:
+            self.to_empty(device="cpu")
+        if config.tied:
+            self.head.weight = self.token_embedding.weight
+        if generator:
+            self._initialise(generator)
+
+    def _make_layers(self) -> None:
+        config = self.config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = make_norm(config)
         self.head = Head(config.width, config.outputs)
-        if config.tied:
-            self.head.weight = self.token_embedding.weight
-        if generator is not None:
-            self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
         config = self.config
@@ -300,6 +308,8 @@ class Transformer(nn.Module):
                     nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+            else:
+                nn.init.ones_(parameter)
 
     def forward(
         self,
