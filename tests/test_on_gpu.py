@@ -13,6 +13,8 @@ from mdlm_min.run.config import build
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
+from mdlm_min.training.captured_engine import CapturedEngine
+from mdlm_min.training.engine import TorchEngine
 from mdlm_min.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
@@ -128,6 +130,55 @@ def test_a_run_on_parity_learns(supervision, tmp_path):
         rows = folder.metrics()
     assert rows[-1]["train_accuracy"] > 0.99
     assert rows[-1]["validation_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"supervision": "secret", "batch": 40},
+        {"supervision": "masked", "mask_rate": "U[0,0.3]", "weight": "1/t"},
+        {"supervision": "masked", "mask_rate": "U[0.1,0.3]", "weight": "none", "train": {"unit_gradient": True}},
+        {"train": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.01}},
+        {"network": {"kind": "mlp", "width": 64}, "token_loss": "squared_error", "train": {"learning_rate": 1e-3}},
+    ],
+    ids=str,
+)
+def test_captured_steps_are_those_of_plain_torch(changes):
+    """Losses and weights over 12 steps; the plain ones select the masked positions, the captured ones compute all."""
+    settings = {
+        "data": {"n": 8, "k": 2, "train_samples": 150, "validation_samples": 100},
+        "network": {"layers": 2, "width": 64, "init": "width"},
+        "device": "cuda",
+    }
+    found = []
+    for engine_of in (TorchEngine, CapturedEngine):
+        config = build(ParityRunConfig, {**settings, **changes})
+        task = ParityTask(config, 0)
+        engine = engine_of(task, config.train)
+        losses = torch.stack([engine.step(step, config.train.learning_rate, None)[0].clone() for step in range(12)])
+        found.append([one.detach().double().cpu() for one in (losses, *task.model.parameters())])
+    assert_near(found[1], found[0], 2e-3)
+
+
+def test_a_captured_run_resumes(tmp_path):
+    """Stopped after 50 of 100 steps and resumed, against one run."""
+    settings = {
+        "data": {"n": 8, "k": 2, "train_samples": 150, "validation_samples": 100},
+        "network": {"layers": 1, "width": 32, "init": "width"},
+        "supervision": "masked",
+        "mask_rate": "U[0,0.3]",
+        "weight": "1/t",
+        "device": "cuda",
+    }
+    rows = []
+    for name, parts in (("whole", (100,)), ("cut", (50, 100))):
+        for steps in parts:
+            config = build(ParityRunConfig, {**settings, "train": {"steps": steps, "eval_every": 10}})
+            with open_run(tmp_path / name, {"arm": name, "seed": 0, **settings}) as folder:
+                task = ParityTask(config, 0)
+                train(task, config.train, folder, lambda line: None, CapturedEngine)
+                rows.append(folder.metrics())
+    assert rows[2][-1]["loss"] == pytest.approx(rows[0][-1]["loss"], rel=1e-3)
 
 
 def test_a_language_run_learns_in_bfloat16(tmp_path):

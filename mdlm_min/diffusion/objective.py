@@ -68,14 +68,21 @@ def masked_loss(
     batch, columns = mask.shape
     sequences, tokens = whole or (batch, batch * columns)
     length = tokens / sequences if divisor is None else divisor / sequences
-    if weight == "mean" and divisor is None:
-        scale = 1 / mask.sum(dim=1).clamp(min=1)
-    elif weight == "none":
-        scale = torch.ones(batch, device=mask.device) * (1 / length)
-    elif weight == "1/t" and rate is not None:
-        scale = 1 / (rate * length)
-    elif weight == "1/(t p(t))" and rate is not None and density is not None:
-        scale = 1 / (rate * density * length)
-    else:
-        raise ValueError(f"weight {weight!r} with rate {rate}, density {density} and divisor {divisor}")
+    scale = sequence_weights(mask, rate, weight, length, density)
     return (token_loss * scale[:, None].expand(batch, columns)[mask]).sum() / sequences
+
+
+def sequence_weights(
+    mask: Tensor, rate: Tensor | None, weight: str, length: float | Tensor, density: Tensor | None = None
+) -> Tensor:
+    """What a masked token's loss weighs in each sequence, [batch], before the mean over sequences; arguments as in `masked_loss`,
+    `length` being L. Raises ValueError for a weight without what it needs."""
+    if weight == "mean" and not isinstance(length, Tensor):
+        return 1 / mask.sum(dim=1).clamp(min=1)
+    if weight == "none":
+        return torch.ones(len(mask), device=mask.device) * (1 / length)
+    if weight == "1/t" and rate is not None:
+        return 1 / (rate * length)
+    if weight == "1/(t p(t))" and rate is not None and density is not None:
+        return 1 / (rate * density * length)
+    raise ValueError(f"weight {weight!r} with rate {rate}, density {density} and length {length}")

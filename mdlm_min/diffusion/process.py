@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli, one_of
-from mdlm_min.diffusion.objective import WEIGHTS, masked_loss
+from mdlm_min.diffusion.objective import WEIGHTS, masked_loss, sequence_weights
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
@@ -21,6 +21,9 @@ class Process(Protocol):
 
     def loss(self, nll: Tensor, mask: Tensor, rate: Tensor | None, whole: tuple[int, int] | None = None) -> Tensor:
         """The batch's loss, a scalar, from the loss of each masked token ([masked], in the row-major order of `mask`)."""
+
+    def token_weights(self, mask: Tensor, rate: Tensor | None) -> Tensor:
+        """By what each token's loss counts in the batch's, [batch, length]; 0 where it is not masked."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class MaskedDiffusion:
         """Training loss, a scalar: see objective.masked_loss. `nll` holds the loss of each masked token, [masked]."""
         return masked_loss(nll, mask, rate, self.weight, self._density(rate), whole, divisor)
 
+    def token_weights(self, mask: Tensor, rate: Tensor | None) -> Tensor:
+        """By what each token's loss counts in the batch's, [batch, length]; 0 where it is not masked."""
+        weights = sequence_weights(mask, rate, self.weight, float(mask.shape[1]), self._density(rate))
+        return mask * weights[:, None] / len(mask)
+
 
 @dataclass(frozen=True)
 class OneMasked:
@@ -83,3 +91,7 @@ class OneMasked:
     def loss(self, nll: Tensor, mask: Tensor, rate: Tensor | None = None, whole: tuple[int, int] | None = None) -> Tensor:
         """Mean over sequences of the one masked token's loss."""
         return masked_loss(nll, mask, None, "mean", whole=whole)
+
+    def token_weights(self, mask: Tensor, rate: Tensor | None = None) -> Tensor:
+        """By what each token's loss counts in the batch's, [batch, length]; 0 where it is not masked."""
+        return mask * sequence_weights(mask, None, "mean", float(mask.shape[1]))[:, None] / len(mask)

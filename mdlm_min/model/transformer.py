@@ -30,6 +30,7 @@ from mdlm_min.run.config import OneOf, Range, check_fields
 from mdlm_min.run.errors import InputError
 
 KeepKeysValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+FEW_TOKENS = 16  # of a vocabulary
 LARGEST_GAP = 60.0  # of attention scores in nats: exp(-60) = 1e-26, and its inverse in a gradient, are far inside float32's range
 
 
@@ -348,11 +349,12 @@ class Transformer(nn.Module):
             return self._forward_cached(tokens, selection, padding_mask, cache, fresh)
         distinct = self.config.vocab_size * length
         index = None
-        if learned and distinct <= batch * length // 4:  # below that, gathering costs about what it saves
+        # Above that, gathering costs about what it saves. On a GPU its gradient, a sort, costs more.
+        if learned and tokens.device.type == "cpu" and distinct <= batch * length // 4:
             x = (self.token_embedding.weight[:, None] + self.position_embedding.weight).flatten(0, 1)
             index = tokens * length + torch.arange(length, device=tokens.device)
         else:
-            x = self.token_embedding(tokens)
+            x = self._embedded(tokens)
             x = x + self.position_embedding.weight if learned else x
         selection = Selection.of(selection) if isinstance(selection, Tensor) else selection
         for block in self.blocks[:-1]:
@@ -362,6 +364,13 @@ class Transformer(nn.Module):
             targets = F.pad(targets, (0, len(x) - len(targets)))  # as the selection is padded
         scores: Tensor = self.head(x, targets)
         return scores if selection is None else scores[: selection.count]
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """Token embeddings. Of few different tokens on a GPU by a product with zeros and ones, whose gradient needs no sort."""
+        weight = self.token_embedding.weight
+        if tokens.device.type == "cpu" or len(weight) > FEW_TOKENS:
+            return self.token_embedding(tokens)
+        return (tokens[..., None] == torch.arange(len(weight), device=tokens.device)).to(weight.dtype) @ weight
 
     @torch.no_grad()
     def _forward_cached(

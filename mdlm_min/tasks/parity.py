@@ -26,7 +26,9 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.summaries import SOLVED
-from mdlm_min.training.loop import Progress, check_device, train
+from mdlm_min.training.captured_engine import CapturedEngine
+from mdlm_min.training.engine import TorchEngine
+from mdlm_min.training.loop import EngineMaker, Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
 from mdlm_min.training.task import Task
 
@@ -117,8 +119,8 @@ class ParityTask(Task):
             return MaskedDiffusion(MaskRate.parse(self.config.mask_rate), self.config.weight)
         return OneMasked(self.secret[-1:] if self.config.supervision == "output" else self.secret)
 
-    def loss(self, step: int) -> Tensor:
-        """Loss of Eq. 1 (or its cross-entropy form) on this step's samples and masks."""
+    def _masked(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """This step's samples, int64 [batch, n + 1], their masks (bool, same shape), and their mask rates."""
         tokens = self.train
         if self.config.batch:
             chosen = torch.randperm(len(tokens), generator=stream(self.seed, "batches", step))[: self.config.batch]
@@ -126,12 +128,33 @@ class ParityTask(Task):
         mask, rate = self.process.mask(len(tokens), tokens.shape[1], stream(self.seed, "masks", step, self.device))
         self.masks_seen += len(mask)
         self.signal_masks += is_signal(mask, self.secret).sum()
+        return tokens, mask, rate
+
+    def _token_loss(self, output: Tensor, tokens: Tensor) -> Tensor:
+        target = (tokens - 1).to(output.dtype)
+        return (sign_cross_entropy if self.config.token_loss == "cross_entropy" else squared_error)(output, target)
+
+    @property
+    def _factor(self) -> int:
+        """Eq. 1 sums over a sequence; AdamW does not see the factor, plain gradient descent does."""
+        return self.train.shape[1] if self.config.weight.startswith("1/") else 1
+
+    def loss(self, step: int) -> Tensor:
+        """Loss of Eq. 1 (or its cross-entropy form) on this step's samples and masks."""
+        tokens, mask, rate = self._masked(step)
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
-        target = (tokens[mask] - 1).to(output.dtype)
-        token_loss = sign_cross_entropy if self.config.token_loss == "cross_entropy" else squared_error
-        loss = self.process.loss(token_loss(output, target), mask, rate)
-        # Eq. 1 sums over a sequence; AdamW does not see the factor, plain gradient descent does.
-        return loss * mask.shape[1] if self.config.weight.startswith("1/") else loss
+        return self.process.loss(self._token_loss(output, tokens[mask]), mask, rate) * self._factor
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What `drawn_loss` needs of a step: samples, masks, and by what each token's loss counts; the shapes of all steps are
+        the same."""
+        tokens, mask, rate = self._masked(step)
+        return tokens, mask, self.process.token_weights(mask, rate)
+
+    def drawn_loss(self, tokens: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        """`loss` of what was drawn, computed at every position: no shape depends on the masks, as a CUDA graph needs it."""
+        output = self.model(tokens.masked_fill(mask, MASK_TOKEN))[..., 0]
+        return (self._token_loss(output, tokens) * weights).sum() * self._factor
 
     @torch.no_grad()
     def accuracy(self, tokens: Tensor) -> float:
@@ -184,4 +207,6 @@ def run(
     config = build(ParityRunConfig, settings)
     task = make(config, seed)
     folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
-    train(task, config.train, folder, progress)
+    captured = task.device.type == "cuda" and config.train.constant_rate
+    engine: EngineMaker = (lambda _, given: CapturedEngine(task, given)) if captured else TorchEngine
+    train(task, config.train, folder, progress, engine)

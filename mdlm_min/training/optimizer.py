@@ -43,6 +43,11 @@ class TrainConfig:
         if 0 < self.spike <= 1:
             raise InputError(f"train.spike: {self.spike} is not allowed; above 1, or 0 to take every step")
 
+    @property
+    def constant_rate(self) -> bool:
+        """Whether every step has the same learning rate."""
+        return self.schedule == "constant" and not self.warmup
+
     def rate_at(self, step: int) -> float:
         """Learning rate of the step after `step` steps."""
         rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
@@ -97,7 +102,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    betas, on_gpu = (config.beta1, config.beta2), matrices[0].is_cuda
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True, capturable=on_gpu)
 
 
 def limit_gradient(model: nn.Module, config: TrainConfig) -> Tensor | None:

@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError, RunError
@@ -153,3 +154,29 @@ def test_a_run_records_its_data_and_environment(tmp_path):
     assert {"commit", "torch", "processor"} <= set(folder.read_json("environment.json"))
     assert folder.is_finished(json.loads(json.dumps(short)))
     assert not folder.is_finished({**short, "stop_after": 6})
+
+
+@pytest.mark.parametrize("batch", [0, 30])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"supervision": "secret", "token_loss": "squared_error"},
+        {"supervision": "masked", "mask_rate": "U[0,0.5]", "weight": "1/t"},
+        {"supervision": "masked", "mask_rate": "U[0.1,0.5]", "weight": "1/(t p(t))"},
+        {"supervision": "masked", "mask_rate": "U[0,0.5]", "weight": "none", "network": {"kind": "mlp", "width": 16}},
+        {"supervision": "masked", "mask_rate": "1/3", "weight": "mean"},
+    ],
+    ids=str,
+)
+def test_the_loss_of_what_was_drawn_is_the_loss(changes, batch):
+    """Computed at every position and weighed, as a GPU does it; loss and gradient."""
+    data = {"n": 8, "k": 2, "train_samples": 100, "validation_samples": 50}
+    found = []
+    for drawn in (False, True):
+        task = ParityTask(build(ParityRunConfig, {"data": data, "network": {"width": 16}, "batch": batch, **changes}), 0)
+        loss = task.drawn_loss(*task.draw(3)) if drawn else task.loss(3)
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in task.model.parameters())])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
