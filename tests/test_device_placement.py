@@ -1,7 +1,7 @@
 """Device placement, without a GPU: tensors that pretend to be on one.
 
 An `OnCuda` is a CPU tensor that says it is on "cuda:0". Every call of torch is watched: tensors on different devices in one
-call are an error, as they are on a GPU. Values are real, so results must also equal those of the CPU, bit for bit.
+call are an error, as they are on a GPU. Values are real, so results must also be those of the CPU.
 (torch's own fake tensors need a build with CUDA for parameters, and have no values to select positions by.)
 """
 
@@ -76,7 +76,7 @@ class PretendCuda(TorchFunctionMode):
         if name == "numpy" and isinstance(args[0], OnCuda):
             raise TypeError("numpy() of a tensor on cuda")
         devices = {tensor.device.type for tensor in tensors if tensor.dim()} or {tensor.device.type for tensor in tensors}
-        if name != "copy_" and len(devices) > 1:
+        if name not in ("copy_", "_has_compatible_shallow_copy_type") and len(devices) > 1:
             raise RuntimeError(f"{name}: tensors on different devices")
         named = kwargs.get("device")
         device = torch.device(named or next(iter(devices), "cpu"))
@@ -154,7 +154,8 @@ def test_a_transformer_is_on_one_device(options, batch, recompute, pretend_cuda)
         with pretend_cuda:
             found = run(models[1], CUDA, *inputs)
         assert len(found) == len(expected)
-        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+        for one, two in zip(found, expected, strict=True):  # on a GPU few tokens are embedded in another way
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mlp_is_on_one_device(pretend_cuda):

@@ -285,15 +285,16 @@ def _label(arm: str) -> str:
 
 
 def _draw(table: Table, arms: list[str], path: Path) -> Path:
-    cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
+    names = dict.fromkeys(record["cell"] for record in table.runs.values())
+    cells = [part for part in map(table.cell, names) if set(arms) & set(arms_of(part))]
     fig, axes = figure.grid(3, len(cells) + 1)
-    for column, cell in enumerate(cells):
-        part = table.cell(cell)
+    for column, part in enumerate(cells):
+        own = [(index, arm) for index, arm in enumerate(arms) if arm in arms_of(part)]
         for row, metric in enumerate(("train_accuracy", "validation_accuracy")):
-            for index, arm in enumerate(arms):
+            for index, arm in own:
                 curves = [pd.DataFrame(rows) for rows in curves_of(part, arm)]
                 figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], _label(arm))
-        for index, arm in enumerate(arms):
+        for index, arm in own:
             _draw_survival(axes[2, column], _times(part, arm), figure.COLOURS[index], _label(arm))
         axes[2, column].set(
             xlabel="step", ylim=(-0.02, 1.04), title="share of seeds not generalised yet (marks: runs that ended)"

@@ -25,7 +25,9 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                         curve = pd.DataFrame(table.curves[name])
                         ax.plot(curve["step"], curve["train_accuracy"], ":", color=figure.COLOURS[index], linewidth=1)
                         ax.plot(curve["step"], curve["validation_accuracy"], color=figure.COLOURS[index], label=label)
-            ax.set(title=cell.replace("_", ", "), xlabel="step", ylim=(0.4, 1.02))
+            name = cell.replace("learning_rate", "rate").replace("_", ", ").replace("batch=0", "full batch")
+            ax.set_title(name, fontsize=8)
+            ax.set(xlabel="step", ylim=(0.4, 1.02))
         axes[0, 0].legend(fontsize=7)
         axes[0, 0].set_ylabel("accuracy (training dotted)")
         for ax in axes.flat[len(cells) :]:

@@ -359,7 +359,7 @@ CLAIMS = [
     ),
     Claim(
         id="B5-gpu",
-        statement="One H100 trains LLaDA-8B at the share of its peak that F.6's hours need",
+        statement="One H100, or H200, trains LLaDA-8B at the share of its peak that F.6's hours need",
         kind="exact",
         quantity="share of the peak",
         published="20 h",
@@ -367,7 +367,7 @@ CLAIMS = [
         tier="gpu",
         judge=judge_speed,
         scale="share",
-        cost="20 steps of the 8B model on one GPU of 80 GB: 20 minutes, most of them set-up",
+        cost="20 steps of the 8B model on one GPU of 80 GB: three minutes, most of them set-up",
     ),
 ]
 

@@ -119,12 +119,13 @@ class FinetuneTask(TransformerTask):
     def evaluate(self, step: int) -> Row:
         """NLL of held-out answers; after the last step the exercises too (before it, those columns are not a number)."""
         row: Row = {}
+        speed = self.speed(step)
         if self.config.validation_answers:
             row |= self._held_out_loss()
         if self.config.items:
             last = step == self.config.train.steps
             row |= self._score_items() if last else dict.fromkeys(EXERCISE_COLUMNS, math.nan)
-        row |= self.measure(step)
+        row |= self.measured(step, speed)
         return row | {"epoch": step * self.config.batch / len(self.data.train)}
 
     def _held_out_loss(self) -> Row:

@@ -99,6 +99,7 @@ class PretrainTask(TransformerTask):
     def evaluate(self, step: int) -> Row:
         """Validation loss; after the last step the test loss and the zero-shot items too (before it, not a number)."""
         config, last = self.config, step == self.config.train.steps
+        speed = self.speed(step)
         row: Row = {}
         for split, blocks, passes in (
             ("valid", self.data.valid, config.validation_passes),
@@ -111,7 +112,7 @@ class PretrainTask(TransformerTask):
                 row |= dict.fromkeys(names, math.nan)
         if config.items:
             row |= self._judge_items(last)
-        row |= self.measure(step)
+        row |= self.measured(step, speed)
         return row | {"epoch": float(self._state.get("epoch", 0)), "corrupt": float(self._state.get("corrupt", 0))}
 
     def _judge_items(self, last: bool) -> Row:

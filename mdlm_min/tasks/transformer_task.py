@@ -161,20 +161,22 @@ class TransformerTask(Task):
         """`shared_nll` as answer_likelihood.answer_nll wants it."""
         return self.shared_nll(passes.tokens, passes.mask, passes.real)
 
-    def measure(self, step: int) -> Row:
-        """On a GPU: the most memory held, in bytes, and tokens and operations per second since the last evaluation of this
-        process."""
+    def speed(self, step: int) -> Row:
+        """On a GPU, before an evaluation: tokens and operations per second of this process's steps since the last one."""
         if self.device.type != "cuda":
             return {}
         assert self.work is not None
         torch.cuda.synchronize()
-        (before, then), self._clock = self._clock, (step, time.monotonic())
-        rate = (step - before) / max(self._clock[1] - then, 1e-9)
-        return {
-            "peak_memory": float(torch.cuda.max_memory_allocated()),
-            "tokens_per_second": rate * self.work.tokens,
-            "operations_per_second": rate * self.work.operations,
-        }
+        before, then = self._clock
+        rate = (step - before) / max(time.monotonic() - then, 1e-9)
+        return {"tokens_per_second": rate * self.work.tokens, "operations_per_second": rate * self.work.operations}
+
+    def measured(self, step: int, speed: Row) -> Row:
+        """On a GPU, after an evaluation: that speed, and the most memory held so far, in bytes. The next steps' time begins."""
+        if self.device.type != "cuda":
+            return {}
+        self._clock = (step, time.monotonic())
+        return {"peak_memory": float(torch.cuda.max_memory_allocated()), **speed}
 
 
 def run_task(
