@@ -104,7 +104,7 @@ def judge_p4(table: Table) -> Evidence:
 
 
 _COST = (
-    "7 arms, 5 seeds, 20,000 steps: about 10 minutes of one GPU for each of the two networks, once 01_parity_search has selected "
+    "7 arms, 5 seeds, 20,000 steps: about 15 minutes of one GPU for each of the two networks, once 01_parity_search has selected "
     "them"
 )
 _SHARE = "share of seeds"

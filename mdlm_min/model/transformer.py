@@ -3,7 +3,7 @@ no biases), or anything between, bidirectional or causal.
 
 Masked diffusion reads the network only at masked positions, so the last block and the head are computed only there:
 keys and values need every position, queries and everything after the attention only the selected ones. The results and
-gradients are those of the full computation. A second saving is exact too: the first block sees only
+gradients are those of the full computation. A second saving, on a CPU, is exact too: the first block sees only
 vocab_size x length distinct inputs, so where that is fewer than the tokens of a batch (parity: 63 against 42,000) its
 projections are computed once for each distinct input.
 
