@@ -112,5 +112,5 @@ def test_a_bad_setting_is_found_before_anything_is_written(tmp_path, monkeypatch
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="a GPU is here")
 def test_a_missing_gpu_is_named():
     experiment = Experiment("parity")
-    with pytest.raises(InputError, match="output/seed0: device: 'cuda' is not available on this machine; allowed: cpu"):
-        experiment.check(experiment.runs("gpu"))
+    with pytest.raises(InputError, match="nearest/output/seed1: device: 'cuda' is not available on this machine; allowed: cpu"):
+        experiment.check(experiment.runs("paper"))
