@@ -28,9 +28,9 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             name = cell.replace("learning_rate", "rate").replace("_", ", ").replace("batch=0", "full batch")
             ax.set_title(name, fontsize=8)
             ax.set(xlabel="step", ylim=(0.4, 1.02))
-        axes[0, 0].legend(fontsize=7)
         axes[0, 0].set_ylabel("accuracy (training dotted)")
         for ax in axes.flat[len(cells) :]:
             ax.set_visible(False)
+        figure.legend_below(fig, 3)
         paths.append(figure.save(fig, folder / f"01_parity_search_{tier}.png"))
     return paths
