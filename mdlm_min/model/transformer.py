@@ -274,7 +274,7 @@ class Transformer(nn.Module):
         self.recompute = False  # activation checkpointing, block by block
         # No buffers: a model in bfloat16 rotates in float32 all the same.
         self._rotary_tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        with torch.device("meta") if generator else nullcontext():  # torch's own values would be thrown away: a minute at 8B
+        with torch.device("meta") if generator else nullcontext():  # torch's own values would be thrown away
             self._make_layers()
         if generator:
             self.to_empty(device="cpu")

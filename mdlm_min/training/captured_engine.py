@@ -1,7 +1,7 @@
 """Steps on a GPU as one CUDA graph.
 
-A small network's step is a few hundred kernels of some microseconds each: launched one by one from Python they take ten times as
-long as they run. Captured once and replayed, they follow each other without gaps.
+A small network's step is a few hundred kernels of some microseconds each, which take longer to launch one by one from Python than
+to run. Captured once and replayed, they follow each other without gaps.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,10 @@ class CapturedEngine(TorchEngine):
     The first step is taken kernel by kernel, which makes the optimiser's state; the second is captured.
     """
 
+    task: CapturableTask
+
     def __init__(self, task: CapturableTask, config: TrainConfig) -> None:
         super().__init__(task, config)
-        self.capturable = task
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._loss: Tensor | None = None
@@ -43,7 +44,7 @@ class CapturedEngine(TorchEngine):
         """One step: the loss, and that it was taken. Raises ValueError for a guard, which a graph cannot ask."""
         if guard or rate != self.config.learning_rate:
             raise ValueError("a captured step has no guard and a constant learning rate")
-        drawn = self.capturable.draw(step)
+        drawn = self.task.draw(step)
         if not self._inputs:
             self._inputs = tuple(one.clone() for one in drawn)
             aside = torch.cuda.Stream()  # where a graph is captured later: its gradients must not be tied to another stream
@@ -64,7 +65,7 @@ class CapturedEngine(TorchEngine):
 
     def _taken(self) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.capturable.drawn_loss(*self._inputs)
+        loss = self.task.drawn_loss(*self._inputs)
         loss.backward()
         limit_gradient(self.task.model, self.config)
         self.optimizer.step()
