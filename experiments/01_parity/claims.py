@@ -217,6 +217,7 @@ QUESTIONS = {
         ("t = 1/7", "U[0,.246]"),
     ),
 }
+AT_K_6 = ("P1", "P1b", "P2", "P2b", "P3", "P4", "P6", "P7")  # where the plan has the seven arms of Fig 2 alone
 SMALLEST = quarter(1.0, 0.5)  # of a share or a probability that the paper has at 1 and chance at 1/2
 
 
@@ -246,7 +247,7 @@ CLAIMS = [
             ("", "nearest", "the network nearest to Fig 2"),
             ("-output", "best-for-output", "the network that is best for output supervision"),
         )
-        for name in ("P1", "P1b", "P2", "P2b", "P3", "P4", "P6", "P7")
+        for name in AT_K_6
     ),
     *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in QUESTIONS),
     *(
@@ -254,6 +255,7 @@ CLAIMS = [
         for name in ("P1", "P1b", "P2", "P2b")
     ),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in QUESTIONS),
+    *(_claim(name, "-16-6", "(16,6), N=1,200, one layer", "cpu", "16-6") for name in AT_K_6),
 ]
 
 
