@@ -10,10 +10,11 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.statistics import Evidence, decide
+from mdlm_min.evidence.statistics import Evidence, Share, decide
 from mdlm_min.run.errors import InputError
 
 Judged = list[tuple[Claim, Verdict]]
+NOTHING = Share(0, 0)  # what a claim that was not run has to show: it counts in its family all the same
 Say = Callable[[Experiment, Claim, golden.Table | None], Verdict | Evidence]
 
 
@@ -27,15 +28,17 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
     ]
     families: dict[tuple[str, str], list[int]] = {}
     for index, (claim, said) in enumerate(found):
-        if isinstance(said, Evidence):
+        if claim.kind != "exact":
             families.setdefault((claim.tier, claim.family or claim.id), []).append(index)
     for (_, family), members in families.items():
-        if len({said.level for _, said in (found[index] for index in members) if isinstance(said, Evidence)}) > 1:
+        pairs = [found[index] for index in members]
+        evidence = [said if isinstance(said, Evidence) else NOTHING for _, said in pairs]
+        if len({said.level for said in evidence if said is not NOTHING}) > 1:
             raise InputError(f"{experiment.name}: the claims of family {family!r} have different levels; allowed: one level")
-        evidence = [(said, claim) for claim, said in (found[index] for index in members) if isinstance(said, Evidence)]
-        decisions = decide([(said, claim.least, claim.smallest) for said, claim in evidence])
-        for index, (said, claim), decision in zip(members, evidence, decisions, strict=True):
-            found[index] = (claim, Verdict.of(said, decision))
+        decisions = decide([(said, claim.least, claim.smallest) for said, (claim, _) in zip(evidence, pairs, strict=True)])
+        for index, said, decision in zip(members, evidence, decisions, strict=True):
+            if said is not NOTHING:
+                found[index] = (found[index][0], Verdict.of(said, decision))
     return [(claim, said) for claim, said in found if isinstance(said, Verdict)]
 
 
