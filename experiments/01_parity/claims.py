@@ -255,10 +255,7 @@ CLAIMS = [
         for name in AT_K_6
     ),
     *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in QUESTIONS),
-    *(
-        _claim(name, "-N600-fresh", "(12,5), N=600, one layer, 24 fresh seeds", "cpu", "N600-fresh")
-        for name in TWICE
-    ),
+    *(_claim(name, "-N600-fresh", "(12,5), N=600, one layer, 24 fresh seeds", "cpu", "N600-fresh") for name in TWICE),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in QUESTIONS),
     *(_claim(name, "-16-6", "(16,6), N=1,200, one layer", "cpu", "16-6") for name in AT_K_6),
 ]

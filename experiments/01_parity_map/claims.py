@@ -44,6 +44,25 @@ def settings(table: Table) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def counts(tables: dict[str, Table]) -> dict[str, int]:
+    """Of the cpu tier's problems at one layer of width 64: how many, in how many an arm generalises, in how many each arm is
+    first, and in how many it memorises without generalising."""
+    runs = _plain(settings(tables["cpu"]))
+    runs = runs[(runs["layers"] == 1) & (runs["width"] == 64)]
+    times = runs.pivot(index=["n", "k", "N"], columns="arm", values="t_gen")
+    there = times[np.isfinite(times).any(axis=1)]
+    only = np.isfinite(runs["t_mem"]) & ~np.isfinite(runs["t_gen"])
+    found = {f"{arm}_first": int((there[arm] == there.min(axis=1)).sum()) for arm in ARMS}
+    found |= {f"{arm}_memorises_only": int(only[runs["arm"] == arm].sum()) for arm in ARMS}
+    return found | {"problems": len(times), "generalised": len(there)}
+
+
+def _plain(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the map's own settings of training."""
+    rate, window = runs["rate"] == 1e-3, runs["window"].isin(["", "U[0,0.2]"])
+    return runs[rate & (runs["init"] == "width") & (runs["batch"] == 0) & window]
+
+
 def _geometric(values: pd.Series) -> float:
     return float(np.exp(np.log(values).mean()))
 
@@ -75,9 +94,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     paths = []
     for tier, table in tables.items():
         runs = settings(table)
-        base = runs[
-            (runs["rate"] == 1e-3) & (runs["init"] == "width") & (runs["batch"] == 0) & runs["window"].isin(["", "U[0,0.2]"])
-        ]
+        base = _plain(runs)
         networks = (
             [(1, 64), (1, 32), (2, 32), (4, 32)]
             if tier == "cpu"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
@@ -9,7 +10,27 @@ from mdlm_min.evidence.claim import Claim
 from mdlm_min.evidence.golden import Table
 
 CLAIMS: list[Claim] = []
+STEPS = 20000  # of the paper
 ARMS = {"output": "output supervision", "secret": "k+1 control", "masked": "masked diffusion U[0,.2]"}
+
+
+CHANCE = 0.55  # validation accuracy below which a run that has ended knows nothing
+
+
+def counts(tables: dict[str, Table]) -> dict[str, int]:
+    """Of the networks on which an arm ended (its plain form, at the paper's steps): how many, on how many it generalised, and on
+    how many masked diffusion ended at chance; and the highest validation accuracy of the others, in percent."""
+    frame = pd.concat([table.frame() for table in tables.values()])
+    frame = frame[frame["last_step"] <= STEPS]
+    arms = {arm: frame[frame["arm"] == arm] for arm in ARMS}
+    found = {arm: len(rows) for arm, rows in arms.items()}
+    found |= {f"{arm}_generalised": int(np.isfinite(rows["t_gen"]).sum()) for arm, rows in arms.items()}
+    ends = arms["masked"]["final_validation"]
+    return found | {
+        "networks": len(set(frame["cell"])),
+        "masked_chance": int((ends < CHANCE).sum()),
+        "masked_best": round(100 * ends.max()),
+    }
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:

@@ -13,8 +13,10 @@ from mdlm_min.tasks.summaries import stays_above
 
 HALFWAY = 0.75
 LEARNED = 0.9  # the level by which runs are compared: Fig 5 itself never reaches .99
+DELAY = 1.2  # times T_mem, within which a Transformer generalises without delay
 PROMPT = 1.5  # times the steps of training accuracy, within which there is no delay
 PLATEAU = 13236  # the published step at which validation accuracy is at .75
+FACTOR = 1.5  # by which steps to .75 may differ from it
 MASKED_ARMS = ("adamw_gpt2", "adamw_pytorch", "nanogpt_gpt2", "sgd_gpt2", "sgd_pytorch", "sgd_momentum", "sgd_per_token")
 JUDGED = {"paper": "sgd_momentum", "cpu": "adamw_gpt2"}
 OUTPUT_ARMS = ("output_gpt2", "output_pytorch")
@@ -46,7 +48,7 @@ def _times(table: Table, arm: str, metric: str, threshold: float) -> Times:
 
 
 def judge_p5(table: Table) -> Evidence:
-    """The final accuracy of the best optimiser and initialisation."""
+    """The final accuracy of the judged arm; the note has every arm's."""
     note = "Final validation accuracy (and the best on the way): " + "; ".join(
         f"{arm} "
         + ", ".join(
@@ -72,14 +74,17 @@ def judge_delay(table: Table) -> Evidence:
 
 
 def judge_plateau(table: Table) -> Evidence:
-    """The published plateau: the factor by which the judged arm's steps to .75 differ from the published 13,236, subtracted from
-    1.5, the largest that is allowed. A run that never stays at .75 counts with its last step: it differs by more than that."""
+    """The published plateau: a seed of the judged arm has it if its steps to .75 differ from the published 13,236 by at most a
+    factor of 1.5. A run that ended before it could be seen is unknown."""
     steps = {arm: _times(table, arm, "validation_accuracy", HALFWAY) for arm in _present(table, MASKED_ARMS)}
     if _judged(table) not in steps:
         raise MissingArmError(_judged(table))
     judged = _times(_part(table), _judged(table), "validation_accuracy", HALFWAY)
-    factors = np.exp(np.abs(np.log(np.array(judged.values) / PLATEAU)))
-    return Mean(tuple(1.5 - factors), "Steps to .75: " + "; ".join(f"{arm} {times.text()}" for arm, times in steps.items()))
+    values, seen = np.array(judged.values), np.array(judged.seen)
+    held = seen & (values >= PLATEAU / FACTOR) & (values <= PLATEAU * FACTOR)
+    unknown = ~seen & (values <= PLATEAU * FACTOR)
+    note = "Steps to .75: " + "; ".join(f"{arm} {times.text()}" for arm, times in steps.items())
+    return Share(int(held.sum()), int((~held & ~unknown).sum()), int(unknown.sum()), note)
 
 
 def judge_output(table: Table) -> Evidence:
@@ -93,22 +98,23 @@ def judge_output(table: Table) -> Evidence:
 
 
 def judge_ablation(table: Table) -> Evidence:
-    """The Transformer with uniform attention generalises without delay, within the steps in which the learned one does: one that
-    has not by then has failed."""
+    """The Transformer with uniform attention generalises without delay. A run that memorised and ended later than that without
+    generalising has failed; one that did neither is unknown."""
     for arm in TRANSFORMER_ARMS:
         curves_of(table, arm)
     frame = table.frame().set_index("arm")
     fixed, learned = frame.loc[["transformer_uniform"]], frame.loc[["transformer_learned"]]
-    held = int((np.isfinite(fixed["t_gen"]) & (fixed["t_gen"] <= 1.2 * fixed["t_mem"])).sum())
+    held = np.isfinite(fixed["t_gen"]) & (fixed["t_gen"] <= DELAY * fixed["t_mem"])
+    unknown = ~np.isfinite(fixed["t_gen"]) & ~(fixed["last_step"] > DELAY * fixed["t_mem"])
     texts = [
         f"{Times.of(rows['t_mem'], rows['last_step']).text()}; {Times.of(rows['t_gen'], rows['last_step']).text()}"
         for rows in (fixed, learned)
     ]
     note = f"(14,5), N=600, one layer. T_mem, T_gen with uniform attention {texts[0]}; with learned attention {texts[1]}"
-    return Share(held, len(fixed) - held, note=note)
+    return Share(int(held.sum()), int((~held & ~unknown).sum()), int(unknown.sum()), note)
 
 
-_COST = "27 runs of 25,000 steps, 30 minutes a run on one core, or 15 minutes of one GPU in all"
+_COST = "5 runs of 25,000 steps, half an hour each on one core"
 
 
 def _fig5(suffix: str, where: str, tier: str, cost: str = "") -> list[Claim]:
@@ -152,14 +158,15 @@ CLAIMS = [
         id="P5c",
         statement="Its plateau: chance level until about step 10,000 at rate 1e-3",
         kind="statistical",
-        quantity="1.5 - the factor between the steps to .75 and the published",
-        published="13,236",
-        tolerance="interval above 0: within a factor of 1.5, by gradient descent with momentum .9",
+        quantity="share of seeds within a factor of 1.5",
+        published="13,236 to .75",
+        tolerance="steps to .75 within a factor of 1.5 of the published; gradient descent, momentum .9; interval above 1/2",
         tier="paper",
         judge=judge_plateau,
         cost=_COST,
-        scale="difference",
-        smallest=0.125,  # a quarter of the half that separates 1.5 from the published steps themselves
+        scale="share",
+        paper=1.0,
+        smallest=quarter(1.0, 0.5),
     ),
     Claim(
         id="P5d",

@@ -311,6 +311,7 @@ CLAIMS = [
         tolerance=".005 in some reading",
         tier="cpu",
         judge=judge_weights,
+        set_after="the reading was searched for first, and .005 written down once it was found",
     ),
     Claim(
         id="T9b",

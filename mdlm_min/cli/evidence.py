@@ -41,7 +41,7 @@ def report(arguments: argparse.Namespace) -> int:
     for path, text in report.own_pages(tables, arguments.output or golden.RESULTS).items():
         write_whole(path, text)
     if committed:
-        for path, text in report.other_pages(judged, set_after).items():
+        for path, text in report.other_pages(judged, tables, set_after).items():
             write_whole(path, text)
         crate.write(tables)
     return 0

@@ -65,8 +65,9 @@ class Claim:
     tier with the same `family` are adjusted together.
 
     `quantity` names the number reported as ours, `published` is what the paper says (text, since some are pairs or
-    ranges), `cost` what it would take where the tier was not run. `paper` is the paper's number of the very same quantity, where
-    it has one; it and `scale` are for drawing too.
+    ranges), `cost` what it would take where its runs are missing. `paper` is the paper's number of the very same quantity, where
+    it has one; it and `scale` are for drawing too. `set_after` says why the claim was set after its runs, where the history
+    cannot show it, such as of a count that was made again since.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Claim:
     smallest: float = math.nan
     null: float = math.nan
     family: str = ""
+    set_after: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -144,7 +144,9 @@ def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: I
                 reason = _difference(rules, table.experiment, claim.id, commit, history)
                 if reason and _said(claim, rest) != here:
                     reasons.setdefault(reason, []).append(commit)
-            if reasons:
+            if here and claim.set_after:
+                marks[claim.id] = claim.set_after
+            elif reasons:
                 marks[claim.id] = "; ".join(f"{reason} at {', '.join(commits)}" for reason, commits in reasons.items())
     return marks
 

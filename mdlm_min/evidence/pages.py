@@ -1,19 +1,21 @@
 """The generated parts of the committed pages: the verdicts on each experiment's page, and the findings.
 
 An experiment's README.md has two marks, between which its verdicts stand. experiments/findings.md is the template of
-results/FINDINGS.md: its sentences are written by hand; the verdicts give the numbers, and the heading under which each stands.
+results/FINDINGS.md: its sentences are written by hand; the verdicts give the numbers and the heading under which each stands, the
+golden tables what `counts(tables)` of an experiment's claims.py counts in them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Verdict
-from mdlm_min.evidence.experiment import EXPERIMENTS
+from mdlm_min.evidence.experiment import EXPERIMENTS, Experiment
 from mdlm_min.evidence.verdicts import Judged, interval, number, strength
 from mdlm_min.run.errors import InputError
 
+OURS = "ours [95% interval; of a share 95% bounds, each one-sided]"
 VERDICT_MARKS = ("<!-- verdicts: written by `mdlm report` -->\n", "<!-- end of verdicts -->")
 
 
@@ -37,7 +39,7 @@ def filled(path: Path, marks: tuple[str, str], text: str) -> str:
 
 def verdict_table(judged: Judged, set_after: Mapping[str, str]) -> str:
     """The verdicts of one experiment as a Markdown table, a row for each claim. `set_after` has those set after their runs."""
-    rows = ["| claim | verdict | ours [95% interval] | seeds and p-value | published |", "| --- | --- | --- | --- | --- |"]
+    rows = [f"| claim | verdict | {OURS} | seeds and p-value | published |", "| --- | --- | --- | --- | --- |"]
     for claim, verdict in judged:
         cells = (
             f"[{claim.id}](../../results/report.md#{claim.id.lower()})",
@@ -67,25 +69,41 @@ def said(verdict: Verdict) -> str:
     return f"{verdict.ours:.2g}{ends}{seeds}"
 
 
-def findings(judged: Judged) -> str:
-    """results/FINDINGS.md as text. The template sees `claims`, by id, each with its `claim` and `verdict`."""
+def counts(tables: Sequence[golden.Table]) -> dict[str, dict[str, int]]:
+    """What experiments count in their golden tables, by the experiment's name without its number."""
+    found = {table.experiment: getattr(Experiment(table.experiment).module("claims"), "counts", None) for table in tables}
+    return {
+        name.partition("_")[2]: count({table.tier: table for table in tables if table.experiment == name})
+        for name, count in found.items()
+        if count
+    }
+
+
+def findings(judged: Judged, set_after: Mapping[str, str], counted: Mapping[str, Mapping[str, int]]) -> str:
+    """results/FINDINGS.md as text. The template sees `claims`, by id, each with its `claim`, its `verdict` and whether it
+    was `set_after` its runs, and `counts`, by experiment."""
     from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"said": said, "anchor": str.lower}
     template = environment.from_string((EXPERIMENTS / "findings.md").read_text())
-    found = {claim.id: {"claim": claim, "verdict": verdict} for claim, verdict in judged}
+    found = {claim.id: {"claim": claim, "verdict": verdict, "set_after": claim.id in set_after} for claim, verdict in judged}
     try:
-        return template.render(claims=found)
+        return template.render(claims=found, counts=counted)
     except UndefinedError as error:
-        raise InputError(f"{EXPERIMENTS / 'findings.md'}: {error.message}; allowed: the claims {', '.join(found)}") from error
+        allowed = f"the claims {', '.join(found)}; counts of {', '.join(counted)}"
+        raise InputError(f"{EXPERIMENTS / 'findings.md'}: {error.message}; allowed: {allowed}") from error
 
 
-def generated(judged: Mapping[str, Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
-    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment."""
+def generated(
+    judged: Mapping[str, Judged], set_after: Mapping[str, str], counted: Mapping[str, Mapping[str, int]]
+) -> dict[Path, str]:
+    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment, and by
+    `counts` of the tables."""
     pages = {}
     for name, pairs in judged.items():
         if pairs:
             path = EXPERIMENTS / name / "README.md"
             pages[path] = filled(path, VERDICT_MARKS, verdict_table(pairs, set_after))
-    return pages | {golden.RESULTS / "FINDINGS.md": findings([pair for pairs in judged.values() for pair in pairs])}
+    flat = [pair for pairs in judged.values() for pair in pairs]
+    return pages | {golden.RESULTS / "FINDINGS.md": findings(flat, set_after, counted)}

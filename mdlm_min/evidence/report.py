@@ -117,7 +117,7 @@ def _render(name: str, **context: Any) -> str:
         "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
         "short": lambda text: re.sub(r"(?<=\s)\S*$", "", text[:140]).rstrip(" ,;.") + " ...",
     }
-    return environment.get_template(name).render(verdicts=VERDICTS, **context)
+    return environment.get_template(name).render(verdicts=VERDICTS, ours=pages.OURS, **context)
 
 
 def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
@@ -126,12 +126,15 @@ def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
     return _render("readme.md", headlines=headlines(judged, set_after), counts=counts, set_after=set_after)
 
 
-def other_pages(judged: Mapping[str, verdicts.Judged], set_after: Mapping[str, str]) -> dict[Path, str]:
+def other_pages(
+    judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set_after: Mapping[str, str]
+) -> dict[Path, str]:
     """Every other page with a generated part, the README first, as it should stand. Raises InputError where one lacks its
     marks."""
     readme = golden.RESULTS.parent / "README.md"
     flat = [pair for pairs in judged.values() for pair in pairs]
-    return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | pages.generated(judged, set_after)
+    generated = pages.generated(judged, set_after, pages.counts(tables))
+    return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | generated
 
 
 def own_pages(tables: Iterable[golden.Table], results: Path) -> dict[Path, str]:
@@ -182,7 +185,7 @@ def stale(judged: Mapping[str, verdicts.Judged], tables: list[golden.Table], set
         name: [folder / "figures" / one for one in found] for name, found in figure_record.read(folder / "figures").items()
     }
     wanted = {folder / "report.md": _render("report.md", **_context(judged, figures, tables, set_after))}
-    wanted |= other_pages(judged, set_after) | own_pages(tables, folder)
+    wanted |= other_pages(judged, tables, set_after) | own_pages(tables, folder)
     lines = figure_record.stale(folder / "figures", dict.fromkeys(table.experiment for table in tables))
     return lines + [
         f"{str(path).removeprefix(f'{folder.parent}/')}: not what the tables give; `mdlm report` writes it again"

@@ -8,6 +8,9 @@ A judge is compared by its compiled code, with that of all functions and classes
 and evidence/statistics.py, and with the constants that they read. So comments, docstrings, the formatting, the names of functions
 and of local variables do not count. Text with a blank in it that names nothing in a table is a note for readers and does not
 count either. Everything else does.
+
+What a table's columns mean, the experiment's `summarise`, is not compared: `mdlm verify` makes every table again from the stored
+curves, so a change there is a table that has moved.
 """
 
 import functools

@@ -3,19 +3,33 @@
 A claim says that a quantity lies above a null value: a difference above 0, a ratio above 1, a share of seeds above 1/2. It names
 the smallest value that would matter. `Evidence` is what the runs say of the quantity, and `decide` applies the rules:
 
-    reproduced       the interval lies above the null value
-    not reproduced   the interval excludes the smallest value that would matter: a true null can be shown (an equivalence test,
-                     Schuirmann 1987), and so can an effect on the other side
+    reproduced       the null value is rejected: the interval lies above it
+    not reproduced   the smallest value that would matter is rejected: a true null can be shown (an equivalence test, Schuirmann
+                     1987), and so can an effect on the other side
     underpowered     neither, or fewer than LEAST_SEEDS seeds of a trained arm; beside it stands what could have been seen
 
 Where both of the first two hold, the effect is there, but smaller than what would matter: reproduced, and the note says so.
 
-Claims of one family (several ratios, windows or sizes) are adjusted together by Holm's method (Holm 1979). The adjusted
-p-values decide; the raw ones stand beside them. Intervals are not adjusted.
+Claims of one family (several ratios, windows or sizes, or two looks at one question) are adjusted together by Holm's method (Holm
+1979); those that were not run count too. The adjusted p-values decide; the raw ones stand beside them. Intervals are not
+adjusted: in a family an interval can lie above the null value and the claim be underpowered all the same.
 
 Levels. Means, ratios and probabilities have two-sided 95% intervals, so each side has 2.5%. A share of seeds has one-sided 95%
 bounds (Clopper and Pearson 1934): of five seeds in five the two-sided bound is .478, which no claim could ever pass, the
-one-sided one .549.
+one-sided one .549. Read as a two-sided interval, the two bounds are one of 90%.
+
+Sources
+    Berger (1982), Multiparameter hypothesis testing and acceptance sampling. Technometrics 24
+    Clopper, Pearson (1934), The use of confidence or fiducial limits illustrated in the case of the binomial. Biometrika 26
+    Fieller (1954), Some problems in interval estimation. J. R. Stat. Soc. B 16
+    Gehan (1965), A generalized Wilcoxon test for comparing arbitrarily singly-censored samples. Biometrika 52
+    Holm (1979), A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6
+    Kaplan, Meier (1958), Nonparametric estimation from incomplete observations. J. Am. Stat. Assoc. 53
+    Mantel (1966), Evaluation of survival data and two new rank order statistics. Cancer Chemother. Rep. 50
+    Newcombe (2006), Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2. Stat. Med. 25
+    Owen (2007), The pigeonhole bootstrap. Ann. Appl. Stat. 1
+    Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach. J. Pharmacokinet. Biopharm. 15
+    Student (1908), The probable error of a mean. Biometrika 6
 """
 
 import functools
@@ -312,7 +326,11 @@ class Sooner(Evidence):
     other's event, or a tie (Gehan 1965). "Never" is not a number. The interval is Newcombe's score interval for a probability of
     superiority (Newcombe 2006, method 5): it has the right coverage for few runs and for complete separation, and its test at
     1/2 is Mann and Whitney's. Under censoring the quantity is Gehan's score within the runs' steps, which is nearer to 1/2 than
-    the probability without an end would be.
+    the probability without an end would be. So runs that all ended without the event give 1/2, and 40 of each arm would exclude
+    .625: with that many, look at how many are censored before a null is believed.
+
+    All pairs count, not those of one seed alone: that two arms share a seed's data is not used, which costs power where seeds
+    differ much.
     """
 
     first: Times

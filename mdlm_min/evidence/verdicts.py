@@ -27,7 +27,7 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
         if claim.tier == (only or claim.tier)
     ]
     families: dict[tuple[str, str], list[int]] = {}
-    for index, (claim, said) in enumerate(found):
+    for index, (claim, _) in enumerate(found):
         if claim.kind != "exact":
             families.setdefault((claim.tier, claim.family or claim.id), []).append(index)
     for (_, family), members in families.items():
@@ -44,12 +44,13 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
 
 def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Verdict | Evidence:
     """What the claim's judge says of its tier's table. Raises InputError for a table that it cannot read."""
+    cost = f"tier {claim.tier}: {claim.cost}"
     if table is None:
-        return Verdict("not run", f"tier {claim.tier}: {claim.cost}")
+        return Verdict("not run", cost)
     try:
         return claim.judge(table)
     except MissingArmError as missing:
-        return Verdict("not run", f"needs the arm {missing}: ARMS=all")
+        return Verdict("not run", cost if claim.cost else f"needs the arm {missing}: ARMS=all")
     except (LookupError, ArithmeticError, TypeError, ValueError) as error:
         raise InputError(
             f"{experiment.name}/{claim.tier}: claim {claim.id} cannot be judged on this table ({type(error).__name__}: {error})"

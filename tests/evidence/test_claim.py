@@ -78,6 +78,19 @@ def test_a_family_is_adjusted_together_and_a_tier_apart():
     assert strength(found["c"][1]) == "5 seeds, p = 0.017"
 
 
+def test_a_claim_that_was_not_run_counts_in_its_family():
+    """Else the verdicts of those that were run would depend on what runs next."""
+
+    def missing(table):
+        raise MissingArmError("late")
+
+    weak = (0.1, 0.3, 0.02, 0.2, 0.35)
+    claims = [_claim(id="a", judge=lambda table: Mean(weak), family="f"), _claim(id="b", judge=missing, family="f")]
+    (_, judged), (_, absent) = judge(_Experiment(claims), {"cpu": _small_table()})
+    assert judged.adjusted == pytest.approx(2 * judged.raw)
+    assert absent.verdict == "not run"
+
+
 def test_a_family_has_one_level():
     claims = [
         _claim(id="a", judge=lambda table: Mean((1.0, 1.1)), family="f"),

@@ -148,6 +148,13 @@ def test_what_decides_is_compared_and_named(repository, old, new, marks):
     assert found == {name: f"{reason} at {repository.first}" for name, reason in marks.items()}
 
 
+def test_a_claim_can_say_itself_that_it_was_set_after_its_runs(repository):
+    """Counts that were made again since leave nothing in the history."""
+    said = 'f"above {LEAST}", "cpu", judge_large'
+    second = repository.commit(CLAIMS.replace(said, f'{said}, set_after="the count was known"'))
+    assert repository.marks(table(repository, [second])) == {"F2": "the count was known"}
+
+
 def test_a_rule_of_the_library_counts_for_claims_about_trained_models(repository):
     path = repository.folder / "mdlm_min" / "evidence" / "statistics.py"
     path.write_text(path.read_text().replace("LEAST_SEEDS = 5", "LEAST_SEEDS = 2"))

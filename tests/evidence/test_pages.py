@@ -7,7 +7,7 @@ import pytest
 from mdlm_min.evidence import pages
 from mdlm_min.evidence.claim import Verdict
 from mdlm_min.evidence.experiment import EXPERIMENTS
-from mdlm_min.evidence.golden import RESULTS
+from mdlm_min.evidence.golden import RESULTS, golden_tables
 from mdlm_min.evidence.verdicts import judge_all
 from mdlm_min.run.errors import InputError
 
@@ -17,30 +17,56 @@ def judged():
     return judge_all()
 
 
+@pytest.fixture(scope="module")
+def counted():
+    return pages.counts(golden_tables())
+
+
 def _with(judged, name, verdict):
     return [(claim, verdict if claim.id == name else old) for claim, old in judged]
 
 
-def test_findings_stand_under_the_heading_of_their_verdict(judged):
+def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
     sentence = "U[.45,.55] ends below U[0,1] on text, in nats, bytes"
     for verdict, heading in (("reproduced", "What holds"), ("not reproduced", "What does not hold"), ("not run", "undecided")):
-        text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)))
+        text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)), {}, counted)
         (section,) = [part for part in text.split("\n## ") if sentence in part]
         assert heading in section.splitlines()[0]
         assert ("0.17 [0.07, 0.26], 5 seeds" in section) == (verdict != "not run")
 
 
-def test_findings_of_an_unknown_claim_are_refused(judged):
+def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
     with pytest.raises(InputError, match=r"findings\.md: .*W2-bytes"):
-        pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"])
+        pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"], {}, counted)
+    with pytest.raises(InputError, match=r"findings\.md: .*parity_map"):
+        pages.findings(judged, {}, {"parity_search": counted["parity_search"]})
+
+
+def test_findings_mark_what_was_set_after_its_runs(judged, counted):
+    """The mark stands beside the claim, and beside no other."""
+    link = "[W2-bytes](report.md#w2-bytes)"
+    assert f"{link})" in pages.findings(judged, {}, counted)
+    text = pages.findings(judged, {"W2-bytes": "other judge"}, counted)
+    assert f"{link} †)" in text
+    assert text.count(" †)") == 1
+
+
+def test_the_map_and_the_search_are_counted_in_their_tables(counted):
+    """Against the counts by hand: a problem is one (n, k, N); arms that generalise at the same step are both first."""
+    found = counted["parity_map"]
+    assert found["problems"] == 36
+    assert found["generalised"] == 23
+    assert (found["secret_first"], found["output_first"], found["masked_first"]) == (12, 11, 0)
+    search = counted["parity_search"]
+    assert search["masked_generalised"] <= search["masked"] <= search["networks"]
 
 
 def test_an_unbounded_interval_is_not_shown():
     assert pages.said(Verdict("underpowered", "", 0.98, -math.inf, math.inf, 1)) == "0.98, 1 seed"
 
 
-def test_every_claim_stands_on_its_experiment_s_page_with_its_mark(judged):
-    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"})
+def test_every_claim_stands_on_its_experiment_s_page_with_its_mark(judged, counted):
+    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"}, counted)
     page = pages_now[EXPERIMENTS / "01_parity" / "README.md"]
     rows = {claim.id: next(line for line in page.splitlines() if line.startswith(f"| [{claim.id}]")) for claim, _ in judged}
     assert [name for name, row in rows.items() if "set after the runs" in row] == [judged[0][0].id]

@@ -92,6 +92,15 @@ def test_censored_times_show_a_large_effect():
     assert found["reproduced"] > 0.8
 
 
+@pytest.mark.parametrize("seeds", [8, 24])
+def test_what_is_called_detectable_of_censored_times_is_shown_in_about_four_of_five_cases(seeds):
+    """Exponential times, of which P(sooner) = rate / (1 + rate). Newcombe's standard error is an approximation."""
+    target = Sooner(*(Times.of(np.arange(1.0, seeds + 1), [1e9] * seeds) for _ in range(2))).detectable(0.5)
+    scale = target / (1 - target)
+    found = rates(lambda r: Sooner(_censored(r, 1, seeds, 1e9), _censored(r, scale, seeds, 1e9)), 0.5, 0.625, 400)
+    assert found["reproduced"] == pytest.approx(0.8, abs=0.08)
+
+
 def test_the_interval_of_a_probability_covers_it():
     random = np.random.default_rng(3)
     covered = 0
@@ -138,6 +147,19 @@ def test_crossed_seeds_and_items_hold_their_level(seed_spread, item_spread):
         return Crossed(tuple(map(tuple, seeds + items + random.normal(0, 0.5, (5, 60)))))
 
     assert rates(draw, 0, 1, trials)["reproduced"] <= most(trials, 0.025)
+
+
+def test_what_is_called_detectable_of_crossed_seeds_and_items_is_shown_in_about_four_of_five_cases():
+    """The stated effect is that of one draw's own scatter, so the median of many is tried."""
+
+    def draw(random, effect):
+        seeds, items = random.normal(0, 0.3, (5, 1)), random.normal(0, 1, (1, 60))
+        return Crossed(tuple(map(tuple, effect + seeds + items + random.normal(0, 0.5, (5, 60)))))
+
+    random = np.random.default_rng(11)
+    effect = float(np.median([draw(random, 0.0).detectable(0.0) for _ in range(60)]))
+    found = rates(lambda r: draw(r, effect), 0, 10, 250)
+    assert found["reproduced"] == pytest.approx(0.8, abs=0.1)
 
 
 def test_few_seeds_that_differ_hold_their_level():
@@ -236,6 +258,18 @@ def test_holm_keeps_the_family_s_level():
         family = [(Mean(tuple(random.normal(0, 1, 5))), 0.0, 1.0) for _ in range(6)]
         wrong += any(decision.verdict == "reproduced" for decision in decide(family))
     assert wrong / trials <= most(trials, 0.025)
+
+
+def test_holm_shows_a_true_effect_beside_five_nulls_more_often_than_bonferroni_alone_would_ask():
+    """One effect of four standard errors' size among six claims: shown at least as often as a sixth of the level shows it."""
+    random, trials = np.random.default_rng(4), 500
+    shown = 0
+    for _ in range(trials):
+        family = [(Mean(tuple(random.normal(3.0 if index == 0 else 0.0, 1, 8))), 0.0, 10.0) for index in range(6)]
+        shown += decide(family)[0].verdict == "reproduced"
+    critical = stats.t.ppf(1 - 0.025 / 6, 7)
+    bonferroni = stats.nct.sf(critical, 7, 3.0 * math.sqrt(8))
+    assert shown / trials >= bonferroni - 0.03
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
