@@ -1,9 +1,13 @@
 """The rules that select 01_parity's networks."""
 
+import dataclasses
 import math
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.run.config import build
+from mdlm_min.run.run_folder import settings_of
+from mdlm_min.tasks.parity import ParityRunConfig
 
 SELECTION = Experiment("parity_search").module("selection")
 
@@ -36,3 +40,15 @@ def test_a_golden_table_gives_a_candidate_for_every_network_with_both_arms():
     [small] = [one for one in found if one.cell == "layers=2_width=64_batch=250"]
     assert (small.t_gen_output, small.t_gen_masked) == (4000.0, math.inf)
     assert small.parameters == 101_696
+
+
+def test_01_parity_runs_on_the_networks_that_the_rules_select():
+    """The plan of the paper tier has the network, batch and optimiser of the search's own cells."""
+    tables = [golden.accepted("01_parity_search", tier) for tier in ("cpu", "gpu")]
+    found = [one for table in tables for one in SELECTION.candidates(table)]
+    searched = {record["cell"]: record["config"] for table in tables for record in table.runs.values()}
+    plan = {spec.cell: build(ParityRunConfig, spec.settings) for spec in Experiment("parity").runs("paper")}
+    for name, one in {"nearest": SELECTION.nearest(found), "best-for-output": SELECTION.best_for_output(found)}.items():
+        ours, theirs = plan[name], build(ParityRunConfig, settings_of(searched[one.cell]))
+        assert (ours.network, ours.batch, ours.data) == (theirs.network, theirs.batch, theirs.data)
+        assert dataclasses.replace(ours.train, eval_every=theirs.train.eval_every) == theirs.train
