@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ BUDGETS = (1, 4)
 REFERENCE = "llada_0.001"  # U[0,1] with 1/t
 EVALUATOR = ROOT / "mdlm_min/evaluation/contest_evaluator.py"
 SUBMISSIONS = Path(__file__).parent / "submissions"
+LEVEL = 0.05  # two-sided, of a board's gains adjusted together
 SCORES = {  # columns of a board, where its track has them: heading, digits
     "test_nll": ("test NLL", 3),
     "test_bits_per_byte": ("bits per byte", 3),
@@ -59,6 +61,16 @@ class Line:
     def is_tie(self) -> bool:
         """Whether the seeds leave it open that this is the best entry."""
         return self.ranked.best == 1
+
+    @property
+    def is_better(self) -> bool:
+        """Whether its gain on the reference is above 0 beyond what the seeds can be wrong about."""
+        return self.gain.estimate > 0 and self.adjusted <= LEVEL
+
+    @property
+    def is_worse(self) -> bool:
+        """The same below 0."""
+        return self.gain.estimate < 0 and self.adjusted <= LEVEL
 
 
 def checked(table: Table) -> Table:
@@ -221,10 +233,10 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
     return text
 
 
-def _track(table: Table, track: str) -> dict[str, list[float]]:
+def _track(table: Table, track: str) -> dict[str, Any]:
     """The settings of a track that was run."""
     configs = (record["config"] for record in table.runs.values())
-    found: dict[str, list[float]] = next(config["tracks"][track] for config in configs if config["track"] == track)
+    found: dict[str, Any] = next(config["tracks"][track] for config in configs if config["track"] == track)
     return found
 
 
@@ -234,35 +246,61 @@ def complete(found: Boards) -> Boards:
     return {place: lines for place, lines in found.items() if plan <= {line.name for line in lines}}
 
 
-def by_worst_rank(found: Boards) -> list[tuple[str, list[int], float]]:
-    """The entries that are on every board, the one to advise first: name, the worst rank that the seeds leave open on each board,
-    and their mean. Of equal ones the one with the least mean place is first. So an entry that is merely uncertain is not
-    advised."""
+@dataclass(frozen=True)
+class Advised:
+    """An entry on all boards: on how many it is surely better than the reference, and surely worse, and its mean place."""
+
+    name: str
+    better: int
+    worse: int
+    place: float
+
+
+def advised(found: Boards) -> list[Advised]:
+    """The entries that are on every board, the one to advise first: surely better than the reference on the most boards less
+    those on which it is surely worse; of equal ones, that with the least mean place."""
     everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
     its = {name: [line for lines in found.values() for line in lines if line.name == name] for name in sorted(everywhere)}
-    worst = {name: [line.ranked.worst for line in lines] for name, lines in its.items()}
-    places = {name: float(np.mean([line.ranked.place for line in lines])) for name, lines in its.items()}
-    first = sorted(its, key=lambda name: (float(np.mean(worst[name])), places[name]))
-    return [(name, worst[name], float(np.mean(worst[name]))) for name in first]
+    entries = [
+        Advised(
+            name,
+            sum(line.is_better for line in lines),
+            sum(line.is_worse for line in lines),
+            float(np.mean([line.ranked.place for line in lines])),
+        )
+        for name, lines in its.items()
+    ]
+    return sorted(entries, key=lambda one: (one.worse - one.better, one.place))
 
 
 def _answer(found: Boards) -> str:
-    """The one answer that these boards give, and its margin."""
+    """The one answer that these boards give, or that they give none."""
     if not found:
         return "**No answer yet: no board has every entry of the contest.**"
-    (best, worst, mean), *rest = by_worst_rank(found)
-    ties = sum(line.is_tie for lines in found.values() for line in lines if line.name == best)
-    ranks = ", ".join(f"{rank} of {len(lines)}" for rank, lines in zip(worst, found.values(), strict=True))
+    best, *rest = advised(found)
+    if best.better <= best.worse:
+        return f"**No entry is surely better than U[0,1] over these {len(found)} boards: take any.**"
+    equal = sum(one.better - one.worse == best.better - best.worse for one in rest)
+    same = f"; so {'is one other' if equal == 1 else f'are {equal} others'}, of a larger mean rank"
     return (
-        f"**If you want one answer: `{best}`.** The worst ranks that the seeds leave open, {ranks} on the {len(found)} boards "
-        f"that have every entry of the contest, have the least mean of the {1 + len(rest)} entries on all of them: {mean:.1f}"
-        f"{f'. Next is `{rest[0][0]}` with {rest[0][2]:.1f}' if rest else ''}. On {ties} of these boards it may be the best. "
-        "Where two entries are close, take either."
+        f"**If you want one answer: `{best.name}`.** It is surely better than U[0,1] on {best.better} of the {len(found)} boards "
+        f"that have every entry of the contest, and surely worse on {best.worse}{same if equal else ''}. Its mean rank is "
+        f"{best.place:.1f} of {len(next(iter(found.values())))}. On a board where nothing is surely better than U[0,1] take any."
     )
 
 
-def advice_page(found: Boards) -> str:
-    """results/WHICH_SCHEDULE.md: one screen."""
+def _written(lines: list[Line]) -> str:
+    """Which entries come first by the answers themselves, where a board has them."""
+    reference = next(line for line in lines if line.name == REFERENCE)
+    parts = []
+    for score, what in (("written", "the share of questions answered rightly by writing"), ("chosen", "by choosing among four")):
+        first = max(lines, key=lambda line: line.scores[score])
+        parts.append(f"{what} `{first.name}` ({first.scores[score]:.2f}; U[0,1] {reference.scores[score]:.2f})")
+    return f"Boards are ranked by NLL. Means over seeds, without a test: first by {', '.join(parts)}.\n\n"
+
+
+def advice_page(table: Table, found: Boards) -> str:
+    """results/WHICH_SCHEDULE.md: one screen. `found` are the table's boards."""
     seeds = sorted({lines[0].gain.seeds for lines in found.values()})
     largest = max(budget for _, budget in found)
     text = (
@@ -271,21 +309,26 @@ def advice_page(found: Boards) -> str:
         "([rules](../experiments/07_contest/README.md), [all entries](LEADERBOARD.md)).\n\n"
         f"{_answer(complete(found))}\n\n"
         "A *board* is the entries on one kind of data at one *budget* (of steps), ranked by test NLL. *Rank 2 [1, 25]*: second "
-        "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%).\n\n"
-        "`predicted_window` is the window that `mdlm window --text FILE --tokenizer T` predicts from your training tokens, here "
-        "from those of each kind of data; it prints the `mdlm train` command that uses it. "
-        "`signal_rich_window` is the paper's U[.45,.55]. Both have the weight 1/t, as has U[0,1] (`llada_0.001`).\n\n"
-        "| you train on | budget | best | as good, as far as the seeds can tell | gain over U[0,1], nats per token [95%] | "
-        "and the paper's U[.45,.55] |\n| --- | --- | --- | --- | --- | --- |\n"
+        "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%). *Surely*: p <= .05, adjusted over the "
+        "board.\n\n"
+        "`signal_rich_window` is the paper's U[.45,.55]. `predicted_window` is the window that `mdlm window --text FILE "
+        "--tokenizer T` predicts from your training tokens. Both have the weight 1/t, as has U[0,1] (`llada_0.001`).\n\n"
+        "| you train on | steps x batch | best by the mean | surely better than U[0,1] | may be the best too | "
+        "gain of the best over U[0,1], nats per token [95%] | and the paper's U[.45,.55] |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for (track, budget), lines in found.items():
-        first, others = lines[0], [line.name for line in lines[1:] if line.is_tie]
-        named = ", ".join(f"`{name}`" for name in others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+        first, others = lines[0], [line for line in lines[1:] if line.is_tie]
+        sure = sum(line.is_better for line in lines)
+        tied = f"{len(others)}{', U[0,1] among them' if any(line.name == REFERENCE for line in others) else ''}"
         window = next((line for line in lines if line.name == "signal_rich_window"), None)
         paper = "" if window is None else f"rank {window.ranked.text}, {gain_text(window)}"
-        steps = f"{budget}x ({first.last_step:.0f} steps)"
-        text += f"| {TRACKS[track]} | {steps} | `{first.name}` | {named or 'none'} | {gain_text(first)} | {paper} |\n"
-    text += "\n" + (
+        steps = f"{first.last_step:.0f} x {_track(table, track)['batch']} ({budget}x)"
+        cells = (TRACKS[track], steps, f"`{first.name}`", f"{sure} of {len(lines) - 1}", tied, gain_text(first), paper)
+        text += f"| {' | '.join(cells)} |\n"
+    answers = [lines for place, lines in found.items() if place[0] == "answers"]
+    text += "\n" + (_written(answers[-1]) if answers else "")
+    text += (
         f"How sure: {' or '.join(map(str, seeds))} seeds each, 95% intervals, p-values adjusted over all entries of a board. The "
         "best of many looks better than it is: its interval is not adjusted for having been chosen. "
         if seeds[0] >= LEAST_SEEDS
@@ -295,7 +338,8 @@ def advice_page(found: Boards) -> str:
         "A gain at 1x that is gone at 4x is an early lead." if largest == max(BUDGETS) else "A gain at 1x may be an early lead."
     )
     return text + (
-        f"What the table does not say: models beyond a million parameters, other data, budgets beyond {largest}x. {lead}\n"
+        "What the table does not say: models beyond a million parameters, other data, other batches, budgets beyond "
+        f"{largest}x. {lead}\n"
     )
 
 
@@ -305,4 +349,4 @@ def pages(table: Table) -> dict[str, str]:
     found = boards(table)
     if not found:
         return {}
-    return {"LEADERBOARD.md": leaderboard_page(table, found, others), "WHICH_SCHEDULE.md": advice_page(found)}
+    return {"LEADERBOARD.md": leaderboard_page(table, found, others), "WHICH_SCHEDULE.md": advice_page(table, found)}

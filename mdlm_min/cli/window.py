@@ -30,6 +30,7 @@ FORMS = {
     "order": "sum i w_i t (1-t)^(i-1), with the order factor",
     "sum_of_squares": "sum w_i [t (1-t)^(i-1)]^2, quadratic",
 }
+PAPER_WINDOW = "U[0.45,0.55]"
 READINGS = {"occurrences": "every occurrence counts", "types": "every different n-gram counts once"}
 
 
@@ -91,21 +92,9 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
     window = window_around(best)
     say(f"predicted window: mask_rate = {window}")
     if config.tokenizer != "words":
-        command = (
-            "mdlm",
-            "train",
-            "--text",
-            config.corpus,
-            "--tokenizer",
-            config.tokenizer,
-            "--mask-rate",
-            window,
-            "--weight",
-            "1/t",
-        )
-        say(f"    to train on it: {shlex.join(command)}")
+        say(f"    to train on it: {_train_command(config, window)}")
     say_record("ngrams", say)
-    say_contest(config.tokenizer, say)
+    say_contest(config, "ngrams", say)
     _draw_signal(counts, f"{Path(config.corpus).name}, {config.tokenizer}", figure_path)
     say(f"figure: {figure_path}")
     return best
@@ -129,27 +118,43 @@ def say_record(predictor: str, say: Callable[[str], None]) -> None:
     )
 
 
-def say_contest(tokenizer: str, say: Callable[[str], None]) -> None:
-    """Say what the contest's table supports on the kind of text that is nearest to this one, at its largest budget: the best
-    entry, and how a window that is predicted from n-grams does there. Outside a checkout there is no table."""
+def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]) -> None:
+    """Say what the contest's table supports on the kind of text that is nearest to this one, at its largest budget: how a window
+    that is predicted from n-grams does there, and what to train on where that is not surely better than U[0,1] and another entry
+    is. Outside a checkout there is no table."""
     from mdlm_min.evidence import golden
     from mdlm_min.evidence.experiment import Experiment
 
     if not golden.RESULTS.is_dir():
         return
-    leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if tokenizer == "bytes" else "BPE"
+    leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if config.tokenizer == "bytes" else "BPE"
     found = leaderboard.boards(leaderboard.with_submissions(golden.accepted("07_contest", "cpu"))[0])
     lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
     if lines is None:
         say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")
         return
-    predicted = next((line for line in lines if line.name == "predicted_window"), None)
-    if predicted:
-        rank = f"rank {predicted.ranked.text} of {len(lines)}"
-        say(f"in the contest, {leaderboard.TRACKS[track]}: a window predicted in this way has {rank}")
-    best = lines[0]
-    what = "which may be as good as any" if predicted and predicted.is_tie else f"the table supports {best.name} instead"
-    say(f"  {what} (best: {best.name}; {leaderboard.gain_text(best)}; results/WHICH_SCHEDULE.md)")
+    where = f"in the contest, {leaderboard.TRACKS[track]}{'' if config.tokenizer in ('bytes', 'bpe:512') else ' (the nearest)'}"
+    best, predicted = lines[0], next((line for line in lines if line.name == "predicted_window"), None)
+    if predictor == "ngrams" and predicted:
+        say(
+            f"{where}: a window predicted in this way has rank {predicted.ranked.text} of {len(lines)}, gain on U[0,1] "
+            f"{leaderboard.gain_text(predicted)}"
+        )
+    else:
+        say(f"{where}: no entry predicts its window in this way")
+    if predictor == "ngrams" and predicted and predicted.is_better:
+        say("  surely better than U[0,1]: the table supports it")
+    elif best.is_better:
+        say(f"  the table supports {best.name} instead: gain on U[0,1] {leaderboard.gain_text(best)} (results/WHICH_SCHEDULE.md)")
+        if best.name == "signal_rich_window" and config.tokenizer != "words":
+            say(f"    to train on it: {_train_command(config, PAPER_WINDOW)}")
+    else:
+        say("  no entry is surely better than U[0,1] there (results/WHICH_SCHEDULE.md)")
+
+
+def _train_command(config: "TextConfig", window: str) -> str:
+    settings = {"text": config.corpus, "tokenizer": config.tokenizer, "mask-rate": window, "weight": "1/t"}
+    return shlex.join(["mdlm", "train", *(part for name, value in settings.items() for part in (f"--{name}", value))])
 
 
 def _draw_signal(counts: "Counts", title: str, path: Path) -> None:
@@ -199,7 +204,7 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
         say_record(measure, say)
     best = suggested_rate(rows, "gain")
     say(f"suggested window: mask_rate = {window_around(best)}")
-    say_contest(config.tokenizer, say)
+    say_contest(config, "probe", say)
     _draw_probes(rows, figure_path)
     say(f"figure: {figure_path}")
     return best

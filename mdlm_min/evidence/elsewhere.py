@@ -4,8 +4,8 @@ TABLE.csv   one row per run: cell (where the tier has a grid), arm, seed, and th
 curves.csv  one row per run and step: cell, arm, seed, step, and metrics
 items.csv   one row per run and test item: cell, arm, seed, task, item, and scores
 
-An empty value was not measured. A value that cannot be one is refused with its row, counted as a spreadsheet does: the row of
-names is row 1.
+An empty value was not measured, nor was "nan", as our own tables say it. A value that cannot be one is refused with its row,
+counted as a spreadsheet does: the row of names is row 1.
 """
 
 import csv
@@ -29,6 +29,7 @@ from mdlm_min.run.run_folder import Row, format_number
 
 Run = tuple[str, str, int]  # cell, arm, seed
 ITEM_KEYS = ("task", "item")
+NOT_MEASURED = ("", "nan")
 _MOST_SEED = 2**63 - 1
 
 
@@ -169,7 +170,7 @@ def _read_results(path: Path, plan: Plan) -> pd.DataFrame:
         if (first := rows.setdefault(run, row)) < row:
             raise InputError(f"{path}: row {row}: {place(*run)}, is there twice, first in row {first}")
         there = [name for name in plan.columns if name in values]
-        numbers = {name: file.number(row, name, values[name]) if values[name] else math.nan for name in there}
+        numbers = {name: math.nan if values[name] in NOT_MEASURED else file.number(row, name, values[name]) for name in there}
         found.append({**dict(zip(KEYS, run, strict=True)), **numbers})
     frame = pd.DataFrame(found, [run_name(run) for run in rows])
     _refuse_copies(path, frame, rows)
@@ -200,7 +201,8 @@ def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> d
         step = file.number(row, "step", values["step"])
         if step in curves.setdefault(run_name(run), {}):
             raise InputError(f"{path}: row {row}: step {values['step']} of {place(*run)} is there twice")
-        metrics = {name: file.number(row, name, value) for name, value in values.items() if name not in KEYS and value}
+        measured = {name: value for name, value in values.items() if name not in KEYS and value not in NOT_MEASURED}
+        metrics = {name: file.number(row, name, value) for name, value in measured.items()}
         curves[run_name(run)][step] = Point(metrics, run, log)
     return {name: [points[step] for step in sorted(points)] for name, points in curves.items()}
 
@@ -215,7 +217,7 @@ def _read_items(path: Path, plan: Plan, runs: Mapping[str, Any]) -> dict[str, st
         if item in items.setdefault(run_name(run), {}):
             raise InputError(f"{path}: row {row}: item {values['item']} of {values['task']} of {place(*run)} is there twice")
         scores = [(name, value) for name, value in values.items() if name not in (*KEYS, *ITEM_KEYS)]
-        numbers = [format_number(file.number(row, name, value)) if value else "" for name, value in scores]
+        numbers = ["" if value in NOT_MEASURED else format_number(file.number(row, name, value)) for name, value in scores]
         items[run_name(run)][item] = [values["task"], format_number(item[1]), *numbers]
     header = [*ITEM_KEYS, *(name for name in file.names if name not in (*KEYS, *ITEM_KEYS))]
     return {name: csv_text([header, *lines.values()]) for name, lines in items.items()}
