@@ -2,6 +2,8 @@
 do."""
 
 # %% A schedule: ten lines of your own, or MaskRate.parse("U[0.45,0.55]") in a RateSchedule
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,11 +38,15 @@ for step in range(STEPS):
     start = torch.randint(VOCABULARY, (ROWS // schedule.copies, 1), generator=stream(SEED, "data", step))
     tokens = ((start + torch.arange(LENGTH)) % VOCABULARY).repeat_interleave(schedule.copies, dim=0)
     context = schedule.admit(Context(ROWS, LENGTH, tokens, step=step, steps=STEPS))
+    tokens = context.tokens  # a schedule may train on rows of the step before
     mask, rate = process.mask(ROWS, LENGTH, stream(SEED, "masks", step), context)
-    nll = F.cross_entropy(model(tokens.masked_fill(mask, MASK), mask), tokens[mask], reduction="none")
+    scores = model(tokens.masked_fill(mask, MASK), mask)
+    nll = F.cross_entropy(scores, tokens[mask], reduction="none")
     loss = process.loss(nll, mask, rate, context=context)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    confidence = scores.detach().softmax(dim=1).amax(dim=1)
+    schedule.observe(rate, mask, replace(context, nll=nll.detach(), confidence=confidence))  # for one that learns from its losses
     if step % 50 == 0 or step == STEPS - 1:
         print(f"step {step}: {nll.mean().item():.3f} nats per masked token at a mean rate of {rate.mean().item():.2f}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -35,6 +36,27 @@ def test_own_loop(monkeypatch, tmp_path, capsys):
     assert len(lines) == 2
     first, last = (float(line.split()[2]) for line in lines)
     assert last < first
+
+
+@pytest.mark.parametrize("name", ["p_pots", "puma"])
+def test_own_loop_with_a_schedule_that_learns(name, monkeypatch, tmp_path, capsys):
+    """P-POTS learns from the losses, PUMA keeps rows and moves on by the confidence: what the loop tells them arrives."""
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    names = run(
+        "own_loop.py",
+        monkeypatch,
+        tmp_path,
+        ("STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 300, 32", "STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 40, 8"),
+        (
+            "schedule = HarderOverTime()",
+            f"import numpy\nfrom baselines.schedules import Corpus, make\nschedule = make({name!r}, Corpus(numpy.arange(10), 10))",
+        ),
+    )
+    if name == "p_pots":
+        assert sum(names["schedule"].state()["rows"]) > 8  # of 40 steps; what is old fades
+    else:  # after eight steps a row's place is another sequence's
+        first = torch.randint(10, (8, 1), generator=names["stream"](0, "data", 0))
+        assert not torch.equal(names["tokens"], (first + torch.arange(16)) % 10)
 
 
 def test_hf_trainer(monkeypatch, tmp_path, capsys):

@@ -134,6 +134,73 @@ def test_a_registered_schedule_is_sound(name):
     validate(make(name, CORPUS))
 
 
+RATES = {  # of each reweighting at the first step and at the last: the ends of its mask rates, and their mean
+    "bell_shaped": ((0.0, 1.0, 0.5), (0.0, 1.0, 0.5)),
+    "llada2": ((0.3, 0.8, 0.55), (0.3, 0.8, 0.55)),
+    "simple_cross_entropy": ((0.001, 1.0, 0.5005), (0.001, 1.0, 0.5005)),
+    "cart": ((0.001, 1.0, 0.5005), (0.001, 1.0, 0.5005)),
+    "window_mixture": ((0.001, 1.0, 0.50025), (0.001, 1.0, 0.50025)),
+    "middle_to_full": ((0.45, 0.55, 0.5), (0.001, 1.0, 0.5005)),
+    "full_to_middle": ((0.001, 1.0, 0.5005), (0.45, 0.55, 0.5)),
+    "signal_rich_window": ((0.45, 0.55, 0.5), (0.45, 0.55, 0.5)),
+    "frequency_informed": ((0.0, 0.6, 0.1526), (0.0, 1.0, 0.3164)),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_mask_rates_are_those_of_the_source(name):
+    """Ends and mean, by sampling. (llada2_pairs, whose second row has 1 - t: below.)"""
+    schedule = make(name, CORPUS)
+    for step, (low, high, mean) in zip((0, 100), RATES[name], strict=True):
+        rate = schedule.sample(Context(20_000, 8, step=step, steps=100), generator(7)).double()
+        assert low <= rate.min() <= rate.max() <= high
+        assert float(rate.mean()) == pytest.approx(mean, abs=5 * float(rate.std()) / math.sqrt(len(rate)) + 1e-6)
+        if name not in ("frequency_informed", "window_mixture"):  # which have two modes
+            wanted = 0.1909 if name == "bell_shaped" else (high - low) / math.sqrt(12)
+            assert float(rate.std()) == pytest.approx(wanted, rel=0.02)
+    if name == "window_mixture":
+        assert float(((rate > 0.45) & (rate < 0.55)).double().mean()) == pytest.approx(0.5 + 0.5 * 0.1, abs=0.02)
+    if name == "frequency_informed":  # six tenths of the rows around .12
+        rate = schedule.sample(Context(20_000, 8, step=100, steps=100), generator(8))
+        assert float((rate < 0.3).double().mean()) == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_pair_of_llada2_is_a_mask_and_its_complement():
+    schedule, context = make("llada2_pairs", CORPUS), Context(2000, 40)
+    rate = schedule.sample(context, generator())
+    mask = schedule.mask(rate, context, generator(1))
+    assert torch.equal(mask[::2], ~mask[1::2])
+    assert torch.allclose(rate[::2] + rate[1::2], torch.ones(1000))
+    assert 0.3 <= float(rate[::2].min()) <= float(rate[::2].max()) <= 0.8
+    assert float(mask[::2].double().mean()) == pytest.approx(0.55, abs=0.01)
+
+
+def test_weights_of_the_reweightings_are_those_of_the_source():
+    """By the formulas of the docstrings, written anew. One row of eight tokens, the second, third and seventh masked."""
+    mask = torch.tensor([[False, True, True, False, False, False, True, False]])
+    rate, context = torch.tensor([0.25]), Context(1, 8, step=50, steps=100, nll=torch.tensor([1.0, 2.0, 0.5]))
+
+    def given(name):
+        weight = make(name, CORPUS).weight(rate, mask, context).double()
+        return weight.expand(8) if weight.dim() == 1 else weight[0]
+
+    assert given("simple_cross_entropy")[1] == 2.0
+    assert given("llada2")[1] == given("llada2_pairs")[1] == pytest.approx(8 / 3)
+    assert given("bell_shaped")[1] == given("window_mixture")[1] == given("middle_to_full")[1] == 4.0
+    seen = [0, 3, 4, 5, 7]
+    assert given("cart")[1] == pytest.approx(sum(0.1 * 0.9 ** (abs(1 - place) - 1) / 2 for place in seen))
+    planner = math.exp(-2.0) / sum(math.exp(-nll) for nll in (1.0, 2.0, 0.5))
+    assert given("papl")[2] == pytest.approx(4 * (1 + planner))
+
+    def density(x, centre, deviation):  # of a normal cut to [0, 1]
+        inside = math.erf((1 - centre) / deviation / math.sqrt(2)) + math.erf(centre / deviation / math.sqrt(2))
+        return math.exp(-(((x - centre) / deviation) ** 2) / 2) / (deviation * math.sqrt(2 * math.pi)) / (inside / 2)
+
+    moving = 0.2 + 0.65 * (1 - math.exp(-0.5))
+    both = 0.6 * density(0.25, 0.12, 0.02) + 0.4 * density(0.25, moving, 0.08)
+    assert given("frequency_informed")[1] == pytest.approx(both**-0.1 / 0.25, rel=1e-5)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", UNBIASED)
 def test_the_loss_is_what_it_says_it_estimates(name, seed, monkeypatch):
