@@ -49,7 +49,8 @@ def test_own_loop_with_a_schedule_that_learns(name, monkeypatch, tmp_path, capsy
         ("STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 300, 32", "STEPS, ROWS, LENGTH, VOCABULARY, MASK = 0, 40, 8"),
         (
             "schedule = HarderOverTime()",
-            f"import numpy\nfrom baselines.schedules import Corpus, make\nschedule = make({name!r}, Corpus(numpy.arange(10), 10))",
+            "import numpy\nfrom baselines.schedules import Corpus, make\n"
+            f"schedule = make({name!r}, Corpus(numpy.arange(10), 10))",
         ),
     )
     if name == "p_pots":

@@ -8,8 +8,10 @@ scaling in two cases, the growth of p and p = .02 are from a third party's re-im
     mask rates     .6 N(.12, .02) + .4 N(m, .08) cut to [0,1], m = .2 + .65 (1 - exp(-step / steps))
     loss weight    (1 / p(t))^.1 / t: the bound's weight with its derivative softened
 
-Our reading: the derivative is that of the whole mixture, not of the component that was drawn; both are 1/p(t) where the modes are
-apart. Cut means renormalised, where the code clamps. The paper reports results near hybrids on BabyLM. A reweighting.
+Our reading: p is the density of the whole mixture. The code takes that of the component that was drawn, without its share of .6
+or .4; the two differ by that share, and more where the modes overlap, as they do early. Cut means renormalised, where the code
+clamps; the code stratifies t over the batch, ours is independent. The paper reports results near hybrids on BabyLM. A
+reweighting.
 """
 
 import math

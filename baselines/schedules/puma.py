@@ -1,10 +1,10 @@
 """PUMA, progressive unmasking (arXiv:2602.10314): masks along the sampler's own path.
 
-As in the released code: every row of the batch holds one sequence for K steps. Its first mask shows a random share of the
-tokens, drawn from [0, 1/K]. At each later step j the share grows to a draw from [j/K, (j+1)/K], and the tokens shown next are
-those of which the model was most confident, as a sampler would choose, but with their true values. After K steps a new
-sequence takes the row. The loss is the mean over a row's masked tokens. The rows start at different j. The paper reports 2.5
-times faster pre-training at 125M.
+As in the released code's standard mode, with a constant K (8 is ours): every row of the batch holds one sequence for K steps. Its
+first mask shows a random share of the tokens, drawn from [0, 1/K]. At each later step j the share grows to a draw from
+[j/K, (j+1)/K], and the tokens shown next are those of which the model was most confident, as a sampler would choose, but with
+their true values. After K steps a new sequence takes the row. The loss is the mean over a row's masked tokens. The rows start at
+different j. The paper reports 2.5 times faster pre-training at 125M.
 
 A reweighting: the masks are no longer independent of the model. A checkpoint holds the sequences and their masks, rows x
 length numbers. `sample` advances the rows, so it is called once a step, after `admit`; a row's rate is its share of masked

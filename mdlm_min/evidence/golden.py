@@ -30,7 +30,8 @@ from mdlm_min.run.files import sha256, write_whole
 from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number, metrics_sha256
 
 RESULTS = ROOT / "results"
-PROVENANCE = ("seconds", "device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256")  # the last columns of a table
+# The last columns of a table; the evaluator's where a run was judged by the contest's.
+PROVENANCE = ("seconds", "device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256", "evaluator_sha256")
 _RECORD: dict[str, tuple[type, ...]] = {  # what a table is made of: where it stands in a run's record, and its types
     "cell": (str,),
     "config.arm": (str,),
@@ -64,6 +65,7 @@ class Table:
 
     def _rows_by_run(self) -> dict[str, list[dict[str, Any]]]:
         summarise = Experiment(self.experiment).summariser()
+        judged = any("evaluator_sha256" in record["data"] for record in self.runs.values())
         rows = {}
         for name, record in self.runs.items():
             config = record["config"]
@@ -77,6 +79,8 @@ class Table:
                 "data_sha256": record["data"]["sha256"][:16],
                 "log_sha256": record["finished"]["log_sha256"][:16],
             }
+            if judged:
+                whence["evaluator_sha256"] = record["data"].get("evaluator_sha256", "")[:16]
             rows[name] = [{**what, **measured, **whence} for measured in summarise(self.curves[name])]
         return rows
 

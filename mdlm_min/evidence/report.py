@@ -23,7 +23,7 @@ from mdlm_min.evidence.interval import Interval, place
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
-_PROVENANCE = ("device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256")
+_PROVENANCE = ("device", "dtype", "commit", "config_sha256", "data_sha256", "log_sha256", "evaluator_sha256")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.golden import Table
+from mdlm_min.evidence.golden import Table, accepted
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import open_run
+from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig
 
 EXPERIMENT = Experiment("information_density")
@@ -45,6 +48,21 @@ def learned(at):
         }
         for step in range(0, last + 50, 50)
     ]
+
+
+def test_a_table_of_byte_frequencies_knows_more_of_gsm8k_than_two_arms(data_folder, tmp_path):
+    """The page's 3.387 nats a byte, from the training answers of the track's own data; the arms' means stand on its two sides."""
+    (spec,) = [one for one in EXPERIMENT.runs("cpu") if (one.cell, one.arm, one.seed) == ("track=gsm8k", "uniform", 3)]
+    config = build(FinetuneConfig, RUN._split(spec.settings).task)
+    with open_run(tmp_path / "run", {"seed": 3}) as folder:
+        task = FinetuneTask(config, 3, folder)
+    counts = np.bincount(np.concatenate([one.answer for one in task.data.train]), minlength=task.template.vocab_size) + 1
+    held_out = np.concatenate([one.answer for one in task.data.held_out[: config.validation_answers]])
+    unigram = float(-np.log(counts / counts.sum())[held_out].mean())
+    assert unigram == pytest.approx(3.387, abs=0.001)
+    frame = accepted("06_information_density", "cpu").cell("track=gsm8k").frame()
+    means = frame.groupby("arm")["test_nll"].mean()
+    assert set(means.index[means > unigram]) == {"density_5", "hard"}
 
 
 def test_all_arms_have_the_same_tracks_and_differ_in_their_density_alone():
