@@ -10,7 +10,7 @@ logs/CELL/SEED.txt                     the log of each run
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,17 @@ What this schedule does, where it comes from, and what was searched for it: writ
 @dataclass(frozen=True)
 class Submission:
     """submission.json. `schedule`: the class in schedule.py; `record`: whether it is to be ranked, which needs the contest's own
-    data and budgets; `tracks` and `budgets`: what it was run on."""
+    data and budgets; `tracks`, `budgets` and `seeds`: what it was run on, besides the seed of the search."""
 
     name: str
     schedule: str
     tracks: list[str]
     budgets: list[int]
+    seeds: list[int]
     record: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("tracks", "budgets"):
+        for name in ("tracks", "budgets", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise InputError(f"submission.json: {name}: {shown(values)} is not allowed; allowed: at least one, each once")
@@ -85,7 +86,7 @@ def check_name(experiment: Experiment, arm: str) -> None:
 def check_free(folder: Path, submission: Submission) -> None:
     """Raise InputError for a folder that holds anything but this very submission."""
     if (folder / "submission.json").exists():
-        if (there := described(folder)) != submission:
+        if replace(there := described(folder), seeds=submission.seeds) != submission:
             held = f"{there.name} on {', '.join(there.tracks)} at {', '.join(f'{budget}x' for budget in there.budgets)}"
             raise InputError(f"submission: {folder} holds {held}; allowed: another folder for other tracks or budgets")
     elif folder.exists() and (not folder.is_dir() or any(path.name != "README.md" for path in folder.iterdir())):
@@ -135,7 +136,14 @@ def read(folder: Path) -> tuple[Submission, Table]:
     if submission.record:
         specs = entry_runs(experiment, submission.name, "", submission.tracks, submission.budgets, 0)
         entry_check.check_conditions(folder, submission.schedule, experiment, specs, table)
+    if (found := judged_seeds(table)) != sorted(submission.seeds):
+        raise InputError(f"{folder / 'submission.json'}: seeds: {submission.seeds} are not those of its judged runs, {found}")
     return submission, table
+
+
+def judged_seeds(table: Table) -> list[int]:
+    """The seeds of the runs at a budget: all but those of the search."""
+    return sorted({record["config"]["seed"] for record in table.runs.values() if "_budget=" in record["cell"]})
 
 
 def accepted_entries(folder: Path, without: str = "") -> tuple[list[Table], dict[str, str]]:

@@ -519,6 +519,7 @@ def forged_entry(folder, change=lambda runs, settings: None, record=lambda name,
     (folder / "README.md").write_text("# low_half\n\nMade up.\n")
     (folder / "schedule.py").write_text(OWN)
     settings = {"name": name or "low_half", "schedule": "Low", "tracks": [track], "budgets": [budget], "record": True}
+    settings["seeds"] = [1, 2, 3, 4, 5]
     run = CONTEST.module("run")
     runs = {}
     for number, spec in enumerate(submission.entry_runs(CONTEST, settings["name"], "own.py:Low", [track], [budget], 0)):
@@ -671,6 +672,18 @@ def test_a_file_that_is_no_text_is_refused_by_name(name, tmp_path, one_commit):
         submission.read(folder)
 
 
+@pytest.mark.parametrize("seeds", [[1, 2, 3, 4], [1, 2, 3, 4, 6], [1, 1, 2, 3, 4, 5]])
+def test_seeds_that_submission_json_does_not_name_are_refused(seeds, tmp_path, one_commit):
+    with pytest.raises(InputError, match=r"submission\.json: seeds: .*(are not those of its judged runs|each once)"):
+        submission.read(forged_entry(tmp_path / "sent", lambda runs, settings: settings.update(seeds=seeds)))
+
+
+@pytest.mark.parametrize("folder", [path.parent for path in LEADERBOARD.SUBMISSIONS.glob("*/submission.json")], ids=str)
+def test_every_folder_sent_in_is_accepted(folder):
+    """With its class, which is executed: as `mdlm contest --check` does."""
+    assert main(["contest", "--check", str(folder)]) == 0
+
+
 def test_curves_of_an_accepted_run_are_mentioned(tmp_path, one_commit):
     table = submission.read(forged_entry(tmp_path / "sent"))[1]
     assert entry_check.copies(table, golden.accepted("07_contest", "cpu")) == []
@@ -712,7 +725,7 @@ def test_a_folder_that_holds_another_submission_is_not_overwritten(small, capsys
     assert main(arguments) == 2
     assert capsys.readouterr().err == "mdlm: submission: sent holds something else; allowed: a new folder\n"
     (small / "sent/submission.json").write_text(
-        json.dumps({"name": "low_half", "schedule": "Low", "tracks": ["parities"], "budgets": [1]})
+        json.dumps({"name": "low_half", "schedule": "Low", "tracks": ["parities"], "budgets": [1], "seeds": [1, 2]})
     )
     assert main([*arguments, "--budget", "4"]) == 2
     said = "submission: sent holds low_half on parities at 1x; allowed: another folder for other tracks or budgets"
