@@ -56,7 +56,7 @@ locked: ## make .venv from requirements.lock, each file checked by its hash (Lin
 exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
 	$(RUN) theory $(OPTIONS)
 
-exp-parity: .venv/installed ## P1-P9: grokking and masked diffusion on parity (SEEDS=1: half an hour on two cores; all eight: hours)
+exp-parity: .venv/installed ## P1-P9: grokking and masked diffusion on parity (SEEDS=1 CELLS=train_samples=600: a quarter of an hour on two cores; all: hours)
 	$(RUN) parity $(OPTIONS)
 
 exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)

@@ -8,6 +8,7 @@ draws elsewhere, such as LLaDA's random lengths.
 
 # %% The patch
 import functools
+import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,25 +42,26 @@ class _TorchWithWindow:
 
 
 @contextmanager
-def window_of(module: types.ModuleType, function: str, text: str, epsilon: float = 1e-3) -> Iterator[None]:
-    """Within this context the mask rates that the module's `function` draws follow `text`, such as "U[0.45,0.55]"; `epsilon` is
-    the script's own."""
-    original, plain = getattr(module, function), module.torch
-    patched = _TorchWithWindow(MaskRate.parse(text), epsilon)
+def window_of(owner: Any, function: str, text: str, epsilon: float = 1e-3) -> Iterator[None]:
+    """Within this context the mask rates that `function`, of a module or a method of a class, draws follow `text`, such as
+    "U[0.45,0.55]"; `epsilon` is the script's own."""
+    original = getattr(owner, function)
+    names = inspect.unwrap(original).__globals__  # those of the module that it was written in
+    plain, patched = names["torch"], _TorchWithWindow(MaskRate.parse(text), epsilon)
 
     @functools.wraps(original)
     def with_window(*arguments: Any, **options: Any) -> Any:
-        module.torch = patched  # type: ignore[attr-defined]
+        names["torch"] = patched
         try:
             return original(*arguments, **options)
         finally:
-            module.torch = plain  # type: ignore[attr-defined]
+            names["torch"] = plain
 
-    setattr(module, function, with_window)
+    setattr(owner, function, with_window)
     try:
         yield
     finally:
-        setattr(module, function, original)
+        setattr(owner, function, original)
 
 
 # %% The other trainer: here a module of its own; yours is imported
@@ -77,6 +79,15 @@ def training_step(model, tokens, mask_token):
     noisy, masked, rate = forward_process(tokens, mask_token)
     nll = torch.nn.functional.cross_entropy(model(noisy)[masked], tokens[masked], reduction="none")
     return (nll / rate[:, None].expand(tokens.shape)[masked]).sum() / tokens.numel()
+
+class Trainer:
+    def compute_loss(self, model, tokens, mask_token, eps=1e-3):
+        t = eps + (1 - eps) * torch.rand(len(tokens), device=tokens.device)
+        masked = torch.rand(tokens.shape, device=tokens.device) < t[:, None]
+        logits = model(tokens.masked_fill(masked, mask_token))
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+        self.rates = t
+        return (nll * masked / t[:, None]).sum() / tokens.numel()
 """
 other_trainer = types.ModuleType("other_trainer")
 exec(SCRIPT, vars(other_trainer))
@@ -91,6 +102,10 @@ with window_of(other_trainer, "forward_process", "U[0.45,0.55]"):
     loss = other_trainer.training_step(model, tokens, 10)
     loss.backward()
 _, _, after = other_trainer.forward_process(tokens, 10)
-for name, rates in (("before", before), ("within", rate), ("after", after)):
+
+trainer = other_trainer.Trainer()
+with window_of(other_trainer.Trainer, "compute_loss", "U[0.45,0.55]"):  # a method
+    trainer.compute_loss(model, tokens, 10)
+for name, rates in (("before", before), ("within", rate), ("in a method", trainer.rates), ("after", after)):
     print(f"{name}: mask rates from {rates.min().item():.3f} to {rates.max().item():.3f}")
 print(f"masked: {masked.float().mean().item():.3f} of the tokens, loss {loss.item():.3f}")

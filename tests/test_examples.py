@@ -77,7 +77,9 @@ def test_window_in_another_trainer(monkeypatch, tmp_path, capsys):
     names = run("window_in_another_trainer.py", monkeypatch, tmp_path)
     assert "within: mask rates from 0.45" in capsys.readouterr().out
     assert (names["rate"].min() >= 0.45 - 1e-6, names["rate"].max() <= 0.55 + 1e-6) == (True, True)
-    for rates in (names["before"], names["after"]):
+    assert (names["trainer"].rates.min() >= 0.45 - 1e-6, names["trainer"].rates.max() <= 0.55 + 1e-6) == (True, True)
+    names["trainer"].compute_loss(names["model"], names["tokens"], 10)
+    for rates in (names["before"], names["after"], names["trainer"].rates):  # the patch is gone again
         assert rates.min() < 0.05
         assert rates.max() > 0.95
     share = names["masked"].float().mean(dim=1) - names["rate"]

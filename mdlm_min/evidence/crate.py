@@ -27,7 +27,8 @@ FORMATS = {
     ".md": "text/markdown",
     ".png": "image/png",
 }
-CODE, AUTHORS, PAPER = "#mdlm-min", "#authors", "https://arxiv.org/abs/2601.22450"
+CODE, AUTHORS = "#mdlm-min", "#authors"
+PAPER, SECOND_PAPER = "https://arxiv.org/abs/2601.22450", "https://arxiv.org/abs/2603.15803"
 PUBLISHED_LICENSE = "https://creativecommons.org/licenses/by/4.0/"  # of the paper's numbers, see published/README.md
 _WHAT = {
     "table.csv": "one row per run",
@@ -65,7 +66,7 @@ def entities(tables: Iterable[Table]) -> list[Entity]:
         "version": project["version"],
         "license": {"@id": code_license},
         "author": {"@id": AUTHORS},
-        "citation": {"@id": PAPER},
+        "citation": [{"@id": PAPER}, {"@id": SECOND_PAPER}],
     }
     paths = [path.as_posix() for path in files()]
     sets = [_table(name, table, [path for path in paths if path.startswith(name)]) for name, table in found.items()]
@@ -81,7 +82,10 @@ def entities(tables: Iterable[Table]) -> list[Entity]:
         "license": {"@id": code_license}, "author": {"@id": AUTHORS},
     }  # fmt: skip
     authors = {"@id": AUTHORS, "@type": "Organization", "name": f"The {project['name']} developers"}
-    paper = {"@id": PAPER, "@type": "ScholarlyArticle", "name": "The paper whose claims are tested, arXiv:2601.22450"}
+    papers = [
+        {"@id": PAPER, "@type": "ScholarlyArticle", "name": "The paper whose claims are tested, arXiv:2601.22450"},
+        {"@id": SECOND_PAPER, "@type": "ScholarlyArticle", "name": "Information-density masking, arXiv:2603.15803"},
+    ]
     licenses = [
         {"@id": code_license, "@type": "CreativeWork", "name": project["license"]},
         {"@id": PUBLISHED_LICENSE, "@type": "CreativeWork", "name": "CC BY 4.0"},
@@ -92,7 +96,7 @@ def entities(tables: Iterable[Table]) -> list[Entity]:
         *map(_file, paths),
         code,
         authors,
-        paper,
+        *papers,
         *licenses,
     ]
 

@@ -91,7 +91,7 @@ def findings(judged: Judged, set_after: Mapping[str, str], counted: Mapping[str,
     try:
         return template.render(claims=found, counts=counted)
     except UndefinedError as error:
-        allowed = f"the claims {', '.join(found)}; counts of {', '.join(counted)}"
+        allowed = f"the ids of claims, and counts of {', '.join(counted)}"
         raise InputError(f"{EXPERIMENTS / 'findings.md'}: {error.message}; allowed: {allowed}") from error
 
 
