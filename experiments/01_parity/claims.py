@@ -300,9 +300,7 @@ def _draw(table: Table, arms: list[str], path: Path) -> Path:
                 figure.seed_band(axes[row, column], curves, metric, figure.COLOURS[index], _label(arm))
         for index, arm in own:
             _draw_survival(axes[2, column], _times(part, arm), figure.COLOURS[index], _label(arm))
-        axes[2, column].set(
-            xlabel="step", ylim=(-0.02, 1.04), title="share of seeds not generalised yet (marks: runs that ended)"
-        )
+        axes[2, column].set(xlabel="step", ylim=(-0.02, 1.04), title="share of seeds not there yet (marks: ended)")
         data = next(iter(part.runs.values()))["config"]["data"]
         seeds = len({record["config"]["seed"] for record in part.runs.values()})
         axes[0, column].set_title(

@@ -38,8 +38,9 @@ def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
 def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
     with pytest.raises(InputError, match=r"findings\.md: .*W2-bytes"):
         pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"], {}, counted)
-    with pytest.raises(InputError, match=r"findings\.md: .*parity_map"):
-        pages.findings(judged, {}, {"parity_search": counted["parity_search"]})
+    with pytest.raises(InputError, match=r"findings\.md: .*secret_first"):
+        pages.findings(judged, {}, counted | {"parity_map": {"problems": 36, "generalised": 23}})
+    assert "the map of parity problems" not in pages.findings(judged, {}, {})  # a folder of results that has no map
 
 
 def test_findings_mark_what_was_set_after_its_runs(judged, counted):
