@@ -24,8 +24,8 @@ class MissingArmError(LookupError):
 class Verdict:
     """What our runs say of a claim: the number that it turns on, its 95% interval over seeds, and a note.
 
-    For claims about trained models also the number of seeds, and the p-value of the null value, as it is and adjusted in the
-    claim's family."""
+    For claims about trained models also the number of seeds, the p-value of the null value, as it is and adjusted in the claim's
+    family, and where that decides nothing about how many seeds would (0: not known)."""
 
     verdict: str
     note: str
@@ -35,20 +35,29 @@ class Verdict:
     seeds: int = 0
     raw: float = math.nan
     adjusted: float = math.nan
+    needed: int = 0
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict {self.verdict!r}; allowed: {VERDICTS}")
 
     @staticmethod
-    def of(evidence: Evidence, decision: Decision) -> "Verdict":
-        """The verdict that the rules (statistics.py) give on this evidence."""
+    def of(evidence: Evidence, decision: Decision, needed: int = 0) -> "Verdict":
+        """The verdict that the rules (statistics.py) give on this evidence; `needed` seeds would decide."""
         left_open = ""
         if isinstance(evidence, Share) and evidence.unknown:
             left_open = f"{evidence.unknown} of {evidence.seeds} seeds ended before it could be seen"
-        note = ". ".join(part for part in (evidence.note, left_open, decision.sentence) if part)
+        cost = f"About {needed} seeds would show the smallest value that would matter" if needed else ""
+        note = ". ".join(part for part in (evidence.note, left_open, decision.sentence, cost) if part)
         return Verdict(
-            decision.verdict, note, evidence.estimate, *evidence.interval(), evidence.seeds, decision.raw, decision.adjusted
+            decision.verdict,
+            note,
+            evidence.estimate,
+            *evidence.interval(),
+            evidence.seeds,
+            decision.raw,
+            decision.adjusted,
+            needed,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.statistics import Evidence, Share, decide
+from mdlm_min.evidence.statistics import LEAST_SEEDS, Decision, Evidence, Share, decide
 from mdlm_min.run.errors import InputError
 
 Judged = list[tuple[Claim, Verdict]]
@@ -38,8 +38,16 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
         decisions = decide([(said, claim.least, claim.smallest) for said, (claim, _) in zip(evidence, pairs, strict=True)])
         for index, said, decision in zip(members, evidence, decisions, strict=True):
             if said is not NOTHING:
-                found[index] = (found[index][0], Verdict.of(said, decision))
+                claim = found[index][0]
+                found[index] = (claim, Verdict.of(said, decision, seeds_needed(said, decision, claim.least, claim.smallest)))
     return [(claim, said) for claim, said in found if isinstance(said, Verdict)]
+
+
+def seeds_needed(evidence: Evidence, decision: Decision, null: float, smallest: float) -> int:
+    """About how many seeds like these would show the smallest value that would matter in 80% of cases, before adjustment: what can
+    be seen shrinks with the root of their number. 0 where the verdict needs none, or where these seeds say nothing of it."""
+    seen = evidence.detectable(null) if decision.verdict == "underpowered" and evidence.seeds >= LEAST_SEEDS else math.inf
+    return math.ceil(evidence.seeds * ((seen - null) / (smallest - null)) ** 2) if math.isfinite(seen) else 0
 
 
 def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Verdict | Evidence:
@@ -113,7 +121,8 @@ def as_json(judged: Judged, set_after: Mapping[str, str]) -> str:
             "published": claim.published, "tolerance": claim.tolerance, "tier": claim.tier, "verdict": verdict.verdict,
             "ours": finite(verdict.ours), "low": finite(verdict.low), "high": finite(verdict.high), "note": verdict.note,
             "smallest": finite(claim.smallest), "family": claim.family, "seeds": verdict.seeds,
-            "p": finite(verdict.raw), "adjusted_p": finite(verdict.adjusted), "set_after": set_after.get(claim.id, ""),
+            "p": finite(verdict.raw), "adjusted_p": finite(verdict.adjusted), "needed": verdict.needed,
+            "set_after": set_after.get(claim.id, ""),
         }
         for claim, verdict in judged
     ]  # fmt: skip

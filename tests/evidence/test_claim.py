@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from mdlm_min.evidence.claim import (
@@ -89,6 +90,21 @@ def test_a_claim_that_was_not_run_counts_in_its_family():
     (_, judged), (_, absent) = judge(_Experiment(claims), {"cpu": _small_table()})
     assert judged.adjusted == pytest.approx(2 * judged.raw)
     assert absent.verdict == "not run"
+
+
+def test_a_verdict_that_decides_nothing_says_how_many_seeds_would():
+    """Simulated: with that many seeds of this scatter the smallest value that would matter is shown in about 80% of cases."""
+    values = (0.4, -0.6, 0.5, -0.3, 0.2)
+    ((_, open_one),) = judge(_Experiment([_claim(judge=lambda table: Mean(values), smallest=0.3)]), {"cpu": _small_table()})
+    assert open_one.verdict == "underpowered"
+    assert f"About {open_one.needed} seeds would show" in open_one.note
+    random, deviation = np.random.default_rng(0), np.std(values, ddof=1)
+    shown = [Mean(tuple(random.normal(0.3, deviation, open_one.needed))).p_at_most(0) <= 0.025 for _ in range(400)]
+    assert np.mean(shown) > 0.75
+    ((_, decided),) = judge(_Experiment([_claim(judge=lambda table: Mean((1.0, 1.1, 0.9, 1.0, 1.2)))]), {"cpu": _small_table()})
+    assert decided.needed == 0
+    ((_, few),) = judge(_Experiment([_claim(judge=lambda table: Mean(values[:3]))]), {"cpu": _small_table()})
+    assert few.needed == 0
 
 
 def test_a_family_has_one_level():
