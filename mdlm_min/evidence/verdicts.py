@@ -44,8 +44,8 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
 
 
 def seeds_needed(evidence: Evidence, decision: Decision, null: float, smallest: float) -> int:
-    """About how many seeds like these would show the smallest value that would matter in 80% of cases, before adjustment: what can
-    be seen shrinks with the root of their number. 0 where the verdict needs none, or where these seeds say nothing of it."""
+    """About how many seeds like these would show the smallest value that would matter in 80% of cases, before adjustment: what
+    can be seen shrinks with the root of their number. 0 where the verdict needs none, or where these seeds say nothing of it."""
     seen = evidence.detectable(null) if decision.verdict == "underpowered" and evidence.seeds >= LEAST_SEEDS else math.inf
     return math.ceil(evidence.seeds * ((seen - null) / (smallest - null)) ** 2) if math.isfinite(seen) else 0
 
