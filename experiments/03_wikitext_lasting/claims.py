@@ -55,6 +55,20 @@ def step_ratios(table: Table, rival: str, arm: str) -> list[float]:
     return ratios
 
 
+def trend(table: Table, rival: str, arm: str) -> tuple[Mean, float]:
+    """How the gap of validation loss changes with each doubling of the tokens, by a straight line in their logarithm from a
+    quarter of the run on, seed by seed; and the mean gap of those lines at the last step."""
+    slopes, ends = [], []
+    for theirs, ours in zip(curves_of(table, rival), curves_of(table, arm), strict=True):
+        last = theirs[-1]["step"]
+        pairs = [(row["step"], row["valid_loss"] - mine["valid_loss"]) for row, mine in zip(theirs, ours, strict=True)]
+        late = np.array([(np.log2(step / last), gap) for step, gap in pairs if step >= last / 4])
+        slope, end = np.polyfit(late[:, 0], late[:, 1], 1)
+        slopes.append(float(slope))
+        ends.append(float(end))
+    return Mean(tuple(slopes)), float(np.mean(ends))
+
+
 def _gap(table: Table, rival: str, arm: str) -> np.ndarray:
     return by_seed(table, rival, "test_loss") - by_seed(table, arm, "test_loss")
 
@@ -245,7 +259,8 @@ COLOUR = {"uniform": 3, "middle": 2, "clipped": 4, "band": 5, "bell": 6}
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     """Per tier, a row for each setting: the gap between U[0,1] and the window against tokens, with and without the weight 1/t
-    (median, every seed, range), and the validation loss of every schedule (mean over seeds)."""
+    (median, every seed, range), with a straight line in the logarithm of the tokens from a quarter of the run on and its 95%
+    interval over seeds; and the validation loss of every schedule (mean over seeds)."""
     paths = []
     for tier, table in tables.items():
         there = dict.fromkeys(record["cell"] for record in table.runs.values())
@@ -274,8 +289,21 @@ def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
             for theirs, ours in pairs
         ]  # fmt: skip
         figure.seed_band(ax, gaps, "gap", figure.COLOURS[colour], f"U[0,1] - U[.45,.55], {text}")
+        slope, end = trend(table, rival, arm)
+        low, high = slope.interval()
+        last = float(gaps[0]["step"].iloc[-1])
+        tokens = np.linspace(last / 4, last, 50)
+        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling"
+        if not np.isfinite(low):
+            line = f"{slope.estimate:+.3f} nats per doubling, one seed"
+        ax.plot(
+            tokens, end + slope.estimate * np.log2(tokens / last), "--", color=figure.COLOURS[colour], linewidth=2, label=line
+        )
     ax.axhline(0, color="grey", linewidth=0.8)
-    ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats", title=f"does the gain last? {cell}")
+    ratio = Ratio(tuple(step_ratios(table, "uniform", "middle"))).estimate
+    ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats")
+    ax.set_title(f"does the gain last? {cell}: to equal loss U[0,1] needs {ratio:.1f} times the steps", fontsize=9)
+    ax.legend(fontsize=7)
 
 
 def _draw_losses(ax: figure.Axes, table: Table, cell: str) -> None:
