@@ -42,7 +42,8 @@ SCORES = {  # columns of a board, where its track has them: heading, digits
 @dataclass(frozen=True)
 class Line:
     """An entry on a board. `gain` is the reference's test NLL less its own, by seed; `adjusted` its two-sided p-value, by Holm's
-    method over the board's entries. `steps`: at which step it reaches the reference's last validation NLL, by seed."""
+    method over the board's entries. `steps`: at which step it reaches the reference's last validation NLL, by seed. `levels`: its
+    test NLL in each tenth of t, on text."""
 
     ranked: Ranked
     gain: Mean
@@ -50,6 +51,7 @@ class Line:
     steps: tuple[float, ...]
     last_step: float
     scores: dict[str, float]
+    levels: tuple[float, ...]
     rates: tuple[float, ...]
     commits: tuple[str, ...]
 
@@ -131,6 +133,7 @@ def board(table: Table, track: str, budget: int) -> list[Line]:
                 tuple(steps_to(curve, target) for curve in curves),
                 float(rows["last_step"].max()),
                 {name: float(rows[name].mean()) for name in SCORES},
+                tuple(float(rows[f"test_t{low / 10:.1f}"].mean()) for low in range(10)),
                 tuple(sorted(set(rows["learning_rate"]))),
                 tuple(sorted({commit for record in records for commit in commits_of(record)})),
             )
@@ -193,6 +196,16 @@ def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def levels_text(lines: list[Line]) -> str:
+    """The test NLL of every entry in each tenth of t, folded away; empty where a track does not measure it."""
+    if all(math.isnan(value) for line in lines for value in line.levels):
+        return ""
+    head = ["entry", *(f"t in [{low / 10:.1f},{(low + 1) / 10:.1f}]" for low in range(10))]
+    rows = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+    rows += [f"| {line.name} | {' | '.join(_number(value, 2) for value in line.levels)} |" for line in lines]
+    return "\n<details><summary>test NLL in each tenth of t</summary>\n\n" + "\n".join(rows) + "\n\n</details>\n"
+
+
 def with_submissions(table: Table, without: str = "") -> tuple[Table, dict[str, str]]:
     """The table with the records that were sent in but those of the name `without`, and of what was sent in besides the name by
     its folder."""
@@ -222,7 +235,7 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
         seeds = lines[0].gain.seeds
         text += (
             f"\n## {TRACKS[track]}, budget {budget}x: {lines[0].last_step:.0f} steps, {seeds} seeds\n\n"
-            f"{board_text(lines, (min(rates), max(rates)))}"
+            f"{board_text(lines, (min(rates), max(rates)))}{levels_text(lines)}"
         )
         text += "".join(f"\nNot ranked: {name}; {why}.\n" for name, why in unranked(table, track, budget).items())
     if others:

@@ -1,4 +1,4 @@
-"""Information density as a mask schedule (arXiv:2603.15803): dense tokens first, in pairs of a mask and its complement.
+"""Information density as a mask schedule (arXiv:2603.15803): dense tokens more often, in pairs of a mask and its complement.
 
 t ~ U[0.3,0.8] per sequence and the mean over a row's masked tokens, no 1/t, as published; the tokens' probabilities are those
 of masking.priority_probabilities. The marks come with the data (context.marks), or from the corpus's surprisal: the top share

@@ -224,6 +224,16 @@ def test_a_rate_that_diverges_in_the_search_has_lost_and_a_judged_run_that_does_
         run.best_rate({0.1: math.inf, 0.2: math.nan})
 
 
+def test_a_text_board_has_the_nll_of_every_tenth_of_t():
+    table = made(MEANS)
+    assert "<details>" not in LEADERBOARD.pages(table)["LEADERBOARD.md"]  # not measured
+    for place, rows in enumerate(table.curves.values()):
+        rows[-1] |= {f"test_t{low / 10:.1f}": place + low / 10 for low in range(10)}
+    text = LEADERBOARD.pages(table)["LEADERBOARD.md"]
+    means = [2 + low / 10 for low in range(10)]  # of five seeds, 0 to 4, of the entry that was made first
+    assert f"| {next(iter(MEANS))} | {' | '.join(f'{value:.2f}' for value in means)} |" in text
+
+
 def test_the_pages_say_who_ties_and_what_is_advised():
     table = joined(made(FIELD | MEANS), made(FIELD | MEANS | {"window_mixture": 1.0}, "BPE"))
     pages = LEADERBOARD.pages(table)
