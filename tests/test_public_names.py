@@ -1,10 +1,16 @@
 import ast
 import inspect
+import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import mdlm_min
+from mdlm_min.diffusion import mask_schedule
+from mdlm_min.run.errors import InputError
 
 
 @pytest.mark.parametrize("name", mdlm_min.__all__)
@@ -32,3 +38,27 @@ def test_a_star_import_gives_the_public_names():
     names: dict[str, object] = {}
     exec("from mdlm_min import *", names)
     assert set(mdlm_min.__all__) <= names.keys()
+
+
+def test_the_readme_s_lines_of_python_run():
+    """With a batch, as it names them; the losses come from a model, here they are given."""
+    page = (Path(mdlm_min.__file__).parents[1] / "README.md").read_text()
+    lines = page.partition("    from mdlm_min import MaskedDiffusion")[2].split("\n\n**")[0]
+    first, _, last = textwrap.dedent("    from mdlm_min import MaskedDiffusion" + lines).partition("loss = ")
+    names: dict[str, Any] = {"batch": 4, "length": 16, "generator": torch.Generator().manual_seed(0)}
+    exec(first, names)
+    assert names["mask"].shape == (4, 16)
+    exec("loss = " + last, names | {"nll": torch.ones(int(names["mask"].sum()))})
+
+
+def test_the_schedule_of_the_interface_s_own_page_passes_the_check_that_contributing_names():
+    text = inspect.getdoc(mask_schedule)
+    body = textwrap.dedent(text.partition("to 1/t.\n\n")[2].partition("\n\nAll three")[0])
+    names = dict(vars(mask_schedule))
+    exec(body, names)
+    page = (Path(mdlm_min.__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "validate(" in block]
+    exec(block, {"MySchedule": names["Low"]})
+    names["Low"].sample = lambda self, context, generator: 2 * torch.rand(context.rows, generator=generator)
+    with pytest.raises(InputError, match="schedule low: a rate of"):
+        exec(block, {"MySchedule": names["Low"]})
