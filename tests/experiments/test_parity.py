@@ -46,7 +46,8 @@ def test_boundary_windows_that_fall_back(ends, middle, counts):
 def test_what_is_asked_twice_is_adjusted_together():
     """A second set of seeds is a second look: the two are one family. The paper's own networks are each one of their own."""
     families = {claim.id: claim.family for claim in CLAIMS.CLAIMS}
-    for name in CLAIMS.TWICE:
-        assert families[f"{name}-N600"] == families[f"{name}-N600-fresh"] != ""
+    for place, names in CLAIMS.TWICE.items():
+        for name in names:
+            assert families[f"{name}{place}"] == families[f"{name}{place}-fresh"] != ""
     assert families["P1"] == families["P1-output"] == ""
     assert len({families[f"P2b{suffix}"] for suffix in ("", "-output", "-16-6", "-N600", "-N300")}) == 5
