@@ -102,7 +102,7 @@ def test_a_bad_setting_is_found_before_anything_is_written(tmp_path, monkeypatch
 
     from mdlm_min.evidence.sweep import sweep
 
-    good, bad = Experiment("parity_map").runs("smoke", "output,md_0.3", 1)
+    good, bad = Experiment("parity").runs("smoke", "output,md_0.3", 1)
     bad = replace(bad, config={**bad.config, "mask_rate": "U[0.5,0.2]"})
     with pytest.raises(InputError, match=r"md_0.3/seed0: mask_rate: 'U\[0.5,0.2\]'"):
         sweep([good, bad], tmp_path, 1)
@@ -112,5 +112,5 @@ def test_a_bad_setting_is_found_before_anything_is_written(tmp_path, monkeypatch
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="a GPU is here")
 def test_a_missing_gpu_is_named():
     experiment = Experiment("parity_map")
-    with pytest.raises(InputError, match="nearest/output/seed1: device: 'cuda' is not available on this machine; allowed: cpu"):
+    with pytest.raises(InputError, match=r"output/seed0: device: 'cuda' is not available on this machine; allowed: cpu"):
         experiment.check(experiment.runs("paper"))
