@@ -49,7 +49,7 @@ def contest(arguments: argparse.Namespace) -> int:
         from mdlm_min.diffusion.schedule_alone import name_alone
 
         source, kind = schedule_file(arguments.schedule), arguments.schedule.rpartition(":")[2]
-        seeds = sorted({spec.seed for spec in specs if "_budget=" in spec.cell})
+        seeds = submission.judged_seeds((spec.cell, spec.seed) for spec in specs)
         entry = submission.Submission(arm, kind, tracks, [arguments.budget], seeds)
         submission.check_free(arguments.submission, entry)
         name_alone(source, kind)

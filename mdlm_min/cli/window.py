@@ -134,15 +134,16 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
         say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")
         return
     where = f"in the contest, {leaderboard.TRACKS[track]}{'' if config.tokenizer in ('bytes', 'bpe:512') else ' (the nearest)'}"
-    best, predicted = lines[0], next((line for line in lines if line.name == "predicted_window"), None)
-    if predictor == "ngrams" and predicted:
+    best, entry = lines[0], {"ngrams": "predicted_window"}.get(predictor)
+    predicted = next((line for line in lines if line.name == entry), None)
+    if predicted:
         say(
             f"{where}: a window predicted in this way has rank {predicted.ranked.text} of {len(lines)}, gain on U[0,1] "
             f"{leaderboard.gain_text(predicted)}"
         )
     else:
         say(f"{where}: no entry predicts its window in this way")
-    if predictor == "ngrams" and predicted and predicted.is_better:
+    if predicted and predicted.is_better:
         say("  surely better than U[0,1]: the table supports it")
     elif best.is_better:
         say(f"  the table supports {best.name} instead: gain on U[0,1] {leaderboard.gain_text(best)} (results/WHICH_SCHEDULE.md)")

@@ -10,6 +10,7 @@ logs/CELL/SEED.txt                     the log of each run
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,15 @@ def read(folder: Path) -> tuple[Submission, Table]:
     if submission.record:
         specs = entry_runs(experiment, submission.name, "", submission.tracks, submission.budgets, 0)
         entry_check.check_conditions(folder, submission.schedule, experiment, specs, table)
-    if (found := judged_seeds(table)) != sorted(submission.seeds):
+    found = judged_seeds((record["cell"], record["config"]["seed"]) for record in table.runs.values())
+    if found != sorted(submission.seeds):
         raise InputError(f"{folder / 'submission.json'}: seeds: {submission.seeds} are not those of its judged runs, {found}")
     return submission, table
 
 
-def judged_seeds(table: Table) -> list[int]:
-    """The seeds of the runs at a budget: all but those of the search."""
-    return sorted({record["config"]["seed"] for record in table.runs.values() if "_budget=" in record["cell"]})
+def judged_seeds(runs: Iterable[tuple[str, int]]) -> list[int]:
+    """The seeds of the runs (cell and seed) at a budget: all but those of the search."""
+    return sorted({seed for cell, seed in runs if "_budget=" in cell})
 
 
 def accepted_entries(folder: Path, without: str = "") -> tuple[list[Table], dict[str, str]]:
