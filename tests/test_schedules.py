@@ -188,7 +188,8 @@ def test_weights_of_the_reweightings_are_those_of_the_source():
     assert given("llada2")[1] == given("llada2_pairs")[1] == pytest.approx(8 / 3)
     assert given("bell_shaped")[1] == given("window_mixture")[1] == given("middle_to_full")[1] == 4.0
     seen = [0, 3, 4, 5, 7]
-    assert given("cart")[1] == pytest.approx(sum(0.1 * 0.9 ** (abs(1 - place) - 1) / 2 for place in seen))
+    shares = {(i, j): 0.1 * 0.9 ** (abs(i - j) - 1) / 2 for i in range(8) for j in range(8) if i != j}
+    assert given("cart")[1] == pytest.approx(sum(shares[1, place] for place in seen) / (sum(shares.values()) / 8 / 6))
     planner = math.exp(-2.0) / sum(math.exp(-nll) for nll in (1.0, 2.0, 0.5))
     assert given("papl")[2] == pytest.approx(4 * (1 + planner))
 
@@ -199,6 +200,25 @@ def test_weights_of_the_reweightings_are_those_of_the_source():
     moving = 0.2 + 0.65 * (1 - math.exp(-0.5))
     both = 0.6 * density(0.25, 0.12, 0.02) + 0.4 * density(0.25, moving, 0.08)
     assert given("frequency_informed")[1] == pytest.approx(both**-0.1 / 0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in ("papl", "puma")])
+def test_a_token_counts_one_on_average(name):
+    """Gradient clipping sees the scale of a loss: no entry's may differ much from the others'. (PAPL's is 1 + 1 / masked tokens;
+    PUMA's masks are its own.)"""
+    schedule, total, tokens = make(name, CORPUS), 0.0, 0
+    for step in range(40):
+        copies = schedule.copies
+        drawn = torch.randint(5, (240 // copies, 32), generator=generator(step)).repeat_interleave(copies, dim=0)
+        context = Context(240, 32, tokens=drawn, step=step, steps=40)
+        rate = schedule.sample(context, generator(100 + step))
+        mask = schedule.mask(rate, context, generator(200 + step))
+        nll = torch.ones(int(mask.sum()))
+        weight = schedule.weight(rate, mask, Context(240, 32, tokens=drawn, step=step, steps=40, nll=nll)).double()
+        total += float(((weight if weight.dim() == 2 else weight[:, None]) * mask).sum())
+        tokens += mask.numel()
+        schedule.observe(rate, mask, Context(240, 32, tokens=drawn, step=step, steps=40, nll=nll))
+    assert total / tokens == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -348,16 +368,17 @@ def test_papl_adds_the_softmax_of_the_confidence_in_the_truth():
     assert weight[mask].tolist() == pytest.approx([*expected, 3 / 0.25])
 
 
-def test_cart_is_a_plain_sum_over_visible_tokens():
+def test_cart_is_a_plain_sum_over_visible_tokens_in_units_of_its_mean():
     mask = torch.tensor([[True, False, True, True, False]])
     padding_mask = torch.tensor([[True, True, True, True, False]])
     p = 0.3
+    mean = sum(0.5 * p * (1 - p) ** (abs(i - j) - 1) for i in range(5) for j in range(5) if i != j) / 5 / 6
     for real in (None, padding_mask):
         weight = Cart(p).weight(torch.tensor([0.6]), mask, Context(1, 5, padding_mask=real))
         visible = [1, 4] if real is None else [1]
         for place in (0, 2, 3):
             expected = sum(0.5 * p * (1 - p) ** (abs(place - other) - 1) for other in visible)
-            assert weight[0, place].item() == pytest.approx(expected)
+            assert weight[0, place].item() == pytest.approx(expected / mean)
 
 
 def test_frequency_informed_probabilities_mean_t_and_rare_tokens_come_first():

@@ -10,6 +10,7 @@ integral over t in [0,1] of E[sum of -log p over masked tokens] / (t L).
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -66,12 +67,31 @@ def answer_nll(
     return torch.zeros(len(answers), dtype=torch.float64).index_add(0, torch.tensor(owners), values)
 
 
-def chosen(predict: Predict, mask_token: int, prompts: Sequence[Tensor], choices: Sequence[Sequence[Tensor]]) -> list[int]:
-    """Discriminative: which of the choices behind each prompt is the likeliest as a whole."""
-    flat = [choice for group in choices for choice in group]
-    groups = [place for place, group in enumerate(choices) for _ in group]
+def share_chosen(predict: Predict, mask_token: int, prompts: Sequence[Tensor], choices: Sequence[Sequence[Tensor]]) -> float:
+    """Discriminative: the share of prompts of which the likeliest choice as a whole is the right one, which is given first.
+
+    The choices are compared in an order of their own: of equal ones the first is taken, and a model that knows nothing must not
+    be right."""
+    orders = [torch.randperm(len(group), generator=stream(0, "choices", place)) for place, group in enumerate(choices)]
+    shuffled = [[group[index] for index in order] for group, order in zip(choices, orders, strict=True)]
+    flat = [choice for group in shuffled for choice in group]
+    groups = [place for place, group in enumerate(shuffled) for _ in group]
     found = answer_nll(predict, mask_token, [prompts[place] for place in groups], flat, groups)
-    return [int(group.argmin()) for group in found.split([len(group) for group in choices])]
+    likeliest = [int(group.argmin()) for group in found.split([len(group) for group in shuffled])]
+    return sum(int(order[index]) == 0 for order, index in zip(orders, likeliest, strict=True)) / len(orders)
+
+
+def share_right(answers: Sequence[str], keys: Sequence[str]) -> float:
+    """Generative: the share of written answers whose result is that of the key. The result is the number behind the last "#",
+    without thousands separators; an answer without one is wrong."""
+    results = [(_result(answer), _result(key)) for answer, key in zip(answers, keys, strict=True)]
+    return sum(bool(found) and found == wanted for found, wanted in results) / len(results)
+
+
+def _result(answer: str) -> str:
+    _, mark, end = answer.rpartition("#")
+    found = re.search(r"-?[\d,]*\d(?:\.\d+)?", end) if mark else None
+    return found[0].replace(",", "") if found else ""
 
 
 def written(predict: Predict, mask_token: int, prompts: Sequence[Tensor], size: int) -> list[list[int]]:

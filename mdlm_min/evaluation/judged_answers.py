@@ -6,11 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mdlm_min.data.exercises import result_of
 from mdlm_min.diffusion.mask_schedule import MaskSchedule
 from mdlm_min.evaluation import contest_evaluator as evaluator
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.scheduled import Marks, ScheduledFinetuneTask
@@ -54,21 +52,11 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
             return row | dict.fromkeys(SCORES, math.nan)
         exercises = self.data.exercises[first:last]
         prompts = [torch.tensor(self._prompt(one)) for one in exercises]
-        # The right answer stands anywhere, since of equals the first is taken: a model that knows nothing must not be right.
-        orders = [
-            torch.randperm(len(one.choices), generator=stream(0, "choices", place)).tolist()
-            for place, one in enumerate(exercises)
-        ]
-        choices = [
-            [torch.tensor(self.template.content(one.choices[place])) for place in order]
-            for one, order in zip(exercises, orders, strict=True)
-        ]
-        picked = evaluator.chosen(self.predict, self.mask_token, prompts, choices)
-        chosen = [order[place] == 0 for order, place in zip(orders, picked, strict=True)]
+        choices = [[torch.tensor(self.template.content(choice)) for choice in one.choices] for one in exercises]
+        chosen = evaluator.share_chosen(self.predict, self.mask_token, prompts, choices)
         written = evaluator.written(self.predict, self.mask_token, prompts, self.answer_tokens)
-        results = [result_of(self.template.answer(tokens)) for tokens in written]
-        right = [result == result_of(one.answer) for result, one in zip(results, exercises, strict=True)]
-        values = (self._nll(first, last), sum(chosen) / len(chosen), sum(right) / len(right))
+        right = evaluator.share_right([self.template.answer(tokens) for tokens in written], [one.answer for one in exercises])
+        values = (self._nll(first, last), chosen, right)
         return row | dict(zip(SCORES, values, strict=True))
 
     def _nll(self, first: int, last: int) -> float:

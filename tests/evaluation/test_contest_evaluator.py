@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mdlm_min.data.exercises import result_of
 from mdlm_min.evaluation import contest_evaluator as evaluator
 
 VOCABULARY, MASK, LENGTH = 3, 3, 10
@@ -108,7 +109,8 @@ def test_what_is_known_is_chosen_and_written():
     predict = knowing(answer, 2)
     prompt = torch.tensor([0, 0])
     wrong = [torch.tensor([2, 0, 1, 0]), torch.tensor([0, 0, 1, 1])]  # of equal length: compared on the same masks
-    assert evaluator.chosen(predict, MASK, [prompt, prompt], [[*wrong, answer], [answer, *wrong]]) == [2, 0]
+    assert evaluator.share_chosen(predict, MASK, [prompt] * 20, [[answer, *wrong]] * 20) == 1.0
+    assert evaluator.share_chosen(predict, MASK, [prompt] * 20, [[wrong[0], answer, wrong[1]]] * 20) == 0.0
     assert evaluator.written(predict, MASK, [prompt] * 300, 4) == [answer.tolist()] * 300  # more than one batch
 
 
@@ -133,3 +135,36 @@ def test_prompts_of_unequal_lengths_are_written_as_alone():
 
 def test_bits_per_byte():
     assert evaluator.bits_per_byte(math.log(2), tokens=8, size=16) == pytest.approx(0.5)
+
+
+def test_a_model_that_knows_nothing_chooses_by_chance():
+    """All choices are equal to it; the right one, which is given first, is shuffled among the others."""
+    prompt = torch.tensor([0, 0])
+    choices = [torch.tensor([place, 0, 1]) for place in range(3)]
+    share = evaluator.share_chosen(
+        lambda tokens, mask, real: torch.zeros(int(mask.sum()), VOCABULARY), MASK, [prompt] * 300, [choices] * 300
+    )
+    assert share == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("1 + 2 = 3 # 3", True),
+        ("# 3", True),
+        ("# 1 # 3", True),
+        ("3", False),
+        ("# 13", False),
+        ("# -3", False),
+        ("", False),
+        ("# x", False),
+    ],
+)
+def test_a_written_answer_is_right_by_the_number_behind_its_last_mark(answer, right):
+    assert evaluator.share_right([answer, "# 1,234"], ["so # 3", "# 1234"]) == (1.0 if right else 0.5)
+
+
+def test_answers_are_read_as_the_data_write_them():
+    """The locked file has its own rule; it is that of the exercises."""
+    for text in ("7 - 9 = -2 # -2", "# 1,234.5 apples", "no mark 5", "# none", "a # b # 4"):
+        assert evaluator._result(text) == result_of(text)
