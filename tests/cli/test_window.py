@@ -62,7 +62,7 @@ def test_it_says_what_the_contest_supports(means, said, monkeypatch):
     """Where the prediction is not surely better than U[0,1] and another entry is, that one."""
     from mdlm_min.cli.window import say_contest
     from mdlm_min.evidence import golden
-    from tests.experiments.test_contest import made
+    from tests.experiments.made_contest import made
 
     monkeypatch.setattr(golden, "accepted", lambda *given: made({"llada_0.001": 2.0} | means, "BPE", budget=4))
     lines = []
