@@ -16,6 +16,7 @@ from mdlm_min.evidence.ranking import Ranked, ranked, steps_to, two_sided
 from mdlm_min.evidence.statistics import LEAST_SEEDS, Mean, holm
 from mdlm_min.evidence.submission import accepted_entries
 from mdlm_min.run.environment import ROOT
+from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256
 
 TRACKS = {
@@ -76,12 +77,13 @@ class Line:
 
 
 def checked(table: Table) -> Table:
-    """The table, all of whose runs this evaluator has judged. Raises ValueError naming a run that another one has. Runs made
+    """The table, all of whose runs this evaluator has judged. Raises InputError naming a run that another one has. Runs made
     elsewhere (`mdlm judge`) do not say which."""
     now = sha256(EVALUATOR)
     for name, record in table.runs.items():
         if "data" in record and record["data"].get("evaluator_sha256") != now:
-            raise ValueError(f"{name} was judged by another evaluator than {EVALUATOR.name}, whose SHA-256 is {now[:16]}")
+            allowed = f"runs that {EVALUATOR.name} judged as it is now (SHA-256 {now[:16]})"
+            raise InputError(f"{name} was judged by another evaluator; allowed: {allowed}")
     return table
 
 
@@ -293,13 +295,17 @@ def _answer(found: Boards) -> str:
     best, *rest = advised(found)
     if best.better <= best.worse:
         return f"**No entry is surely better than U[0,1] over these {len(found)} boards: take any.**"
-    equal = sum(one.better - one.worse == best.better - best.worse for one in rest)
-    same = f"; so {'is one other' if equal == 1 else f'are {equal} others'}, of a larger mean rank"
-    return (
-        f"**If you want one answer: `{best.name}`.** It is surely better than U[0,1] on {best.better} of the {len(found)} boards "
-        f"that have every entry of the contest, and surely worse on {best.worse}{same if equal else ''}. Its mean rank is "
-        f"{best.place:.1f} of {len(next(iter(found.values())))}. On a board where nothing is surely better than U[0,1] take any."
-    )
+    equal = [best, *(one for one in rest if one.better - one.worse == best.better - best.worse)]
+    *names, last = [f"`{one.name}`" for one in equal]
+    counts = sorted({f"on {one.better} and surely worse on {one.worse}" for one in equal})
+    how = f"surely better than U[0,1] {' or '.join(counts)} of the {len(found)} boards that have every entry of the contest"
+    entries = len(next(iter(found.values())))
+    if not names:
+        answer, rank = f"If you want one answer: {last}.** It is {how}", f"Its mean rank is {best.place:.1f} of {entries}."
+    else:
+        answer = f"Take any of these: {', '.join(names)} or {last}.** Each is {how}; no other entry does as well"
+        rank = f"They stand by their mean rank, {best.place:.1f} to {equal[-1].place:.1f} of {entries}; that order is not sure."
+    return f"**{answer}. {rank} On a board where nothing is surely better than U[0,1] take what you like."
 
 
 def _written(lines: list[Line]) -> str:

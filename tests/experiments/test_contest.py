@@ -8,7 +8,7 @@ import pytest
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.golden import Table
-from mdlm_min.run.errors import DivergedError, RunError
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.run_folder import open_run
 from tests.experiments.made_contest import CLAIMS, CONTEST, FIELD, LEADERBOARD, MEANS, joined, made
 
@@ -76,9 +76,9 @@ def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small
 
 
 def test_rows_of_another_evaluator_are_refused():
-    with pytest.raises(ValueError, match="another evaluator"):
+    with pytest.raises(InputError, match="another evaluator"):
         LEADERBOARD.board(made(MEANS, evaluator="0" * 64), "bytes", 1)
-    with pytest.raises(ValueError, match="another evaluator"):
+    with pytest.raises(InputError, match="another evaluator"):
         CLAIMS["C1-bytes-1x"].judge(made(MEANS, evaluator="0" * 64))
 
 
@@ -113,6 +113,22 @@ def test_the_entry_that_is_advised_is_surely_better_than_the_reference_most_ofte
 def test_where_no_entry_is_surely_better_there_is_no_one_answer():
     flat = dict.fromkeys(FIELD, 2.0)
     assert "**No entry is surely better than U[0,1]" in LEADERBOARD.pages(made(flat))["WHICH_SCHEDULE.md"]
+
+
+def test_entries_that_do_equally_well_are_all_named():
+    field = dict.fromkeys(FIELD, 4.0)
+    alone = made(field | {"llada_0.001": 2.0, "mdlm": 1.0})
+    assert (
+        "one answer: `mdlm`.** It is surely better than U[0,1] on 1 and surely worse on 0 of the 1 boards"
+        in LEADERBOARD.pages(alone)["WHICH_SCHEDULE.md"]
+    )
+    both = made(field | {"llada_0.001": 2.0, "mdlm": 1.0, "cart": 1.1})
+    page = LEADERBOARD.pages(both)["WHICH_SCHEDULE.md"]
+    assert (
+        "**Take any of these: `mdlm` or `cart`.** Each is surely better than U[0,1] on 1 and surely worse on 0 of the 1 boards"
+        in page
+    )
+    assert "They stand by their mean rank, 1.0 to 2.0 of 28; that order is not sure." in page
 
 
 def test_an_entry_that_is_merely_uncertain_is_not_advised():
@@ -190,8 +206,10 @@ def test_the_pages_say_who_ties_and_what_is_advised():
     assert board.count("\n## ") == 2
     assert "| **signal_rich_window** |" in board.split("## ")[1]
     assert "| signal_rich_window |" in board.split("## ")[2]
-    assert "`window_mixture`.** It is surely better than U[0,1] on 2 of the 2 boards" in advice
-    assert "surely worse on 0" in advice
+    assert (
+        "of these: `window_mixture` or `signal_rich_window`.** Each is surely better than U[0,1] on 2 and surely worse on 0 of"
+        in advice
+    )
     assert "100 x 32 (1x)" in advice
     assert "budgets beyond 1x. A gain at 1x may be an early lead" in advice
     assert "How sure: 5 seeds each" in advice
