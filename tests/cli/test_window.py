@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 import mdlm_min.evidence
+from mdlm_min.cli import window
 from mdlm_min.cli.main import main
 from mdlm_min.data.text import TextConfig, load_text
 from mdlm_min.diffusion.mask_rate import window_around
+from mdlm_min.tasks.summaries import RATES, suggested_rate
 
 
 @pytest.fixture
@@ -153,3 +155,64 @@ def test_where_the_figure_cannot_be_written_nothing_is_counted(corpus, tmp_path,
         said = capsys.readouterr()
         assert said.out == ""
         assert f"figure: {path} {why}" in said.err
+
+
+def test_the_contest_s_largest_budget_is_what_counts(monkeypatch):
+    from mdlm_min.evidence import golden
+    from tests.experiments.made_contest import joined, made
+
+    early = made({"llada_0.001": 2.0, "predicted_window": 1.0}, "BPE")
+    late = made({"llada_0.001": 2.0, "predicted_window": 3.0}, "BPE", budget=4)
+    monkeypatch.setattr(golden, "accepted", lambda *given: joined(early, late))
+    said: list[str] = []
+    window.say_contest(TextConfig("c.txt", "bpe:512"), "ngrams", said.append)
+    assert said[-1].startswith("  no entry is surely better than U[0,1] there")
+
+
+def test_the_window_is_around_the_optimum_of_the_published_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(window, "say_contest", lambda *given: None)
+    (tmp_path / "c.txt").write_text(("a b c d e f g h " * 40 + "a b x y " * 60 + "\n") * 3)
+    said: list[str] = []
+    best = window.from_ngrams(TextConfig(str(tmp_path / "c.txt"), "bytes"), tmp_path / "w.png", said.append)
+    optima = [float(line.split()[2]) for line in said if line.startswith("    t* =")]
+    assert len(set(optima)) == 6
+    assert best == pytest.approx(optima[0], abs=5e-4)
+    assert f"predicted window: mask_rate = {window_around(best)}" in said
+
+
+def test_each_predictor_has_its_own_record(monkeypatch):
+    from mdlm_min.evidence import verdicts
+
+    rows = {
+        f"W5-{name}": {"id": name, "verdict": verdict, "ours": ours, "note": ""}
+        for name, verdict, ours in (("snr", "reproduced", 0.8), ("gain", "not run", None), ("ngrams", "reproduced", 0.1))
+    }
+    monkeypatch.setattr(verdicts, "read_accepted", lambda: rows)
+    said: list[str] = []
+    window.say_record("snr", said.append)
+    window.say_record("gain", said.append)
+    assert "80% of the seeds" in said[0]
+    assert "not tried yet" in said[1]
+
+
+def test_a_probe_needs_three_steps(tmp_path, capsys):
+    (tmp_path / "c.txt").write_text("x")
+    arguments = ["window", "--text", str(tmp_path / "c.txt"), "--probe", "--steps", "2", "--figure", str(tmp_path / "w.png")]
+    assert main(arguments) == 2
+    assert "steps: 2 is not allowed" in capsys.readouterr().err
+
+
+def test_the_probe_suggests_by_the_gain_and_not_before_the_first_step(tmp_path, monkeypatch):
+    first = {"step": 0.0} | {f"gain_{rate}": 9.0 * (rate == 0.05) for rate in RATES}
+    later = {"step": 1.0} | {f"gain_{rate}": float(rate == 0.25) for rate in RATES}
+    assert suggested_rate([first, later], "gain") == 0.25
+
+    def run(settings, seed, folder, *rest):
+        folder.append_metrics(later | {f"snr_{rate}": float(rate == 0.75) for rate in RATES})
+        folder.finish({"steps": 1, "seconds": 1.0})
+
+    monkeypatch.setattr("mdlm_min.tasks.language.run", run)
+    for name in ("say_record", "say_contest", "_draw_probes"):
+        monkeypatch.setattr(window, name, lambda *given: None)
+    config = TextConfig("c.txt", "bytes", length=64)
+    assert window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None) == 0.25

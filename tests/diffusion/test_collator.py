@@ -267,3 +267,29 @@ def test_a_trainer_counts_the_tokens_of_a_causal_model_s_class_as_we_do(tmp_path
         trained(tmp_path / f"{causal}", 8, 1, causal, both)
         for counted, alone in losses:
             torch.testing.assert_close(counted, alone)
+
+
+def test_the_loss_is_taken_in_float32():
+    labels = MaskCollator(WINDOW, 90, 91, 0, 1)([{"input_ids": list(range(40)), "sample": 0, "step": 0}])["labels"]
+    logits = torch.randn(1, 40, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert scheduled_loss({"logits": logits}, labels) == scheduled_loss({"logits": logits.float()}, labels)
+
+
+def test_a_count_of_items_that_every_device_was_given_is_one_count():
+    labels = MaskCollator(WINDOW, 90, 91, 0, 1)([{"input_ids": list(range(40)), "sample": 0, "step": 0}])["labels"]
+    logits, items = torch.randn(1, 40, 100, generator=torch.Generator().manual_seed(0)), torch.tensor(80)
+    assert scheduled_loss({"logits": logits}, labels, items.repeat(2)) == scheduled_loss({"logits": logits}, labels, items)
+
+
+def test_each_copy_has_the_marks():
+    seen = []
+
+    class Pair(MaskSchedule):
+        name, copies, needs = "pair", 2, ("marks",)
+
+        def sample(self, context, generator):
+            seen.append(context.marks.shape)
+            return torch.full((context.rows,), 0.5)
+
+    MaskCollator(Pair(), 90, 91, 0, 1)([{"input_ids": [1, 2, 3], "marks": [0, 1, 0], "sample": 0, "step": 0}])
+    assert seen[-1] == (2, 3)

@@ -76,3 +76,27 @@ def test_unusable_settings_name_field_value_and_what_is_allowed():
         InformationDensity(density_weight=0)
     with pytest.raises(InputError, match=r"share: 1.5 is not allowed; at least 0 and at most 1"):
         InformationDensity(share=1.5)
+
+
+def test_the_weight_counts_what_may_be_masked():
+    mask, allowed = torch.tensor([[True, False, False, False]]), torch.tensor([[True, True, False, False]])
+    weight = InformationDensity(pairs=False).weight(torch.tensor([0.5]), mask, Context(1, 4, allowed=allowed))
+    assert weight.item() == 2
+
+
+def test_a_pair_is_masked_by_the_marks_of_its_own_sequence():
+    marks = torch.tensor([[True, False], [True, False], [False, True], [False, True]])
+    schedule = InformationDensity(MaskRate.parse("0.5"), hard=True)
+    mask = schedule.mask(torch.full((4,), 0.5), Context(4, 2, marks=marks), generator())
+    assert mask[::2].tolist() == [[True, False], [False, True]]
+
+
+def test_only_what_may_be_masked_is_dense():
+    schedule = InformationDensity(surprisal=lambda tokens: tokens.float(), share=0.5, pairs=False)
+    allowed = torch.tensor([[True, True, False, False]])
+    assert schedule.marks(Context(1, 4, torch.tensor([[1, 2, 3, 4]]), allowed)).tolist() == [[False, True, False, False]]
+
+
+def test_the_defaults_are_the_paper_s():
+    schedule = InformationDensity()
+    assert (schedule.rate.text, schedule.density_weight, schedule.share, schedule.copies) == ("U[0.3,0.8]", 2.0, 0.2, 2)

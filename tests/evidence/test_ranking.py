@@ -66,3 +66,14 @@ def test_steps_to_a_loss_lie_between_evaluations():
     assert steps_to(curve, 3.0) == 10.0
     assert steps_to(curve, 0.5) == math.inf
     assert steps_to([(0.0, 1.0), (10.0, 0.5)], 2.0) == 10.0  # below from the start: its first evaluation after a step
+
+
+def test_ranks_are_paired_by_seed():
+    seeds = np.array([3.0, 0.0, 4.0, 1.0, 2.0])
+    found = ranked({"better": seeds + SPREAD / 4, "worse": seeds + 0.1})
+    assert [(one.name, one.best, one.worst) for one in found] == [("better", 1, 1), ("worse", 2, 2)]
+
+
+def test_a_difference_of_p_below_a_twentieth_is_sure():
+    gap = np.array([0.1, 0.3, 0.02, 0.2, 0.35])  # two-sided p = .034
+    assert [(one.best, one.worst) for one in ranked({"a": SPREAD * 0, "b": gap})] == [(1, 1), (2, 2)]

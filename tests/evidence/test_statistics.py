@@ -295,3 +295,66 @@ def test_one_seed_says_nothing_of_its_spread(evidence):
     decision = decide([(evidence, 0.5, 1.0)])[0]
     assert decision.verdict == "underpowered"
     assert "one seed" in decision.sentence
+
+
+UNEVEN = (0.1, 0.3, 0.02, 0.2, 0.35)  # two-sided p = .034
+WIDE = (5.0, 9.0, 1.0, 4.0, 8.0)
+
+
+def test_who_ends_without_the_event_as_the_other_has_it_is_later():
+    assert Sooner(Times.of([NEVER], [100.0]), Times.of([100.0], [100.0])).estimate == 0.0
+
+
+def test_what_could_have_been_seen():
+    """Of several parts that of the least certain; of a quotient in units of its wholes; of ratios as of their logarithms."""
+    narrow, wide = Mean((1.0, 1.1, 0.9, 1.0, 1.2)), Mean(WIDE)
+    assert AllOf((narrow, wide)).detectable(0.0) == wide.detectable(0.0) > narrow.detectable(0.0)
+    parts, wholes = (0.1, -0.1, 0.2, 0.0, 0.1), np.array([2.0, 2.1, 1.9, 2.0, 2.2])
+    half = Quotient(parts, tuple(wholes)).detectable(0.0) / 2
+    assert Quotient(parts, tuple(2 * wholes)).detectable(0.0) == pytest.approx(half)
+    ratios = (2.0, 2.2, 1.8, 2.1, 1.9)
+    assert math.log(Ratio(ratios).detectable(1.0)) == pytest.approx(Mean(tuple(np.log(ratios))).detectable(0.0))
+
+
+def test_an_effect_is_shown_absent_with_holm_s_adjustment():
+    member = (Mean(tuple(-value for value in UNEVEN)), -0.2, 0.0)
+    assert decide([member])[0].verdict == "not reproduced"
+    assert decide([member] * 2)[0].verdict == "underpowered"
+
+
+def test_no_effect_at_all_is_a_true_null():
+    assert verdict(Mean((0.0,) * 5), 0.0, 0.1) == "not reproduced"
+    assert verdict(Quotient((0.01, -0.01, 0.02, 0.0, -0.02), (1.0, 1.1, 0.9, 1.0, 1.0)), 0.0, 0.25) == "not reproduced"
+
+
+def test_the_log_rank_test_knows_what_is_censored():
+    first, second = Times.of([500.0] * 5, [1000.0] * 5), Times.of([NEVER] * 5, [600.0] + [10.0] * 4)
+    assert Sooner(first, second).log_rank() == pytest.approx(2 * stats.norm.sf(math.sqrt(5)))  # O - E = 5/6, V = 5/36
+
+
+def test_where_all_come_before_all_the_variance_is_mann_and_whitney_s():
+    first, second = Times.of(range(5), [99] * 5), Times.of(range(5, 13), [99] * 8)
+    assert Sooner(first, second).p_at_most(0.5) == pytest.approx(stats.norm.sf(0.5 / math.sqrt(14 / 12 / 40)))
+
+
+def test_a_quotient_whose_whole_may_be_nothing_has_no_bounds():
+    assert Quotient(UNEVEN, tuple(value - 0.05 for value in UNEVEN)).interval() == (-math.inf, math.inf)  # p = .037
+
+
+def test_an_absence_in_one_of_two_parts_counts_twice():
+    one = Mean(UNEVEN)
+    assert AllOf((one, Mean(WIDE))).p_at_least(0.4) == pytest.approx(2 * one.p_at_least(0.4))
+
+
+def test_crossed_items_that_are_all_alike_are_seeds():
+    low, high = Crossed(tuple((value,) * 4 for value in UNEVEN)).interval()
+    least, most_ = Mean(UNEVEN).interval()
+    assert high - low == pytest.approx(most_ - least, rel=0.05)
+
+
+def test_the_seeds_of_two_arms_are_those_of_the_lesser():
+    assert Sooner(Times.of([1.0] * 5, [9.0] * 5), Times.of([2.0] * 3, [9.0] * 3)).seeds == 3
+
+
+def test_holm_steps_down():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

@@ -1,5 +1,6 @@
 """07_contest: its plan, its boards, its advice and its judges, on made tables."""
 
+import dataclasses
 import math
 import shutil
 
@@ -234,3 +235,58 @@ def test_runs_made_elsewhere_are_judged():
     table = made(MEANS)
     elsewhere = {name: {key: record[key] for key in ("cell", "config")} for name, record in table.runs.items()}
     assert LEADERBOARD.checked(Table(table.experiment, table.tier, elsewhere, table.curves)).runs == elsewhere
+
+
+def test_gains_are_paired_by_seed_in_whatever_order_the_runs_stand():
+    table = made(MEANS)
+    puma = {name: run for name, run in table.runs.items() if "/puma/" in name}
+    turned = dict(reversed(puma.items())) | {name: run for name, run in table.runs.items() if name not in puma}
+    other = Table(table.experiment, table.tier, turned, table.curves)
+    gains = [{line.name: line.gain.values for line in LEADERBOARD.board(one, "bytes", 1)} for one in (table, other)]
+    assert gains[0] == gains[1]
+
+
+def test_the_loss_to_be_reached_is_the_median_of_the_reference_s():
+    table = made(MEANS)
+    table.curves["track=bytes_budget=1/llada_0.001/seed1"][-1]["valid_nll"] = 4.0  # one seed that went wrong
+    line = next(line for line in LEADERBOARD.board(table, "bytes", 1) if line.name == "signal_rich_window")
+    assert line.steps[0] == pytest.approx(100 * 3 / 3.5, abs=2)
+
+
+def test_a_line_of_the_board():
+    line = LEADERBOARD.board(made(MEANS), "bytes", 1)[0]
+    assert line.scores["test_nll"] == pytest.approx(line.ranked.mean, abs=1e-12)
+    assert dataclasses.replace(line, adjusted=0.05).is_better
+    assert not dataclasses.replace(line, adjusted=0.051).is_better
+    assert LEADERBOARD._steps(dataclasses.replace(line, steps=(10.0, 20.0, 30.0, math.inf, math.inf))) == "30"
+    assert LEADERBOARD._steps(dataclasses.replace(line, steps=(10.0, 20.0, *[math.inf] * 3))) == "not within 100"
+
+
+def test_one_board_of_few_seeds_leaves_all_undecided():
+    table = joined(made(MEANS, seeds=3), made(MEANS, "BPE"))
+    assert "nothing here is decided" in LEADERBOARD.advice_page(table, LEADERBOARD.boards(table))
+
+
+def test_the_advice_counts_who_is_surely_better_and_who_ties_with_the_best():
+    table = made(MEANS | {"best": 1.0, "nearly": 1.0})
+    page = LEADERBOARD.advice_page(table, LEADERBOARD.boards(table))
+    row = next(line for line in page.splitlines() if line.startswith("| text"))
+    assert row.split(" | ")[3:5] == ["4 of 5", "1"]
+
+
+def test_who_is_surely_worse_somewhere_does_not_do_equally_well():
+    both = FIELD | MEANS | {"signal_rich_window": 1.0, "window_mixture": 1.0}
+    third = both | {"signal_rich_window": 2.0, "window_mixture": 9.0}
+    answer = LEADERBOARD._answer(LEADERBOARD.boards(joined(made(both), made(both, "BPE"), made(third, "parities"))))
+    assert answer.startswith("**If you want one answer: `signal_rich_window`.**")
+
+
+def test_the_first_by_the_answers_themselves_at_the_largest_budget():
+    shares = {1: {"llada_0.001": 0.2, "puma": 0.3}, 4: {"llada_0.001": 0.2, "puma": 0.1}}
+    tables = [made(dict.fromkeys(its, 2.0), "answers", budget, written=its) for budget, its in shares.items()]
+    for table in tables:
+        for rows in table.curves.values():
+            rows[-1]["chosen"] = 0.5
+    table = joined(*tables)
+    assert "`llada_0.001` (0.20" in LEADERBOARD.advice_page(table, LEADERBOARD.boards(table))
+    assert "by writing `puma` (0.30" in LEADERBOARD.advice_page(tables[0], LEADERBOARD.boards(tables[0]))

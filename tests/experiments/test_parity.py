@@ -51,3 +51,54 @@ def test_what_is_asked_twice_is_adjusted_together():
             assert families[f"{name}{place}"] == families[f"{name}{place}-fresh"] != ""
     assert families["P1"] == families["P1-output"] == ""
     assert len({families[f"P2b{suffix}"] for suffix in ("", "-output", "-16-6", "-N600", "-N300")}) == 5
+
+
+def timed(rows):
+    """A table of five seeds an arm: when it memorised, when it generalised, and its last step."""
+    keys = [(arm, seed) for arm in rows for seed in range(5)]
+    columns = ("t_mem", "t_gen", "last_step")
+    frame = pd.DataFrame([{"arm": arm, "seed": seed} | dict(zip(columns, rows[arm], strict=True)) for arm, seed in keys])
+    return SimpleNamespace(
+        frame=lambda: frame, runs={f"{arm}{seed}": {"config": {"arm": arm, "seed": seed}} for arm, seed in keys}
+    )
+
+
+@pytest.mark.parametrize(
+    ("judge", "arm", "times", "counts"),
+    [
+        ("judge_p1", "output", (100.0, 500.0, 9e3), (5, 0, 0)),
+        ("judge_p1", "output", (100.0, 499.0, 9e3), (0, 5, 0)),
+        ("judge_p1", "output", (100.0, NEVER, 9e3), (0, 0, 5)),
+        ("judge_delay", "output", (100.0, NEVER, 9e3), (5, 0, 0)),
+        ("judge_delay", "output", (900.0, NEVER, 4e3), (0, 0, 5)),
+        ("judge_delay", "output", (100.0, 499.0, 9e3), (0, 5, 0)),
+        ("judge_p2", "md_0.2", (100.0, 120.0, 9e3), (5, 0, 0)),
+        ("judge_p2", "md_0.2", (100.0, 121.0, 9e3), (0, 5, 0)),
+        ("judge_p2", "md_0.2", (100.0, NEVER, 9e3), (0, 5, 0)),
+        ("judge_p2", "md_0.2", (NEVER, NEVER, 9e3), (0, 0, 5)),
+    ],
+)
+def test_what_holds_fails_or_is_unknown_of_a_delay(judge, arm, times, counts):
+    said = getattr(CLAIMS, judge)(timed({arm: times}))
+    assert (said.held, said.failed, said.unknown) == counts
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "second"),
+    [
+        ("P2b", "md_0.2", "output"),
+        ("P6", "secret", "output"),
+        ("P7", "md_0.2", "secret"),
+        ("P8", "md_0.246_none", "md_0.246"),
+        ("P9", "md_t_1_7", "md_0.246"),
+    ],
+)
+def test_which_arm_is_asked_to_be_first(question, first, second):
+    rows = {first: (50.0, 100.0, 9e3), second: (50.0, NEVER, 9e3)}
+    assert CLAIMS.QUESTIONS[question].judge(timed(rows)).estimate == 1.0
+
+
+def test_a_middle_window_must_be_before_both_ends():
+    times = {"md_0.2": 100.0, "md_0.246": 500.0, "md_0.3": NEVER, "md_0.1": 600.0, "md_0.4": 300.0}
+    said = CLAIMS.judge_p3(timed({arm: (1.0, time, 9e3) for arm, time in times.items()}))
+    assert [part.estimate for part in said.parts] == [1.0, 0.0]

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from mdlm_min.evidence.experiment import Experiment
@@ -34,3 +35,27 @@ def test_the_trend_is_that_of_the_last_three_quarters_by_doubling(early):
     assert slope.values == pytest.approx((-0.01, -0.03))
     assert end == pytest.approx(0.1)
     assert slope.estimate == pytest.approx(-0.02)
+
+
+def falling(ends):
+    """One seed an arm, whose validation loss falls in a straight line from 5 to its end."""
+    runs = {arm: {"config": {"arm": arm, "seed": 0}} for arm in ends}
+    steps = range(0, 101, 20)
+    curves = {
+        arm: [{"step": float(step), "valid_loss": 5 - (5 - end) * step / 100} for step in steps] for arm, end in ends.items()
+    }
+    return SimpleNamespace(runs=runs, curves=curves)
+
+
+@pytest.mark.parametrize(("uniform", "middle", "ratio"), [(3.0, 1.0, 2.0), (1.0, 3.0, 0.5)])
+def test_the_ratio_of_steps_is_the_slower_arm_s_over_the_faster_s(uniform, middle, ratio):
+    assert CLAIMS.step_ratios(falling({"uniform": uniform, "middle": middle}), "uniform", "middle") == pytest.approx([ratio])
+
+
+def test_the_window_s_share_is_what_is_left_of_the_gain_without_the_weight():
+    losses = {"uniform": 4.0, "middle": 3.0, "uniform_unweighted": 3.5, "middle_unweighted": 3.25}
+    keys = [(arm, seed) for arm in losses for seed in (2, 0, 1)]
+    frame = pd.DataFrame([{"arm": arm, "seed": seed, "test_loss": losses[arm] + seed} for arm, seed in keys])
+    runs = {f"{arm}{seed}": {"config": {"arm": arm, "seed": seed}} for arm, seed in keys}
+    said = CLAIMS.judge_window(SimpleNamespace(frame=lambda: frame, runs=runs))
+    assert said.estimate == pytest.approx(0.25)
