@@ -1,7 +1,7 @@
 # Every target brings a fresh machine from nothing to done: .venv is made on first use.
 # TIER=smoke|cpu|gpu|paper  JOBS=runs at a time  SEEDS=number of seeds  ARMS=names, or all  CELLS=names
 # PROCESSES=per node, HOSTFILE=nodes, for runs on DeepSpeed
-# BUDGET=1|4 and SCHEDULE=module:Class, for contest
+# BUDGET=1|4 and SCHEDULE=module:Class, for contest; MISSING=1: only the runs that the golden table lacks
 # DATA=folder of corpora (wikitext-2/, gpt2-bpe/ ...)  TEXT=a corpus of your own, for exp-wikitext-bins
 
 PYTHON ?= python3
@@ -11,14 +11,14 @@ SEEDS ?= 0
 PROCESSES ?= 0
 BUDGET ?= 1
 # Values reach the program as they were typed: make does not expand them, and the shell sees them as variables only.
-VALUES = TIER JOBS SEEDS ARMS CELLS TEXT PROCESSES HOSTFILE DATA BUDGET SCHEDULE
+VALUES = TIER JOBS SEEDS ARMS CELLS TEXT PROCESSES HOSTFILE DATA BUDGET SCHEDULE MISSING
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 ifdef DATA
 export MDLM_DATA := $(value DATA)
 endif
 RUN = .venv/bin/mdlm run
-OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"}
+OPTIONS = --tier="$$TIER" --seeds="$$SEEDS" --arms="$$ARMS" --cells="$$CELLS" --processes="$$PROCESSES" --hostfile="$$HOSTFILE" $${JOBS:+--jobs="$$JOBS"} $${TEXT:+--text="$$TEXT"} $${MISSING:+--missing}
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock locked exp-theory exp-parity exp-parity-map exp-parity-search exp-uniform-attention exp-wikitext-bins exp-wikitext-lasting exp-8b-pt exp-8b-sft exp-published-tables exp-information-density contest verify report gpu-queue test bench lint
@@ -90,7 +90,7 @@ contest: .venv/installed ## every mask schedule on equal terms: search and five 
 	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ -n "$$SCHEDULE" ]; then \
 	echo "SCHEDULE: not together with TIER, ARMS or CELLS; a short try: mdlm contest --schedule ... --tracks parities --seeds 1" >&2; exit 2; fi
 	if [ "$$TIER$$ARMS$$CELLS" != cpu ]; then $(RUN) contest $(OPTIONS); exit; fi; \
-	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"}
+	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"} $${MISSING:+--missing}
 
 verify: .venv/installed ## every claim's verdict from results/; exit 1 if a verdict or a number has moved
 	.venv/bin/mdlm verify

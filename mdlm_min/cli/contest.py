@@ -19,6 +19,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--seeds", type=int, default=0, help="number of judged seeds (default: five)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core, with one thread each)")
     parser.add_argument("--runs", type=folder_path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument("--missing", action="store_true", help="only the runs that the golden table lacks; the others from there")
     parser.add_argument("--submission", type=folder_path, help="write your entry as a folder to send")
     parser.add_argument("--check", type=folder_path, metavar="FOLDER", help="check such a folder, and do nothing else")
 
@@ -31,6 +32,8 @@ def contest(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.sweep import sweep
 
+    if arguments.missing and arguments.schedule:
+        raise InputError("missing: the golden table has no run of your own schedule; allowed: without --schedule")
     experiment = Experiment("contest")
     known = list(experiment.plan["defaults"]["tracks"])
     tracks = [track for track in arguments.tracks.split(",") if track] or known
@@ -56,12 +59,25 @@ def contest(arguments: argparse.Namespace) -> int:
     folder = arguments.runs / experiment.name / submission.TIER
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
+    if arguments.missing:
+        print(f"{_taken_back(experiment, specs, arguments.runs)} of them are taken from the golden table")
     sweep(specs, arguments.runs, jobs)
     _print_boards(experiment, specs, arguments.runs, arm)
     if arguments.submission:
         submission.write(arguments.submission, entry, source, specs, arguments.runs)
         print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
     return 0
+
+
+def _taken_back(experiment: Any, specs: list[Any], runs: Path) -> int:
+    """Write the golden runs that the present evaluator judged as run folders, and return how many."""
+    from mdlm_min.evidence import golden, publishing, submission
+    from mdlm_min.run.files import sha256
+
+    evaluator = sha256(experiment.module("leaderboard").EVALUATOR)
+    table = golden.accepted(experiment.name, submission.TIER)
+    table = table.part(lambda record: record["data"].get("evaluator_sha256") == evaluator)
+    return publishing.take_back(table, specs, runs)
 
 
 def _entered(spec: str) -> str:

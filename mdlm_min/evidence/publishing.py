@@ -10,7 +10,8 @@ from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment, RunSpec
 from mdlm_min.evidence.golden import Table
 from mdlm_min.run.errors import RunError
-from mdlm_min.run.run_folder import RunFolder, is_same_run
+from mdlm_min.run.files import write_whole
+from mdlm_min.run.run_folder import RunFolder, is_same_run, metrics_csv
 
 
 def planned(experiment: Experiment, tier: str, seeds: int) -> list[RunSpec]:
@@ -44,6 +45,27 @@ def merge(old: Table, new: Table, plan: Sequence[RunSpec], replace: bool) -> Tab
         if name in table.items:
             items[name] = table.items[name]
     return Table(old.experiment, old.tier, runs, curves, items)
+
+
+def take_back(table: Table, specs: list[RunSpec], runs: Path) -> int:
+    """Write those of `specs` that the golden table has, and that were not begun, as finished run folders below `runs`: what takes
+    its settings from them finds them. They have no checkpoints and no log. Returns how many.
+
+    Raises RunError where a run's curves or items are not those that it recorded."""
+    taken = [spec for spec in specs if holds(table, spec) and not (spec.folder(runs) / "config.json").exists()]
+    if forged := set(table.forged()) & {spec.name for spec in taken}:
+        raise RunError(
+            f"{table.experiment}/{table.tier}: the curves or items of {forged.pop()} are not those that its run recorded"
+        )
+    for spec in taken:
+        record, curve = table.runs[spec.name], table.curves[spec.name]
+        folder = RunFolder(spec.folder(runs))
+        if spec.name in table.items:
+            write_whole(folder.path / "items.csv", table.items[spec.name])
+        write_whole(folder.path / "metrics.csv", metrics_csv(golden.ordered(curve, golden.written_order(curve, record) or ())))
+        for name in ("config", "environment", "data", "finished"):  # the last one says that it is whole
+            folder.write_json(f"{name}.json", record[name])
+    return len(taken)
 
 
 def add_finished(specs: list[RunSpec], runs: Path, plan: Sequence[RunSpec], replace: bool) -> Table:

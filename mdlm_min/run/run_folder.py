@@ -134,7 +134,7 @@ class RunFolder:
                 f"{self.path / 'metrics.csv'} has lost or changed rows that its checkpoint counted ({mark['rows']} rows); "
                 f"bring the file back, or delete {self.path} to run again"
             )
-        self._replace_metrics(_csv(rows))
+        self._replace_metrics(metrics_csv(rows))
         return rows
 
     def _replace_metrics(self, text: str) -> None:
@@ -207,10 +207,10 @@ class Follower(RunFolder):
 
 def metrics_sha256(rows: list[Row]) -> str:
     """Hash of the metrics.csv that these rows were read from, or would be written to."""
-    return hashlib.sha256(_csv(rows).encode()).hexdigest()
+    return hashlib.sha256(metrics_csv(rows).encode()).hexdigest()
 
 
-def _csv(rows: list[Row]) -> str:
+def metrics_csv(rows: list[Row]) -> str:
     """metrics.csv as text."""
     if not rows:
         return ""

@@ -185,3 +185,23 @@ def test_missing_runs_alone_are_done_and_all_are_judged(checkout, capsys, monkey
     assert main(["run", "counts", "--missing"]) == 0
     assert asked == []
     assert main(["run", "counts", "--missing", "--text", "corpus.txt"]) == 2
+
+
+def test_golden_runs_are_taken_back_as_run_folders_that_count_as_finished(checkout, tmp_path):
+    run("full")
+    publish("--finished")
+    table, specs = published(), Experiment("counts").runs("cpu")
+    table = golden.Table("20_counts", "cpu", table.runs, table.curves, {})
+    begun = specs[0].folder(tmp_path / "other")
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("{}")
+    assert publishing.take_back(table, specs, tmp_path / "other") == 1  # the one that was begun is left alone
+    assert sorted(path.name for path in begun.iterdir()) == ["config.json"]
+    assert publishing.take_back(table, specs, tmp_path / "new") == 2
+    mine = [spec for spec in specs if spec.arm == "full"]
+    assert golden.collect(mine, tmp_path / "new") == golden.collect(mine, golden.RESULTS.parent / "runs")
+    assert not [spec for spec in specs if spec.arm != "full" and spec.folder(tmp_path / "new").exists()]
+    table.curves["full/seed3"][0]["masked_share"] += 0.1
+    with pytest.raises(RunError, match="the curves or items of full/seed3 are not those that its run recorded"):
+        publishing.take_back(table, specs, tmp_path / "third")
+    assert not (tmp_path / "third").exists()

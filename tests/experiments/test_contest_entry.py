@@ -10,6 +10,7 @@ from mdlm_min.cli.main import main
 from mdlm_min.evidence import golden, submission
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
+from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256
 from mdlm_min.run.run_folder import metrics_sha256
@@ -56,6 +57,24 @@ def test_runs_of_the_class_as_it_was_are_not_shown_as_the_class_as_it_is(small, 
         assert error.count("\n") == 1
         shutil.rmtree(folder)
         (small / "own.py").write_text(OWN)
+
+
+def test_the_search_is_taken_from_the_golden_table_if_this_evaluator_judged_it(tmp_path, monkeypatch, capsys):
+    command = ["contest", "--tracks", "bytes", "--budget", "4", "--missing"]
+    asked: list[int] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mdlm_min.evidence.sweep.sweep", lambda specs, runs, jobs: asked.append(len(specs)))
+    assert main([*command, "--schedule", "own.py:Low"]) == 2
+    assert main(command) == 3  # the sweep did nothing
+    assert "112 of them are taken from the golden table" in capsys.readouterr().out
+    assert asked == [252]  # it finds those finished
+    assert len(list(tmp_path.glob("runs/07_contest/cpu/track=bytes_learning_rate=*/*/seed0/finished.json"))) == 112
+    shutil.rmtree(tmp_path / "runs")
+    board, load = CONTEST.module("leaderboard"), Experiment.module
+    board.EVALUATOR = ROOT / "pyproject.toml"
+    monkeypatch.setattr(Experiment, "module", lambda self, name: board if name == "leaderboard" else load(self, name))
+    assert main(command) == 3
+    assert "0 of them are taken from the golden table" in capsys.readouterr().out
 
 
 @pytest.mark.slow
