@@ -51,8 +51,12 @@ class TextConfig:
 
 
 def data_folder() -> Path | None:
-    """$MDLM_DATA, where corpora and tokenizer files are looked for first."""
-    return Path(value) if (value := os.environ.get("MDLM_DATA")) else None
+    """$MDLM_DATA, where corpora and tokenizer files are looked for first. Raises InputError where that is no folder."""
+    if not (value := os.environ.get("MDLM_DATA")):
+        return None
+    if not Path(value).is_dir():
+        raise InputError(f"MDLM_DATA: {shown(value)} is not a folder; allowed: a folder of corpora (experiments/DATA.md)")
+    return Path(value)
 
 
 def find_path(name: str) -> Path | None:
@@ -188,8 +192,9 @@ def _from_hub(name: str) -> Path:
             logging.set_verbosity_error()  # its retries would bury our one line
             splits = datasets.load_dataset(repository, configuration)
         except Exception as error:  # the hub's client raises many kinds, none of them for us to tell apart
+            lacks = f", and MDLM_DATA ({data}) lacks it" if (data := data_folder()) else ""
             raise InputError(
-                f"data.corpus: {name!r} cannot be had from the hub ({type(error).__name__}); "
+                f"data.corpus: {name!r} cannot be had from the hub ({type(error).__name__}){lacks}; "
                 f"set MDLM_DATA to a folder that holds {name}/ with its train, valid and test files, or give a path"
             ) from error
         for split, hub_split in zip(SPLITS, ("train", "validation", "test"), strict=True):

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.diffusion.objective import check_losses
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.run.errors import InputError
 
@@ -187,12 +188,13 @@ class ScheduledDiffusion:
     ) -> Tensor:
         """The batch's loss, a scalar, from the loss of each masked token ([masked], row-major). `whole`: sequences and tokens
         of the whole batch, where these rows are a part of it. `divisor`: [batch], in the place of these tokens
-        (objective.divisors)."""
+        (objective.divisors). Raises InputError for losses of another shape."""
         if rate is None:
             raise ValueError("a schedule's masks have rates")
         context = replace(context or Context(*mask.shape), nll=nll.detach())
         weight = self.schedule.weight(rate, mask, context).to(nll)
         each = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
+        check_losses(nll, each)
         if divisor is not None:
             return (nll * each / divisor[:, None].expand(mask.shape)[mask]).sum()
         sizes = context.sizes()

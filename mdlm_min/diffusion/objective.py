@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdlm_min.run.errors import InputError
+
 WEIGHTS = ("1/t", "1/(t p(t))", "none", "mean")
 TOKEN_LOSSES = ("cross_entropy", "squared_error")
 DIVISORS = ("answer", "token", "batch", "masked")
@@ -64,12 +66,23 @@ def masked_loss(
                      part of the bound's integral over t that lies on p's support;
       "none"         sum / L: every masked token counts the same (open point 1: what maximising P_S fits);
       "mean"         sum / M: a sequence without masked tokens counts as zero.
+    Raises InputError for losses of another shape.
     """
     batch, columns = mask.shape
     sequences, tokens = whole or (batch, batch * columns)
     length = tokens / sequences if divisor is None else divisor / sequences
     scale = sequence_weights(mask, rate, weight, length, density)
-    return (token_loss * scale[:, None].expand(batch, columns)[mask]).sum() / sequences
+    weights = scale[:, None].expand(batch, columns)[mask]
+    check_losses(token_loss, weights)
+    return (token_loss * weights).sum() / sequences
+
+
+def check_losses(nll: Tensor, weights: Tensor) -> None:
+    """Raise InputError for losses that are not one for each of the masked tokens' weights, [masked]: a mean would pass as one."""
+    if nll.shape != weights.shape:
+        raise InputError(
+            f"nll: shape {tuple(nll.shape)} is not allowed; allowed: {tuple(weights.shape)}, the loss of each masked token"
+        )
 
 
 def sequence_weights(

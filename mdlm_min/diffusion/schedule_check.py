@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.checked_schedule import CheckedSchedule, refuse
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, one_line
 from mdlm_min.run.random_streams import stream
 
@@ -21,18 +22,23 @@ GROUPS = 4  # of rows by their rate: a share that is right on average only is wr
 
 def validate(schedule: MaskSchedule) -> None:
     """Raise InputError, naming the schedule and what is wrong, for a schedule that
-    gives rates that are not float32 [rows] in [0, 1]; masks that are not bool [rows, length], or reach beyond the allowed tokens;
+    gives rates that are not float32 [rows] in [0, 1], or that mask nothing; masks that are not bool [rows, length], or reach
+    beyond the allowed tokens;
     masks whose expected share of a row's allowed tokens is not its rate; a negative or infinite weight; draws that are not a
     function of its generator; a state that is not JSON, or that does not bring the draws back.
 
     It is run on a copy, for 24 steps of 96 rows, on random tokens, marks and losses, with prompts and without. What a step alone
     can show is found by CheckedSchedule, here as in training.
     """
+    if not isinstance(schedule, MaskSchedule):
+        raise InputError(f"schedule: {shown(schedule)} is not allowed; allowed: an object of a class made from MaskSchedule")
     checked = CheckedSchedule(schedule)
     seen = []
     for rate, mask, context in _run(_copied(checked), 0):
         seen.append((rate, mask, context.allowed if context.allowed is not None else torch.ones_like(mask)))
     _check_share(schedule.name, seen)
+    if not any(bool(mask.any()) for _, mask, _ in seen):
+        refuse(schedule.name, "masks nothing, and nothing would be learned", "rates above 0")
     _check_draws(checked, [(rate, mask) for rate, mask, _ in seen])
 
 

@@ -302,6 +302,24 @@ def test_without_a_hub_one_line_says_which_path_to_give(monkeypatch):
         find_sources("wikitext-2")
 
 
+def test_a_data_folder_that_is_none_is_refused_before_the_hub_is_asked(monkeypatch, tmp_path):
+    datasets, asked = pytest.importorskip("datasets"), []
+
+    def offline(*names, **_):
+        asked.append(names)
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setenv("MDLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="MDLM_DATA: '.*absent' is not a folder; allowed: a folder of corpora"):
+        load_text(TextConfig(corpus="wikitext-2"))
+    assert asked == []
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=f"hub .ConnectionError., and MDLM_DATA .{tmp_path}. lacks it; set MDLM_DATA to"):
+        load_text(TextConfig(corpus="wikitext-2"))
+
+
 def test_what_the_hub_gives_is_kept_as_plain_files(monkeypatch):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"text": ["", " = Title = \n", " words \n"]})

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -6,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_schedule import RateSchedule, ScheduledDiffusion
 from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.diffusion.objective import divisors, masked_loss, sign_cross_entropy, squared_error
+from mdlm_min.diffusion.process import MaskedDiffusion
+from mdlm_min.run.errors import InputError
 from mdlm_min.theory.checks import Enumeration
 
 MASK = torch.tensor([[True, False, True, False], [False, False, False, False], [False, True, False, False]])
@@ -21,6 +25,14 @@ RATE = torch.tensor([0.5, 0.25, 0.1])
 )
 def test_weights_by_hand(weight, expected):
     assert masked_loss(TOKEN_LOSS, MASK, RATE, weight).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("nll", [TOKEN_LOSS.mean(), torch.zeros(3, 4), TOKEN_LOSS[:2], TOKEN_LOSS[:, None]])
+def test_losses_that_are_not_those_of_the_masked_tokens_are_refused(nll):
+    said = re.escape(f"nll: shape {tuple(nll.shape)} is not allowed; allowed: (3,), the loss of each masked token")
+    for process in (MaskedDiffusion(MaskRate.parse("U[0,1]")), ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))):
+        with pytest.raises(InputError, match=said):
+            process.loss(nll, MASK, RATE)
 
 
 @given(st.floats(-30, 30), st.sampled_from([-1.0, 1.0]))

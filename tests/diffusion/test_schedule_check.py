@@ -56,6 +56,11 @@ class NotANumber(Sound):
         return torch.full((context.rows,), torch.nan)
 
 
+class Nothing(Sound):
+    def sample(self, context, generator):
+        return torch.zeros(context.rows)
+
+
 class OneRate(Sound):
     def sample(self, context, generator):
         return torch.rand(1, generator=generator)
@@ -109,6 +114,7 @@ class UnstorableState(Sound):
         (RightShareOnAverageOnly, r"masks 0\.(49|50)\d of the tokens of rows whose mean rate is 0\.\d+"),
         (TooHigh, r"a rate of 1\.\d+; allowed: rates in \[0,1\]"),
         (NotANumber, r"a rate of nan; allowed: rates in \[0,1\]"),
+        (Nothing, r"masks nothing, and nothing would be learned; allowed: rates above 0"),
         (OneRate, r"rates of shape \(1,\) and torch.float32; allowed: shape \(96,\)"),
         (GlobalNoise, r"draws from torch's global generator; allowed: the generator that it is given"),
         (OwnNoise, r"other draws from a generator of the same seed"),
@@ -120,6 +126,13 @@ class UnstorableState(Sound):
 def test_a_broken_schedule_is_refused_by_name(schedule, message):
     with pytest.raises(InputError, match=f"schedule mine: {message}"):
         validate(schedule())
+
+
+def test_what_is_no_schedule_is_refused():
+    with pytest.raises(InputError, match="schedule: 'mine' is not allowed; allowed: an object of a class made from MaskSchedule"):
+        validate("mine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="schedule: <class .*Sound'> is not allowed"):
+        validate(Sound)  # type: ignore[arg-type]
 
 
 def test_a_sound_one_is_not_and_stays_as_it_was():
