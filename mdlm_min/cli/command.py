@@ -1,18 +1,48 @@
 """What the commands have in common. A file of cli/ has one group of them: `add_parsers(commands)` beside the handlers."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mdlm_min.data.tokenizer import is_unicode
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
     from mdlm_min.run.run_folder import RunFolder
 
 MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser to which a wrong command line is bad input like any other: an InputError of one line that says what is allowed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("type", int, lambda text: _number(int, text, "a whole number"))
+        self.register("type", float, lambda text: _number(float, text, "a number"))
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Raises InputError for what no argument of this parser is."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = ", ".join(name for action in self._actions for name in action.option_strings[-1:])
+            self.error(f"{shown(unknown[0])} is unknown; allowed: {options}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError: argparse's message, and where to read more."""
+        raise InputError(f"{message.removeprefix('argument ')} (see `{self.prog} --help`)")
+
+
+def _number(kind: Callable[[str], Any], text: str, allowed: str) -> Any:
+    """The number that a text is."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not allowed; allowed: {allowed}") from error
 
 
 def add_command(commands: Any, name: str, text: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:

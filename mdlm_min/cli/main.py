@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mdlm_min.cli import contest, evaluate, evidence, experiments, finetune, generate, judge, pretraining, sample, train, window
+from mdlm_min.cli.command import CommandParser
 from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
@@ -33,7 +34,7 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mdlm", description="Run, verify and report the experiments of mdlm-min.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -50,10 +51,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """One command; returns its exit code. Raises KeyboardInterrupt after a stop signal (see __main__.py)."""
-    arguments = _parser().parse_args(argv)
-    if arguments.root:
-        os.environ["MDLM_ROOT"] = str(arguments.root.resolve())  # read when run/environment.py is imported, by a handler
     try:
+        arguments = _parser().parse_args(argv)
+        if arguments.root:
+            os.environ["MDLM_ROOT"] = str(arguments.root.resolve())  # read when run/environment.py is imported, by a handler
         return int(arguments.handler(arguments))
     except InputError as error:
         print(f"mdlm: {error}", file=sys.stderr)

@@ -93,11 +93,32 @@ def test_an_experiment_without_a_plan_is_named_with_those_that_have_one(name, ca
 )
 def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
+    assert main(arguments) == 2
     assert "an empty name is not allowed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "train --text x --learning-rate abc",
+            "--learning-rate: 'abc' is not allowed; allowed: a number (see `mdlm train --help`)",
+        ),
+        ("run parity --seeds x", "--seeds: 'x' is not allowed; allowed: a whole number (see `mdlm run --help`)"),
+        ("train --text x --txt y", "'--txt' is unknown; allowed: --help, --text, --mask-rate, --weight, "),
+        ("verify this", "'this' is unknown; allowed: --help"),
+        ("train --text", "--text: expected one argument (see `mdlm train --help`)"),
+        ("train", "the following arguments are required: --text (see `mdlm train --help`)"),
+        ("rn", "COMMAND: invalid choice: 'rn' (choose from 'list', 'run', "),
+        ("--rot list", "'--rot' is unknown; allowed: --help, --root"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_says_what_is_allowed(line, said, capsys):
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mdlm: {said}")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
