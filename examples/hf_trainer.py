@@ -9,7 +9,7 @@ from mdlm_min import Keyed, MaskCollator, MaskRate, RateSchedule, scheduled_loss
 schedule = RateSchedule(MaskRate.parse("U[0.45,0.55]"), weight="1/t")
 
 # %% A model without a causal mask, and data: here sequences that count up
-EPOCHS, LENGTH, VOCABULARY, MASK, PAD = 50, 16, 10, 10, 11
+EPOCHS, LENGTH, VOCABULARY, MASK, PAD = 150, 16, 10, 10, 11
 model = BertForMaskedLM(
     BertConfig(
         vocab_size=12, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
@@ -29,5 +29,6 @@ trainer = Trainer(
     data_collator=MaskCollator(schedule, mask_token=MASK, pad_token=PAD, seed=0, steps=EPOCHS),
     compute_loss_func=scheduled_loss,
 )  # fmt: skip
-result = trainer.train()
-print(f"mean loss of {result.global_step} steps: {result.training_loss:.3f}")
+trainer.train()
+losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]  # each the mean of 50 steps
+print(f"loss of the first and the last 50 of {trainer.state.global_step} steps: {losses[0]:.3f}, {losses[-1]:.3f}")

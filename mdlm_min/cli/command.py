@@ -1,6 +1,8 @@
 """What the commands have in common. A file of cli/ has one group of them: `add_parsers(commands)` beside the handlers."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +89,28 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def fields_as_options(**renamed: str) -> Iterator[None]:
+    """A field of a configuration, such as data.length, is named in an InputError as the command's option is: length, or what
+    `renamed` says."""
+    try:
+        yield
+    except InputError as error:
+        field = re.match(r"(?:data|model|train|engine)\.(\w+):", str(error))
+        if field is None:
+            raise
+        raise InputError(f"{renamed.get(field[1], field[1])}:{str(error)[field.end() :]}") from error
+
+
+def say_if_unfinished(path: Path) -> None:
+    """Say on stderr that a run has not reached its end, and at which step the state is that is used."""
+    if (path / "checkpoints").is_dir() and not (path / "finished.json").exists():
+        from mdlm_min.training.checkpoint import checkpoints
+
+        steps = checkpoints(path / "checkpoints")[-1].name.partition("-")[2]
+        print(f"note: {path} is not finished; this is its state at step {int(steps)}", file=sys.stderr)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.cli.command import add_command, folder_path, say_if_unfinished
 from mdlm_min.run.errors import InputError
 
 MODEL = {  # HarnessConfig's fields that the command has options for
@@ -59,6 +59,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     given = {name: value for name in MODEL if (value := getattr(arguments, name)) is not None}
     log = run(request, {"folder": str(arguments.folder), **given})
+    say_if_unfinished(arguments.folder)
     for task, scores in log["scores"].items():
         items = f"  ({scores['items']:.0f} items)" if "items" in scores else ""
         numbers = ", ".join(_score(name, scores) for name in scores if name != "items" and "_stderr" not in name)

@@ -104,7 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.text:  # the claims are about the paper's corpora
         print("\n".join(experiment.module("claims").conclusions(table)))
     else:
-        verdicts.print_verdicts(verdicts.judge(experiment, {arguments.tier: table}, only=arguments.tier), notes=True)
+        judged = verdicts.judge(experiment, {arguments.tier: table}, only=arguments.tier)
+        verdicts.print_verdicts(judged, notes=True)
+        if not judged:
+            print(f"no verdicts: no claim of {experiment.name} is about tier {arguments.tier}")
     return 0
 
 

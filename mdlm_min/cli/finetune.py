@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, folder_path, text_name, trained_run, use_threads
+from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def finetune(arguments: argparse.Namespace) -> int:
     use_threads(arguments.threads)
     length = arguments.length or TextModel.load(finetune.start_folder(arguments.start)).length
     settings = settings_from(arguments, length)
-    finetune.check(settings)
+    with fields_as_options(source="data"):
+        finetune.check(settings)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
         rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", DATA)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command
+from mdlm_min.cli.command import add_command, say_if_unfinished
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
@@ -114,6 +114,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel
 
     model = TextModel.load(arguments.model, arguments.device, arguments.dtype)
+    say_if_unfinished(arguments.model)
     chat = model.chat_template() if arguments.chat else None
     requests = [_request(model, chat, line, arguments, number) for number, line in lines]
     rules = {gaps: _rules(model, chat, arguments, gaps) for gaps in (False, True)}

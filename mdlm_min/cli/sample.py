@@ -4,7 +4,7 @@ import argparse
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import folder_path
+from mdlm_min.cli.command import folder_path, say_if_unfinished
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def sample(arguments: argparse.Namespace) -> int:
         temperature if arguments.temperature is None else arguments.temperature,
     )
     model = TextModel.load(arguments.run, arguments.device)
+    say_if_unfinished(arguments.run)
     template = model.template(arguments.infill) if filling else model.continuation(arguments.prompt or "", arguments.length or 0)
     steps = template.count(model.mask_token) if arguments.steps is None else arguments.steps
     templates = torch.tensor([template]).expand(arguments.count, -1)

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, folder_path, text_name, trained_run, use_threads
+from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,12 +31,16 @@ PASSAGES = 16
 def add_parsers(commands: Any) -> None:
     """`mdlm train`."""
     text = "Train a small masked diffusion model on a text, then show text that it fills in and text that it writes."
-    parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=text)
+    units = (
+        "While it trains, loss is the training loss: over the mask rates of --mask-rate, with --weight, so runs of other "
+        "settings cannot be compared by it. valid_loss and the test loss: held-out text, nats per token over all mask rates."
+    )
+    parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
     parser.add_argument(
         "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
     )
     parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
-    parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t or mean")
+    parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t, 1/(t p(t)) or mean")
     parser.add_argument("--tokenizer", default="bpe:512", help="bytes, gpt2 or bpe:SIZE (default: bpe:512)")
     parser.add_argument("--steps", type=int, default=4000, help="training steps (default: 4000, about three minutes on one core)")
     parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
@@ -92,7 +96,8 @@ def train(arguments: argparse.Namespace) -> int:
 
     use_threads(arguments.threads)
     settings = settings_from(arguments)
-    language.check(settings)
+    with fields_as_options(corpus="text"):
+        language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
     with trained_run(path, arguments.seed, settings, language.run) as folder:
         rows, record = folder.metrics(), folder.read_json("finished.json")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.cli.command import add_command, fields_as_options, folder_path
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import check_writable
 
@@ -63,9 +63,11 @@ def predict(arguments: argparse.Namespace) -> int:
         if arguments.steps < 3:
             raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
         config = TextConfig(arguments.text, arguments.tokenizer, length=64)
-        from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
+        with fields_as_options(corpus="text"):
+            from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
     else:
-        from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
+        with fields_as_options(corpus="text"):
+            from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
     return 0
 
 
@@ -114,7 +116,7 @@ def say_record(predictor: str, say: Callable[[str], None]) -> None:
         return
     say(
         f"    in our tables within .1 of the best window in {record['ours']:.0%} of the seeds, on the worst of three corpora "
-        f"(W5-{predictor}: {record['verdict']}). {record['note']}"
+        f"(W5-{predictor}: {record['verdict']}; seed by seed in results/report.md)"
     )
 
 

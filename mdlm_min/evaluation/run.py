@@ -122,8 +122,9 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
         unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
         if not unknown:
             return manager
-    allowed = ", ".join((*GROUPS, *PAPER_TASKS))
-    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, the offline tasks, or names of lm-eval's")
+    offline = Tasks(include_path=places, include_defaults=False).all_tasks
+    allowed = ", ".join(dict.fromkeys((*GROUPS, *PAPER_TASKS, *offline)))
+    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, or names of lm-eval's")
 
 
 def _configuration(request: Request, model: MDLM, documents: str) -> Log:

@@ -29,7 +29,7 @@ from mdlm_min.run.run_folder import Row, format_number
 
 Run = tuple[str, str, int]  # cell, arm, seed
 ITEM_KEYS = ("task", "item")
-NOT_MEASURED = ("", "nan")
+NOT_MEASURED = ("", "nan", "NaN", "NAN")
 _MOST_SEED = 2**63 - 1
 
 

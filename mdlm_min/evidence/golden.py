@@ -209,6 +209,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (InputError, ImportError):
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing") from error
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: cannot be read ({said[:200]})") from error

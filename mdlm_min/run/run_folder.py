@@ -245,7 +245,9 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
         folder, begins = RunFolder(path), not (path / "config.json").exists()
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = "; ".join(differences(old, new))
-            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it or choose another folder")
+            raise InputError(
+                f"{path} holds a run of another configuration ({changed}); delete it, or name another folder (--run, --runs)"
+            )
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()
