@@ -84,6 +84,7 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
     }
 
 
+@fields_as_options(source="data")
 def finetune(arguments: argparse.Namespace) -> int:
     """Fine-tune, or go on, or only show what a finished run answers; returns the exit code."""
     from mdlm_min.tasks import finetune
@@ -92,8 +93,7 @@ def finetune(arguments: argparse.Namespace) -> int:
     use_threads(arguments.threads)
     length = arguments.length or TextModel.load(finetune.start_folder(arguments.start)).length
     settings = settings_from(arguments, length)
-    with fields_as_options(source="data"):
-        finetune.check(settings)
+    finetune.check(settings)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
         rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", DATA)

@@ -87,6 +87,7 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@fields_as_options(corpus="text")
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on, or only show what a finished run writes; returns the exit code."""
     from mdlm_min.data.text import TextConfig, load_text
@@ -96,8 +97,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     use_threads(arguments.threads)
     settings = settings_from(arguments)
-    with fields_as_options(corpus="text"):
-        language.check(settings)
+    language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
     with trained_run(path, arguments.seed, settings, language.run) as folder:
         rows, record = folder.metrics(), folder.read_json("finished.json")

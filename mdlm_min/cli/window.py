@@ -53,6 +53,7 @@ def add_parsers(commands: Any) -> None:
     )
 
 
+@fields_as_options(corpus="text")
 def predict(arguments: argparse.Namespace) -> int:
     """Print and draw the chosen prediction."""
     from mdlm_min.data.text import TextConfig
@@ -63,11 +64,9 @@ def predict(arguments: argparse.Namespace) -> int:
         if arguments.steps < 3:
             raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
         config = TextConfig(arguments.text, arguments.tokenizer, length=64)
-        with fields_as_options(corpus="text"):
-            from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
+        from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
     else:
-        with fields_as_options(corpus="text"):
-            from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
+        from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
     return 0
 
 
@@ -116,7 +115,7 @@ def say_record(predictor: str, say: Callable[[str], None]) -> None:
         return
     say(
         f"    in our tables within .1 of the best window in {record['ours']:.0%} of the seeds, on the worst of three corpora "
-        f"(W5-{predictor}: {record['verdict']}; seed by seed in results/report.md)"
+        f"(W5-{predictor}: {record['verdict']}). {record['note'].partition('. Smallest value')[0]}"
     )
 
 

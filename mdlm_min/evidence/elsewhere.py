@@ -29,7 +29,7 @@ from mdlm_min.run.run_folder import Row, format_number
 
 Run = tuple[str, str, int]  # cell, arm, seed
 ITEM_KEYS = ("task", "item")
-NOT_MEASURED = ("", "nan", "NaN", "NAN")
+NOT_MEASURED = ("", "nan")
 _MOST_SEED = 2**63 - 1
 
 
@@ -145,7 +145,7 @@ class _File:
         except ValueError:
             value = math.nan
         if not known.allows(value):
-            raise self.wrong(row, column, text, f"{known}, or nothing where it was not measured")
+            raise self.wrong(row, column, text, f"{known}, or nothing (or nan) where it was not measured")
         return value
 
 

@@ -166,7 +166,10 @@ def test_a_text_that_has_changed_is_refused(tmp_path, capsys):
 def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):
     assert train(corpus, run, 150, ["--learning-rate", "0.02"]) == 2
     changed = "train.learning_rate: 0.01 there, 0.02 asked"
-    assert f"{run} holds a run of another configuration ({changed}); delete it or choose" in capsys.readouterr().err
+    assert (
+        f"{run} holds a run of another configuration ({changed}); delete it, or name another folder (--run"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,9 +180,9 @@ def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):
         (["--threads", "0"], "threads: 0 is not allowed"),
         (["--threads", "2147483648"], "threads: 2147483648 is not allowed; at least 1, at most 4096"),
         (["--mask-rate", "often"], "mask_rate: 'often' is not a mask rate"),
-        (["--tokenizer", "letters"], "data.tokenizer: 'letters' is unknown"),
-        (["--text", "nowhere.txt"], "data.corpus: 'nowhere.txt' is neither a path nor a known name"),
-        (["--length", "4000"], "data.length"),
+        (["--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
+        (["--text", "nowhere.txt"], "text: 'nowhere.txt' is neither a path nor a known name"),
+        (["--length", "4000"], "length: "),
     ],
 )
 def test_bad_training_options_are_one_line_and_exit_code_2(corpus, tmp_path, options, message, capsys):

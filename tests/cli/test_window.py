@@ -36,7 +36,7 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
 
 
 def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right(corpus, tmp_path, capsys, monkeypatch):
-    record = {"id": "W5-ngrams", "verdict": "not reproduced", "ours": 0.2, "note": "bytes: 0.31 and 0.45"}
+    record = {"id": "W5-ngrams", "verdict": "not reproduced", "ours": 0.2, "note": "bytes: 0.31 and 0.45. Smallest value that"}
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", lambda: {"W5-ngrams": record})
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right
     window = text.partition("predicted window: mask_rate = ")[2].splitlines()[0]
     assert f"to train on it: mdlm train --text {corpus} --tokenizer bytes --mask-rate '{window}' --weight 1/t\n" in text
     assert "within .1 of the best window in 20% of the seeds" in text
-    assert "not reproduced). bytes: 0.31 and 0.45" in text
+    assert "not reproduced). bytes: 0.31 and 0.45\n" in text
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", dict)
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     assert "this predictor was not tried yet" in capsys.readouterr().out
@@ -121,8 +121,8 @@ def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--text", "nowhere.txt"], "data.corpus: 'nowhere.txt' is neither a path nor a known name"),
-        (["--text", "CORPUS", "--tokenizer", "letters"], "data.tokenizer: 'letters' is unknown"),
+        (["--text", "nowhere.txt"], "text: 'nowhere.txt' is neither a path nor a known name"),
+        (["--text", "CORPUS", "--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
         (["--text", "CORPUS", "--probe", "--steps", "1"], "steps: 1 is not allowed; at least 3"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_text_without_frequent_ngrams_predicts_nothing(tmp_path, capsys):
     (tmp_path / "short.txt").write_text("every word of this text occurs once\n")
     assert main(["window", "--text", str(tmp_path / "short.txt"), "--figure", str(tmp_path / "w.png")]) == 2
     said = capsys.readouterr()
-    assert "data.corpus: no sequence of 2 to 6 tokens occurs 5 times" in said.err
+    assert "text: no sequence of 2 to 6 tokens occurs 5 times" in said.err
     assert said.err.count("\n") == 1
     assert "predicted window" not in said.out
     assert not (tmp_path / "w.png").exists()

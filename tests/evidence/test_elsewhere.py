@@ -134,7 +134,7 @@ def bad(column, value):
 
 
 REFUSALS = {
-    "NaN": (bad("test_loss", "NaN"), "row 3: test_loss is 'NaN'; allowed: a number of at least 0, or nothing where it was not "),
+    "NaN": (bad("test_loss", "NaN"), "row 3: test_loss is 'NaN'; allowed: a number of at least 0, or nothing (or nan) where it "),
     "a loss below 0": (bad("test_loss", "-2.5"), "row 3: test_loss is '-2.5'; allowed: a number of at least 0, or nothing"),
     "steps below 0": (bad("last_step", "-1"), "row 3: last_step is '-1'; allowed: a number of at least 0, or nothing"),
     "text": (bad("test_loss", "low"), "row 3: test_loss is 'low'; allowed: a number"),
