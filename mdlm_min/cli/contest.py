@@ -1,6 +1,7 @@
 """`mdlm contest`: mask schedules on equal terms, those of the field and one's own."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def contest(arguments: argparse.Namespace) -> int:
 
         source, kind = schedule_file(arguments.schedule), arguments.schedule.rpartition(":")[2]
         seeds = submission.judged_seeds((spec.cell, spec.seed) for spec in specs)
-        entry = submission.Submission(arm, kind, tracks, [arguments.budget], seeds)
+        whole = submission.entry_runs(experiment, arm, arguments.schedule, tracks, [arguments.budget], 0)
+        entry = submission.Submission(arm, kind, tracks, [arguments.budget], seeds, record=len(specs) >= len(whole))
         submission.check_free(arguments.submission, entry)
         name_alone(source, kind)
     folder = arguments.runs / experiment.name / submission.TIER
@@ -65,7 +67,9 @@ def contest(arguments: argparse.Namespace) -> int:
     _print_boards(experiment, specs, arguments.runs, arm)
     if arguments.submission:
         submission.write(arguments.submission, entry, source, specs, arguments.runs)
-        print(f"submission: {arguments.submission}; fill in its README.md, then `mdlm contest --check {arguments.submission}`")
+        fewer = "" if entry.record else " (with fewer seeds than the contest's it is no record and is not ranked)"
+        print(f"submission: {arguments.submission}{fewer}")
+        print(f"fill in its README.md, then `mdlm contest --check {arguments.submission}`")
     return 0
 
 
@@ -126,6 +130,9 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
         for name, why in absent.items():
             if name == arm or not arm:
                 print(f"{track} {budget}x: {name} is not ranked; {why}")
+            if name == arm:
+                rows = table.cell(f"track={track}_budget={budget}").frame()
+                print(f"{track} {budget}x: {_beside_reference(rows, arm, leaderboard.REFERENCE)}")
         for line in lines:
             if line.name == arm or (line.is_tie and not arm):
                 print(f"{track} {budget}x: {line.name} rank {line.ranked.text} of {len(lines)}; {leaderboard.gain_text(line)}")
@@ -135,6 +142,13 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
     path = runs / experiment.name / (f"leaderboard_{arm}.md" if arm else "leaderboard.md")
     write_whole(path, leaderboard.leaderboard_page(table, found))
     print(f"boards: {path}")
+
+
+def _beside_reference(rows: Any, arm: str, reference: str) -> str:
+    """The test NLL of an entry that is not ranked, seed by seed, and that of U[0,1]."""
+    mine, theirs = (rows[rows.arm == name].set_index("seed").test_nll for name in (arm, reference))
+    said = ", ".join(f"seed {seed}: {loss:.3f} (U[0,1] {theirs.get(seed, math.nan):.3f})" for seed, loss in mine.items())
+    return f"test NLL of {arm}: {said}"
 
 
 def _check(folder: Path) -> int:

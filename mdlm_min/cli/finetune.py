@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # held-out prompts that are answered
 FINISHED = ("steps", "seconds")
-DATA = ("samples", "records", "malformed", "truncated", "too_long", "malformed_records", "sha256", "start_sha256")
+DATA = (
+    "samples",
+    "records",
+    "held_out_samples",
+    "malformed",
+    "truncated",
+    "too_long",
+    "malformed_records",
+    "sha256",
+    "start_sha256",
+)
 
 
 def add_parsers(commands: Any) -> None:
@@ -103,8 +113,9 @@ def finetune(arguments: argparse.Namespace) -> int:
     template = model.chat_template()
     held_out = _held_out(template, path, settings, data)
     print(
-        f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; of {data['records']} "
-        f"records {data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"
+        f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; "
+        f"{data['held_out_samples']} held out, with all that share their opening; of {data['records']} records "
+        f"{data['malformed']} malformed, {data['truncated']} answers cut, {data['too_long']} prompts too long"
     )
     for line in data["malformed_records"]:
         print(f"malformed: {line}")

@@ -52,7 +52,11 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="for --prompts: the same lines, with answer, tokens and nfe")
     parser.add_argument("--batch", type=int, default=8, help="for --prompts: answers generated together (default: 8)")
     parser.add_argument("--chat", action="store_true", help="wrap prompts in the chat template")
-    parser.add_argument("--length", type=int, help=f"tokens of an answer (default: {LENGTH}); not with --infill")
+    parser.add_argument(
+        "--length",
+        type=int,
+        help=f"tokens of an answer (default: {LENGTH}, or as many as the model reads behind the prompt); not with --infill",
+    )
     parser.add_argument("--steps", type=int, help="steps (default: one per token)")
     parser.add_argument("--block-length", type=int, default=0, help="tokens of a block, filled from left to right (default: all)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) for the most probable tokens")
@@ -95,10 +99,9 @@ def generate(arguments: argparse.Namespace) -> int:
     """Print an answer, or write the file of answers; returns the exit code."""
     if arguments.infill is not None and arguments.length is not None:
         raise InputError(f"length: {arguments.length} is not allowed with --infill, whose text has its own length")
-    arguments.length = LENGTH if arguments.length is None else arguments.length
     for name in ("length", "batch"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"{name}: {getattr(arguments, name)} is not allowed; at least 1")
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise InputError(f"{name}: {value} is not allowed; at least 1")
     if (arguments.prompts is None) != (arguments.output is None):
         raise InputError("output: belongs to --prompts; both or neither are given")
     if arguments.output is not None:
@@ -205,7 +208,15 @@ def _request(
                 prompt = model.before_gap(text)
             else:
                 prompt = chat.render(check_messages([{"role": "user", "content": text}]), add_generation_prompt=True)
-        return _Request(model.with_answer(prompt, arguments.length), len(prompt), line)
+        return _Request(model.with_answer(prompt, _length(model, len(prompt), arguments)), len(prompt), line)
+
+
+def _length(model: "TextModel", prompt: int, arguments: argparse.Namespace) -> int:
+    """Tokens of an answer: what was asked for, or LENGTH, or where the model reads fewer as many as it does, in whole blocks."""
+    if arguments.length is not None:
+        return int(arguments.length)
+    room, block = model.length - prompt, arguments.block_length or 1
+    return min(LENGTH, max(room // block, 1) * block)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command, fields_as_options, folder_path
+from mdlm_min.cli.command import add_command, fields_as_options, folder_path, text_name
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import check_writable
 
@@ -31,6 +31,7 @@ FORMS = {
     "sum_of_squares": "sum w_i [t (1-t)^(i-1)]^2, quadratic",
 }
 PAPER_WINDOW = "U[0.45,0.55]"
+STEPS = 300  # of a probe, unless it is said
 READINGS = {"occurrences": "every occurrence counts", "types": "every different n-gram counts once"}
 
 
@@ -45,11 +46,13 @@ def add_parsers(commands: Any) -> None:
         "--tokenizer", default="bytes", help="what the model will read: bytes (default), gpt2, bpe:SIZE; or words, to count only"
     )
     parser.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
-    parser.add_argument("--steps", type=int, default=300, help="with --probe: training steps (default: 300, some two minutes)")
-    parser.add_argument("--seed", type=int, default=0, help="with --probe: seed (default: 0)")
+    parser.add_argument("--steps", type=int, help=f"with --probe: training steps (default: {STEPS}, some two minutes)")
+    parser.add_argument("--seed", type=int, help="with --probe: seed (default: 0)")
     parser.add_argument("--figure", type=Path, default=Path("window.png"), help="figure to write (default: window.png)")
     parser.add_argument(
-        "--runs", type=folder_path, default=Path("runs/window"), help="with --probe: folder of the run (default: runs/window)"
+        "--runs",
+        type=folder_path,
+        help="with --probe: folder of the run (default: runs/window/NAME/TOKENIZER, NAME being the text's)",
     )
 
 
@@ -61,11 +64,16 @@ def predict(arguments: argparse.Namespace) -> int:
     say = partial(print, flush=True)
     check_writable(arguments.figure, "figure")
     if arguments.probe:
-        if arguments.steps < 3:
-            raise InputError(f"steps: {arguments.steps} is not allowed; at least 3")
+        steps = STEPS if arguments.steps is None else arguments.steps
+        if steps < 3:
+            raise InputError(f"steps: {steps} is not allowed; at least 3")
         config = TextConfig(arguments.text, arguments.tokenizer, length=64)
-        from_probe(config, arguments.steps, arguments.seed, arguments.runs, arguments.figure, say)
+        runs = arguments.runs or Path("runs/window", text_name(arguments.text), arguments.tokenizer)
+        from_probe(config, steps, arguments.seed or 0, runs, arguments.figure, say)
     else:
+        for option in ("steps", "seed", "runs"):
+            if getattr(arguments, option) is not None:
+                raise InputError(f"{option}: only with --probe; n-grams are counted without")
         from_ngrams(TextConfig(arguments.text, arguments.tokenizer), arguments.figure, say)
     return 0
 
@@ -129,7 +137,12 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
     if not golden.RESULTS.is_dir():
         return
     leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if config.tokenizer == "bytes" else "BPE"
-    found = leaderboard.boards(leaderboard.with_submissions(golden.accepted("07_contest", "cpu"))[0])
+    table = golden.accepted("07_contest", "cpu")
+    try:
+        table, _ = leaderboard.with_submissions(table)
+    except InputError as error:  # a draft in the folder of submissions is no reason not to say what the others show
+        say(f"the contest's submissions are left out: {error}")
+    found = leaderboard.boards(table)
     lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
     if lines is None:
         say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")
@@ -149,7 +162,7 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
     elif best.is_better:
         say(f"  the table supports {best.name} instead: gain on U[0,1] {leaderboard.gain_text(best)} (results/WHICH_SCHEDULE.md)")
         if best.name == "signal_rich_window" and config.tokenizer != "words":
-            say(f"    to train on it: {_train_command(config, PAPER_WINDOW)}")
+            say(f"    to train on the paper's window: {_train_command(config, PAPER_WINDOW)}")
     else:
         say("  no entry is surely better than U[0,1] there (results/WHICH_SCHEDULE.md)")
 
@@ -205,7 +218,7 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
         say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
         say_record(measure, say)
     best = suggested_rate(rows, "gain")
-    say(f"suggested window: mask_rate = {window_around(best)}")
+    say(f"the window around the largest gain: mask_rate = {window_around(best)}")
     say_contest(config, "probe", say)
     _draw_probes(rows, figure_path)
     say(f"figure: {figure_path}")

@@ -130,7 +130,11 @@ class CheckedSchedule(MaskSchedule):
         before = _versions(arguments)
         try:
             found = getattr(self.own, method)(*arguments)
-        except (InputError, RunError):
+        except InputError as error:
+            if str(error).startswith("schedule "):
+                raise
+            raise InputError(f"schedule {self.name}: {method}: {error}") from error
+        except RunError:
             raise
         except Exception as error:  # the user's code may raise anything
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the schedule's own

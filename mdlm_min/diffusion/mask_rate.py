@@ -28,6 +28,14 @@ _ALLOWED = (
 )
 
 
+def check_generator(generator: torch.Generator) -> None:
+    """Raise InputError for what is no generator: all draws come from the one that is given."""
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator: {shown(generator)} is not allowed; allowed: a torch.Generator, such as stream(seed, 'masks')"
+        )
+
+
 class MaskRate(ABC):
     """A distribution of the mask rate t on [0, 1]. `text` names it in messages and tables."""
 

@@ -34,9 +34,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_rate import MaskRate, check_generator
 from mdlm_min.diffusion.masking import bernoulli
-from mdlm_min.diffusion.objective import check_losses
+from mdlm_min.diffusion.objective import check_losses, check_masks
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.run.errors import InputError
 
@@ -61,6 +61,19 @@ class Context:
     steps: int = 1
     nll: Tensor | None = None
     confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a field of another shape or type."""
+        for field, dtype in (
+            ("tokens", torch.int64),
+            ("allowed", torch.bool),
+            ("padding_mask", torch.bool),
+            ("marks", torch.bool),
+        ):
+            part: Tensor | None = getattr(self, field)
+            if part is not None and (part.shape != (self.rows, self.length) or part.dtype != dtype):
+                allowed = f"{(self.rows, self.length)} and {dtype}"
+                raise InputError(f"{field}: shape {tuple(part.shape)} and {part.dtype} is not allowed; allowed: {allowed}")
 
     def sizes(self) -> Tensor | int:
         """Tokens of each row that may be masked: int64 [rows], or the length where all may."""
@@ -167,10 +180,22 @@ class ScheduledDiffusion:
 
     def mask(self, batch: int, length: int, generator: torch.Generator, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """Masks (bool, [batch, length]) and mask rates ([batch]) of `batch` rows. Raises InputError where the context lacks
-        what the schedule needs, and for rows that are no multiple of its copies."""
+        what the schedule needs or is of another batch, for rows that are no multiple of its copies, and where the copies of a
+        sequence do not stand next to each other."""
         schedule, context = self.schedule, context or Context(batch, length)
+        check_generator(generator)
+        if (context.rows, context.length) != (batch, length):
+            raise InputError(f"context: {context.rows} rows of {context.length} are not the batch; allowed: {batch} of {length}")
         if batch % schedule.copies:
             raise InputError(f"batch: {batch} is not allowed with schedule {schedule.name}; a multiple of {schedule.copies}")
+        for field in ("tokens", "allowed", "marks") if schedule.copies > 1 else ():
+            part: Tensor | None = getattr(context, field)
+            if part is not None and bool((part != part[:: schedule.copies].repeat_interleave(schedule.copies, dim=0)).any()):
+                times = f"{schedule.copies} times"
+                raise InputError(
+                    f"{field}: schedule {schedule.name} masks each sequence {times}, and the rows differ; allowed: each sequence "
+                    f"{times}, next to each other (repeat_interleave)"
+                )
         for field in schedule.needs:
             if field not in ("nll", "confidence"):
                 context.need(field, schedule.name)
@@ -190,7 +215,8 @@ class ScheduledDiffusion:
         of the whole batch, where these rows are a part of it. `divisor`: [batch], in the place of these tokens
         (objective.divisors). Raises InputError for losses of another shape."""
         if rate is None:
-            raise ValueError("a schedule's masks have rates")
+            raise InputError("rate: None is not allowed; allowed: the mask rate of each row")
+        check_masks(mask, rate)
         context = replace(context or Context(*mask.shape), nll=nll.detach())
         weight = self.schedule.weight(rate, mask, context).to(nll)
         each = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]

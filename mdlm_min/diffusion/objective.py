@@ -66,8 +66,9 @@ def masked_loss(
                      part of the bound's integral over t that lies on p's support;
       "none"         sum / L: every masked token counts the same (open point 1: what maximising P_S fits);
       "mean"         sum / M: a sequence without masked tokens counts as zero.
-    Raises InputError for losses of another shape.
+    Raises InputError for masks, rates or losses of another shape or type, and for a weight without what it needs.
     """
+    check_masks(mask, rate)
     batch, columns = mask.shape
     sequences, tokens = whole or (batch, batch * columns)
     length = tokens / sequences if divisor is None else divisor / sequences
@@ -77,11 +78,21 @@ def masked_loss(
     return (token_loss * weights).sum() / sequences
 
 
+def check_masks(mask: Tensor, rate: Tensor | None) -> None:
+    """Raise InputError for masks that are not bool [batch, length], and for rates that are not [batch]."""
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise InputError(f"mask: shape {tuple(mask.shape)} and {mask.dtype} is not allowed; allowed: [batch, length], bool")
+    if rate is not None and not (isinstance(rate, Tensor) and rate.shape == (len(mask),)):
+        found = f"shape {tuple(rate.shape)}" if isinstance(rate, Tensor) else repr(rate)
+        raise InputError(f"rate: {found} is not allowed; allowed: ({len(mask)},), the mask rate of each sequence")
+
+
 def check_losses(nll: Tensor, weights: Tensor) -> None:
     """Raise InputError for losses that are not one for each of the masked tokens' weights, [masked]: a mean would pass as one."""
-    if nll.shape != weights.shape:
+    if nll.shape != weights.shape or not nll.is_floating_point():
         raise InputError(
-            f"nll: shape {tuple(nll.shape)} is not allowed; allowed: {tuple(weights.shape)}, the loss of each masked token"
+            f"nll: shape {tuple(nll.shape)} and {nll.dtype} is not allowed; allowed: {tuple(weights.shape)}, the loss of each "
+            "masked token: losses[mask], not a mean, and not all tokens"
         )
 
 
@@ -89,7 +100,7 @@ def sequence_weights(
     mask: Tensor, rate: Tensor | None, weight: str, length: float | Tensor, density: Tensor | None = None
 ) -> Tensor:
     """What a masked token's loss weighs in each sequence, [batch], before the mean over sequences; arguments as in `masked_loss`,
-    `length` being L. Raises ValueError for a weight without what it needs."""
+    `length` being L. Raises InputError for a weight without what it needs."""
     if weight == "mean" and not isinstance(length, Tensor):
         return 1 / mask.sum(dim=1).clamp(min=1)
     if weight == "none":
@@ -98,4 +109,6 @@ def sequence_weights(
         return 1 / (rate * length)
     if weight == "1/(t p(t))" and rate is not None and density is not None:
         return 1 / (rate * density * length)
-    raise ValueError(f"weight {weight!r} with rate {rate}, density {density} and length {length}")
+    if weight == "mean":
+        raise InputError("divisor: is not allowed with weight mean; allowed: with 1/t, 1/(t p(t)) or none")
+    raise InputError(f"{'rate' if rate is None else 'density'}: None is not allowed with weight {weight}")

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_rate import MaskRate, check_generator
 from mdlm_min.diffusion.masking import bernoulli, one_of
 from mdlm_min.diffusion.objective import WEIGHTS, masked_loss, sequence_weights
 from mdlm_min.run.config import shown
@@ -54,7 +54,9 @@ class MaskedDiffusion:
         return self.rate.density(rate) if rate is not None and self.weight == "1/(t p(t))" else None
 
     def mask(self, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Masks (bool, [batch, length]) and the mask rate of each sequence (float32, [batch]), on the generator's device."""
+        """Masks (bool, [batch, length]) and the mask rate of each sequence (float32, [batch]), on the generator's device. Raises
+        InputError for what is no generator."""
+        check_generator(generator)
         rate = self.rate.sample(batch, generator)
         return bernoulli(rate, length, generator), rate
 

@@ -108,6 +108,14 @@ def test_tokens_can_be_ruled_out(folder, capsys):
         assert out == f"{text}\n" != f"{usual}\n"
 
 
+@pytest.mark.parametrize(("blocks", "length"), [((), 89), (("--block-length", "8"), 88)])
+def test_without_a_length_an_answer_is_what_the_model_reads_behind_the_prompt(folder, capsys, blocks, length):
+    config = SamplingConfig(steps=length, temperature=0.0, block_length=8 if blocks else 0)
+    text, _ = expected(folder, "the cat", config, length=length)
+    out, _ = said(folder, "--prompt", "the cat", *blocks, capsys=capsys)
+    assert out == f"{text}\n"
+
+
 def test_an_answer_stops_at_the_end_token_unless_told_not_to(folder, capsys):
     options = ["--prompt", "x", "--length", "40", "--temperature", "9", "--steps", "40", "--remasking", "random"]
     model = TextModel.load(folder)

@@ -71,7 +71,9 @@ def test_it_says_what_the_contest_supports(means, said, monkeypatch):
     say_contest(TextConfig("c.txt", "bpe:512"), "ngrams", lines.append)
     assert lines[0].startswith("in the contest, text in a BPE of 512: a window predicted in this way has rank")
     assert lines[1].startswith(said)
-    paper = "    to train on it: mdlm train --text c.txt --tokenizer bpe:512 --mask-rate 'U[0.45,0.55]' --weight 1/t"
+    paper = (
+        "    to train on the paper's window: mdlm train --text c.txt --tokenizer bpe:512 --mask-rate 'U[0.45,0.55]' --weight 1/t"
+    )
     assert (paper in lines) == ("signal_rich_window" in means)
     say_contest(TextConfig("c.txt", "gpt2"), "ngrams", lines.append)
     assert any(line.startswith("in the contest, text in a BPE of 512 (the nearest): a window predicted") for line in lines)
@@ -110,7 +112,7 @@ def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeyp
     ]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert "suggested window: mask_rate = U[" in first
+    assert "the window around the largest gain: mask_rate = U[" in first
     assert (tmp_path / "w.png").exists()
     assert main(arguments) == 0
     second = capsys.readouterr().out
@@ -216,3 +218,24 @@ def test_the_probe_suggests_by_the_gain_and_not_before_the_first_step(tmp_path, 
         monkeypatch.setattr(window, name, lambda *given: None)
     config = TextConfig("c.txt", "bytes", length=64)
     assert window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None) == 0.25
+
+
+def test_a_draft_among_the_submissions_does_not_stop_a_prediction(monkeypatch, tmp_path):
+    from mdlm_min.cli.window import say_contest
+    from mdlm_min.evidence.experiment import Experiment
+
+    leaderboard, load = Experiment("contest").module("leaderboard"), Experiment.module
+    leaderboard.SUBMISSIONS = tmp_path
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "submission.json").write_text("{}")
+    monkeypatch.setattr(Experiment, "module", lambda self, name: leaderboard if name == "leaderboard" else load(self, name))
+    lines = []
+    say_contest(TextConfig("c.txt", "bpe:512"), "ngrams", lines.append)
+    assert lines[0].startswith(f"the contest's submissions are left out: {tmp_path}/draft/submission.json: ")
+    assert "rank" in lines[1]
+
+
+@pytest.mark.parametrize("option", ["--steps", "--seed", "--runs"])
+def test_what_belongs_to_the_probe_is_refused_without_it(option, corpus, tmp_path, capsys):
+    assert main(["window", "--text", str(corpus), option, "3", "--figure", str(tmp_path / "w.png")]) == 2
+    assert f"mdlm: {option[2:]}: only with --probe" in capsys.readouterr().err

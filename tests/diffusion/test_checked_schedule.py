@@ -63,7 +63,7 @@ REFUSALS = {
     "no context": ({"admit": lambda *_: None}, r"admit gives NoneType; allowed: a Context"),
     "more rows": ({"admit": eightfold}, r"admit gives rows = 768; allowed: 96, as it was given"),
     "more tokens": ({"admit": lambda _, context: replace(context, tokens=context.tokens.repeat(8, 1))},
-                    r"admit gives tokens of shape \(768, 32\) and torch.int64; allowed: shape \(96, 32\)"),
+                    r"admit: tokens: shape \(768, 32\) and torch.int64 is not allowed; allowed: \(96, 32\)"),
     "no tokens": ({"admit": lambda _, context: replace(context, tokens=None)}, r"admit gives tokens of type NoneType"),
     "other tokens": ({"admit": lambda _, context: replace(context, tokens=context.tokens.flip(1))}, r"admit gives a row that"),
     "another time": ({"admit": lambda _, context: replace(context, step=0)}, r"admit gives step = 0; allowed: 1, as it was"),

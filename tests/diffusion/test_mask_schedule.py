@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, RateSchedule, ScheduledDiffusion, in_place
 from mdlm_min.diffusion.process import MaskedDiffusion
@@ -99,3 +100,31 @@ def test_a_part_of_the_bound_says_what_it_is():
     assert str(BoundPart()) == "the bound"
     assert str(BoundPart(0.45, 0.55, 10)) == "the bound's part on [0.45,0.55] times 10"
     assert str(BoundPart(0.001, 1)) == "the bound's part on [0.001,1]"
+
+
+def test_a_context_is_of_the_batch():
+    tokens = torch.zeros(4, 6, dtype=torch.int64)
+    with pytest.raises(
+        InputError, match=r"marks: shape \(4, 6\) and torch.int64 is not allowed; allowed: \(4, 6\) and torch.bool"
+    ):
+        Context(4, 6, tokens, marks=tokens)
+    with pytest.raises(
+        InputError, match=r"tokens: shape \(4, 6\) and torch.int64 is not allowed; allowed: \(8, 6\) and torch.int64"
+    ):
+        Context(8, 6, tokens)
+    process = ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))
+    with pytest.raises(InputError, match="context: 4 rows of 6 are not the batch; allowed: 8 of 6"):
+        process.mask(8, 6, stream(0, "masks"), Context(4, 6, tokens))
+
+
+def test_the_copies_of_a_sequence_stand_next_to_each_other():
+    schedule = InformationDensity()
+    tokens = torch.randint(9, (3, 6), generator=stream(0, "data"))
+    marks = tokens > 4
+    process, twice = ScheduledDiffusion(schedule), [part.repeat_interleave(2, dim=0) for part in (tokens, marks)]
+    mask, _ = process.mask(6, 6, stream(0, "masks"), Context(6, 6, twice[0], marks=twice[1]))
+    assert torch.equal(mask[::2], ~mask[1::2])
+    with pytest.raises(InputError, match="tokens: schedule information_density masks each sequence 2 times, and the rows differ"):
+        process.mask(6, 6, stream(0, "masks"), Context(6, 6, tokens.repeat(2, 1), marks=marks.repeat(2, 1)))
+    with pytest.raises(InputError, match="marks: schedule information_density masks each sequence 2 times"):
+        process.mask(6, 6, stream(0, "masks"), Context(6, 6, twice[0], marks=marks.repeat(2, 1)))

@@ -27,12 +27,37 @@ def test_weights_by_hand(weight, expected):
     assert masked_loss(TOKEN_LOSS, MASK, RATE, weight).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("nll", [TOKEN_LOSS.mean(), torch.zeros(3, 4), TOKEN_LOSS[:2], TOKEN_LOSS[:, None]])
+@pytest.mark.parametrize("nll", [TOKEN_LOSS.mean(), torch.zeros(3, 4), TOKEN_LOSS[:2], TOKEN_LOSS[:, None], TOKEN_LOSS.long()])
 def test_losses_that_are_not_those_of_the_masked_tokens_are_refused(nll):
-    said = re.escape(f"nll: shape {tuple(nll.shape)} is not allowed; allowed: (3,), the loss of each masked token")
+    said = re.escape(
+        f"nll: shape {tuple(nll.shape)} and {nll.dtype} is not allowed; allowed: (3,), the loss of each masked token"
+    )
     for process in (MaskedDiffusion(MaskRate.parse("U[0,1]")), ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))):
         with pytest.raises(InputError, match=said):
             process.loss(nll, MASK, RATE)
+
+
+@pytest.mark.parametrize(
+    ("mask", "rate", "said"),
+    [
+        (MASK.float(), RATE, "mask: shape (3, 4) and torch.float32 is not allowed; allowed: [batch, length], bool"),
+        (MASK[0], RATE, "mask: shape (4,) and torch.bool is not allowed"),
+        (MASK, RATE[:, None], "rate: shape (3, 1) is not allowed; allowed: (3,), the mask rate of each sequence"),
+        (MASK, 0.5, "rate: 0.5 is not allowed; allowed: (3,)"),
+        (MASK, None, "rate: None is not allowed"),
+    ],
+)
+def test_masks_and_rates_that_cannot_be_ones_are_refused(mask, rate, said):
+    for process in (MaskedDiffusion(MaskRate.parse("U[0,1]")), ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))):
+        with pytest.raises(InputError, match=re.escape(said)):
+            process.loss(TOKEN_LOSS, mask, rate)
+
+
+@pytest.mark.parametrize("generator", [None, 3, torch.rand])
+def test_what_is_no_generator_is_refused(generator):
+    for process in (MaskedDiffusion(MaskRate.parse("U[0,1]")), ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))):
+        with pytest.raises(InputError, match="generator: .* is not allowed; allowed: a torch.Generator"):
+            process.mask(2, 4, generator)
 
 
 @given(st.floats(-30, 30), st.sampled_from([-1.0, 1.0]))
@@ -78,7 +103,7 @@ def test_equals_eq_1_by_enumeration(token_loss, full):
 
 
 def test_a_weight_without_its_rates_is_an_error():
-    with pytest.raises(ValueError, match="rate None"):
+    with pytest.raises(InputError, match="rate: None is not allowed with weight 1/t"):
         masked_loss(TOKEN_LOSS, MASK, None, "1/t")
 
 
@@ -104,5 +129,5 @@ def test_the_mean_over_masked_tokens_is_divisor_masked_without_a_weight():
 
 
 def test_a_mean_over_each_sequence_has_no_other_divisor():
-    with pytest.raises(ValueError, match="weight 'mean'"):
+    with pytest.raises(InputError, match="divisor: is not allowed with weight mean"):
         masked_loss(TOKEN_LOSS, MASK, RATE, "mean", divisor=torch.ones(3))

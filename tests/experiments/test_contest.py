@@ -73,7 +73,11 @@ def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small
     specs = [spec for spec in CONTEST.runs("cpu", "puma") if spec.cell == "track=bytes_budget=1"]
     monkeypatch.setattr(golden, "collect", lambda specs, runs: table)
     contest._print_boards(CONTEST, specs, small / "runs", "puma")
-    assert "bytes 1x: puma is not ranked; its data are not those" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bytes 1x: puma is not ranked; its data are not those" in said
+    frame = table.frame().set_index(["arm", "seed"]).test_nll
+    first = f"seed 1: {frame['puma', 1]:.3f} (U[0,1] {frame['llada_0.001', 1]:.3f}), seed 2: "
+    assert f"bytes 1x: test NLL of puma: {first}" in said
 
 
 def test_rows_of_another_evaluator_are_refused():

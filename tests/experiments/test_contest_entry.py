@@ -144,7 +144,7 @@ def test_an_entry_of_one_s_own_is_ranked_sent_and_checked(small, capsys):
     )
     tampered(lambda records: records[f"{cell}/low_half/seed7"]["finished"].update(log_sha256="0" * 64), "is not the log that")
 
-    for name, said in (("logs", "every run has its log"), ("schedule.py", "schedule.py: cannot be read")):
+    for name, said in (("logs", "every run has its log"), ("schedule.py", "schedule.py: is missing")):
         shutil.rmtree("bad")
         shutil.copytree("sent", "bad")
         target = small / "bad" / name
