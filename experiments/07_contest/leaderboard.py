@@ -229,7 +229,8 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
         "p-value, adjusted over the board.\n"
         "- *Steps to its loss*: the median step at which U[0,1]'s last validation NLL is reached.\n"
         "- *Chosen, written*: share of questions answered rightly by likelihood among four choices, and by what is written.\n"
-        "- *Gradient noise*: share of noise in a step's gradient after a fifth of the run. *: at an end of the searched rates.\n"
+        "- *Rate*: the learning rate of least validation NLL in the search. *: at an end of the searched rates.\n"
+        "- *Gradient noise*: share of noise in a step's gradient after a fifth of the run; 0 is none.\n"
         f"- Evaluator: `mdlm_min/evaluation/contest_evaluator.py`, SHA-256 `{sha256(EVALUATOR)[:16]}`.\n"
     )
     for (track, budget), lines in found.items():
@@ -331,7 +332,7 @@ def advice_page(table: Table, found: Boards) -> str:
         "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%). *Surely*: p <= .05, adjusted over the "
         "board.\n\n"
         "`signal_rich_window` is the paper's U[.45,.55]. `predicted_window` is the window that `mdlm window --text FILE "
-        "--tokenizer T` predicts from your training tokens. Both have the weight 1/t, as has U[0,1] (`llada_0.001`). "
+        "--tokenizer T` predicts from your training tokens. Both have the weight 1/t, as has U[0,1] (`llada_0.001`: U[.001,1]). "
         "The defaults of `mdlm train`, U[.2,.5] without the weight, come from a search of their own: 80 seconds on one core, "
         "the least bits per byte (mdlm_min/cli/train.py); they are no entry here.\n\n"
         "| you train on | steps x batch | best by the mean | surely better than U[0,1] | may be the best too | "

@@ -85,7 +85,7 @@ def findings(judged: Judged, set_after: Mapping[str, str], counted: Mapping[str,
     from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"said": said, "anchor": str.lower}
+    environment.filters |= {"said": said, "anchor": str.lower, "short": "{:.2g}".format}
     template = environment.from_string((EXPERIMENTS / "findings.md").read_text())
     found = {claim.id: {"claim": claim, "verdict": verdict, "set_after": claim.id in set_after} for claim, verdict in judged}
     try:
