@@ -46,6 +46,7 @@ lock: .venv/installed ## requirements.lock: every package of the dev extra with 
 
 # setuptools and wheel come first: what is built, is built with them. PIP_FIND_LINKS, or PIP_EXTRA_INDEX_URL, as for `lock`.
 locked: ## make .venv from requirements.lock, each file checked by its hash (Linux x86-64, Python 3.11)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else f"PYTHON: {sys.version.split()[0]} is not what requirements.lock is for; 3.11 is needed: make locked PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	awk '/^[^ #]/ {build = /^(setuptools|wheel)==/} build' requirements.lock > .venv/build.lock
 	.venv/bin/python -m pip install -q --no-deps --require-hashes -r .venv/build.lock

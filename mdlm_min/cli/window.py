@@ -99,7 +99,7 @@ def from_ngrams(config: "TextConfig", figure_path: Path, say: Callable[[str], No
             say(f"    t* = {mixture_optimum(weights, form):.3f}   {formula}")
     best = mixture_optimum(counts.weights())
     window = window_around(best)
-    say(f"predicted window: mask_rate = {window}")
+    say(f"predicted window, around the first of these: mask_rate = {window}")
     if config.tokenizer != "words":
         say(f"    to train on it: {_train_command(config, window)}")
     say_record("ngrams", say)

@@ -30,7 +30,7 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
     # 4 words at random: every 2- to 4-gram is frequent, so the orders weigh about the same.
     assert "corpus.txt: 5,400 training tokens (words)" in text  # the last tenth is held out
     assert "w2 0.2" in text
-    assert "predicted window: mask_rate = U[0." in text
+    assert "predicted window, around the first of these: mask_rate = U[0." in text
     assert "to train on it" not in text  # no model reads words
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
 
@@ -42,7 +42,7 @@ def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right
     text = capsys.readouterr().out
     trained = load_text(TextConfig(str(corpus))).splits["train"]  # by what `mdlm train` would read
     assert f"corpus.txt: {len(trained):,} training tokens (bytes)" in text
-    window = text.partition("predicted window: mask_rate = ")[2].splitlines()[0]
+    window = text.partition("predicted window, around the first of these: mask_rate = ")[2].splitlines()[0]
     assert f"to train on it: mdlm train --text {corpus} --tokenizer bytes --mask-rate '{window}' --weight 1/t\n" in text
     assert "within .1 of the best window in 20% of the seeds" in text
     assert "not reproduced). bytes: 0.31 and 0.45\n" in text
@@ -91,7 +91,7 @@ def test_only_the_figure_needs_matplotlib(corpus, tmp_path, capsys, monkeypatch)
     monkeypatch.delattr(mdlm_min.evidence, "figure", raising=False)
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 2
     output = capsys.readouterr()
-    assert "predicted window: mask_rate = U[0." in output.out
+    assert "predicted window, around the first of these: mask_rate = U[0." in output.out
     assert output.err == "mdlm: matplotlib is not installed, and this command needs it\n"
 
 
@@ -179,7 +179,7 @@ def test_the_window_is_around_the_optimum_of_the_published_reading(tmp_path, mon
     optima = [float(line.split()[2]) for line in said if line.startswith("    t* =")]
     assert len(set(optima)) == 6
     assert best == pytest.approx(optima[0], abs=5e-4)
-    assert f"predicted window: mask_rate = {window_around(best)}" in said
+    assert f"predicted window, around the first of these: mask_rate = {window_around(best)}" in said
 
 
 def test_each_predictor_has_its_own_record(monkeypatch):
