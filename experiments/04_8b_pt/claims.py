@@ -181,6 +181,26 @@ _GAIN, _INTERVAL = "test loss, U[0,1] - U[.45,.55]", "interval above 0"
 _THROUGHOUT, _MORE_THAN_HALF = "share of seeds ahead at every evaluation", "interval above 1/2"
 _CROSSED = "interval over seeds and items above 0"
 
+
+def _gain_claim(id: str, statement: str, judge: Judge, family: str, cost: str = "") -> Claim:
+    """B1 at one of the sizes that two cores run."""
+    return Claim(
+        id=id,
+        statement=statement,
+        kind="statistical",
+        quantity=_GAIN,
+        published="4.138 - 3.674",
+        tolerance=_INTERVAL,
+        tier="cpu",
+        judge=judge,
+        cost=cost,
+        scale="difference",
+        paper=_PUBLISHED_GAIN,
+        smallest=quarter(_PUBLISHED_GAIN),
+        family=family,
+    )
+
+
 CLAIMS = [
     Claim(
         id="B1",
@@ -225,54 +245,30 @@ CLAIMS = [
         for task, value, paper in _PUBLISHED_SCORES
     ),
     *(
-        Claim(
-            id=f"B1-{size}",
-            statement=f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2",
-            kind="statistical",
-            quantity=_GAIN,
-            published="4.138 - 3.674",
-            tolerance=_INTERVAL,
-            tier="cpu",
-            judge=in_cell(judge_gain, size),
-            scale="difference",
-            paper=_PUBLISHED_GAIN,
-            smallest=quarter(_PUBLISHED_GAIN),
-            family="sizes",
+        _gain_claim(
+            f"B1-{size}",
+            f"The window's test loss is below that of U[0,1]; LLaDA's block, {SIZES[size]}, WikiText-2",
+            in_cell(judge_gain, size),
+            "sizes",
         )
         for size in SIZES
     ),
     *(  # asked again of other seeds where five had left it open: the looks are adjusted together
-        Claim(
-            id=f"B1-{size}-fresh",
-            statement=f"The window's test loss is below that of U[0,1], other seeds; LLaDA's block, {SIZES[size]}, WikiText-2",
-            kind="statistical",
-            quantity=_GAIN,
-            published="4.138 - 3.674",
-            tolerance=_INTERVAL,
-            tier="cpu",
-            judge=in_cell(judge_gain, f"{size}-fresh"),
-            cost=cost,
-            scale="difference",
-            paper=_PUBLISHED_GAIN,
-            smallest=quarter(_PUBLISHED_GAIN),
-            family="sizes",
+        _gain_claim(
+            f"B1-{size}-fresh",
+            f"The window's test loss is below that of U[0,1], other seeds; LLaDA's block, {SIZES[size]}, WikiText-2",
+            in_cell(judge_gain, f"{size}-fresh"),
+            "sizes",
+            cost,
         )
         for size, cost in FRESH.items()
     ),
     *(
-        Claim(
-            id=f"B1-own-{size}",
-            statement=f"... and is so with each arm at its own best learning rate, {SIZES[size]}",
-            kind="statistical",
-            quantity=_GAIN,
-            published="4.138 - 3.674",
-            tolerance=_INTERVAL,
-            tier="cpu",
-            judge=_judge_own_rates(size),
-            scale="difference",
-            paper=_PUBLISHED_GAIN,
-            smallest=quarter(_PUBLISHED_GAIN),
-            family="sizes, own rates",
+        _gain_claim(
+            f"B1-own-{size}",
+            f"... and is so with each arm at its own best learning rate, {SIZES[size]}",
+            _judge_own_rates(size),
+            "sizes, own rates",
         )
         for size in SIZES
     ),

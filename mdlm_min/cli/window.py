@@ -68,7 +68,7 @@ def predict(arguments: argparse.Namespace) -> int:
         if steps < 3:
             raise InputError(f"steps: {steps} is not allowed; at least 3")
         config = TextConfig(arguments.text, arguments.tokenizer, length=64)
-        runs = arguments.runs or Path("runs/window", text_name(arguments.text), arguments.tokenizer)
+        runs = arguments.runs or Path("runs/window", text_name(arguments.text), text_name(arguments.tokenizer))
         from_probe(config, steps, arguments.seed or 0, runs, arguments.figure, say)
     else:
         for option in ("steps", "seed", "runs"):

@@ -83,15 +83,9 @@ class CheckedSchedule(MaskSchedule):
         for field in ("rows", "length", "step", "steps"):
             if (found := getattr(admitted, field)) != (given := getattr(context, field)):
                 refuse(self.name, f"admit gives {field} = {shown(found)}", f"{given}, as it was given")
-        shape = (context.rows, context.length)
-        for field, dtype in (
-            ("tokens", torch.int64),
-            ("allowed", torch.bool),
-            ("padding_mask", torch.bool),
-            ("marks", torch.bool),
-        ):
-            if (part := getattr(admitted, field)) is not None or field == "tokens":
-                self._check_tensor(f"admit gives {field}", part, shape, dtype)
+        self._check_tensor(
+            "admit gives tokens", admitted.tokens, (context.rows, context.length), torch.int64
+        )  # all else: Context
         if not known.issuperset(_fingerprints(admitted)):
             refuse(
                 self.name,

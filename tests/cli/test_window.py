@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,3 +240,13 @@ def test_a_draft_among_the_submissions_does_not_stop_a_prediction(monkeypatch, t
 def test_what_belongs_to_the_probe_is_refused_without_it(option, corpus, tmp_path, capsys):
     assert main(["window", "--text", str(corpus), option, "3", "--figure", str(tmp_path / "w.png")]) == 2
     assert f"mdlm: {option[2:]}: only with --probe" in capsys.readouterr().err
+
+
+def test_a_probe_s_folder_has_the_names_of_the_text_and_the_tokenizer(corpus, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(window, "from_probe", lambda config, steps, seed, runs, *rest: asked.append((steps, seed, runs)))
+    for tokenizer in ("bpe:512", str(tmp_path / "mine")):
+        assert (
+            main(["window", "--probe", "--text", str(corpus), "--tokenizer", tokenizer, "--figure", str(tmp_path / "w.png")]) == 0
+        )
+    assert asked == [(window.STEPS, 0, Path("runs/window/corpus", name)) for name in ("bpe:512", "mine")]
