@@ -63,6 +63,8 @@ def test_the_search_is_taken_from_the_golden_table_if_this_evaluator_judged_it(t
     command = ["contest", "--tracks", "bytes", "--budget", "4", "--missing"]
     asked: list[int] = []
     monkeypatch.chdir(tmp_path)
+    search = golden.accepted("07_contest", "cpu").part(lambda record: record["config"]["seed"] == 0)  # before anything was judged
+    monkeypatch.setattr(golden, "accepted", lambda name, tier: search)
     monkeypatch.setattr("mdlm_min.evidence.sweep.sweep", lambda specs, runs, jobs: asked.append(len(specs)))
     assert main([*command, "--schedule", "own.py:Low"]) == 2
     assert main(command) == 3  # the sweep did nothing
