@@ -178,7 +178,7 @@ def board_text(lines: list[Line], edges: tuple[float, float]) -> str:
         "entry",
         *(SCORES[name][0] for name in there),
         "gain on U[0,1], nats",
-        "steps to its loss",
+        "steps to U[0,1]'s loss",
         "rate",
         "commit",
     ]
@@ -227,7 +227,7 @@ def leaderboard_page(table: Table, found: Boards, others: Mapping[str, str] | No
         "best: between them it is a tie. Each interval stands alone: one entry may leave open what another's excludes.\n"
         "- *Gain*: test NLL of U[0,1] (`llada_0.001`) less the entry's, paired by seed, with its 95% interval and its two-sided "
         "p-value, adjusted over the board.\n"
-        "- *Steps to its loss*: the median step at which U[0,1]'s last validation NLL is reached.\n"
+        "- *Steps to U[0,1]'s loss*: the median step at which its last validation NLL is reached.\n"
         "- *Chosen, written*: share of questions answered rightly by likelihood among four choices, and by what is written.\n"
         "- *Rate*: the learning rate of least validation NLL in the search. *: at an end of the searched rates.\n"
         "- *Gradient noise*: share of noise in a step's gradient after a fifth of the run; 0 is none.\n"

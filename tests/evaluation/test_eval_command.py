@@ -46,15 +46,17 @@ def test_the_command_scores_logs_every_item_and_keeps_no_text(released, tiny_dat
     assert TEXT in (tmp_path / "again" / "samples_arc_easy_local.jsonl").read_text()
 
 
-def test_an_answer_that_cannot_be_read_is_named(released, tiny_data, tmp_path, capsys):
+def test_answers_that_cannot_be_read_are_counted_before_any_is_scored(released, tiny_data, tmp_path, capsys):
     path = tiny_data / "arc" / "ARC-Easy-Test.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[1]["choices"]["text"][2] = "x" * 200
+    records[2]["choices"]["text"][0] = "x" * 180
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     command = ["eval", str(released), "--tasks", "arc_easy_local", "--passes", "1", "--output", str(tmp_path / "out")]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "mdlm: tasks: arc_easy_local, item 1: answer: it has 201 tokens; allowed: 1 to 160" in error
+    assert "mdlm: tasks: arc_easy_local, item 1: its answer has 201 tokens; allowed: 1 to 160" in error
+    assert "(2 of 16 answers are not)" in error
 
 
 def test_a_folder_has_one_evaluation_at_a_time(released, tiny_data, tmp_path, capsys):
