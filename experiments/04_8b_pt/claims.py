@@ -399,9 +399,10 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             continue
         fig, axes = figure.grid(3, max(2, len(found)), width=3.7)
         _draw_published(axes[0, 0])
-        _draw_gaps(axes[0, 1], table, found)
         for ax in axes[0, 2:]:
-            ax.set_visible(False)
+            ax.remove()
+        axes[0, 1].set_subplotspec(axes[0, 0].get_gridspec()[0, 1:])
+        _draw_gaps(axes[0, 1], table)
         for ax, below, cell in zip(axes[1], axes[2], found, strict=False):
             _draw_cell(ax, below, table.cell(cell), cell)
         figure.legend_below(fig, 4)
@@ -438,29 +439,58 @@ def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> 
     below.set(xlabel="mask rate t", ylabel="test loss at t", title="loss over t at the end")
 
 
-def _draw_gaps(ax: figure.Axes, table: Table, cells: list[str]) -> None:
-    """The gap of test loss by cell, with and without 1/t."""
-    for offset, (uniform, middle, colour, label) in enumerate(
-        (("uniform_0_1", "middle", 2, "weight 1/t"), ("uniform_unweighted", "middle_unweighted", 0, "no weight"))
+_GAPS = {  # cells, in the order of the panel, and what they are
+    "": "",
+    "S": "S",
+    "S-fresh": "S,\nother seeds",
+    "M": "M",
+    "M-long": "M, three times\nthe steps",
+    "L": "L",
+    "L-fresh": "L,\nother seeds",
+}
+
+
+def _gaps(table: Table, cell: str) -> dict[str, np.ndarray]:
+    """The gaps of test loss of a cell, seed by seed, by what the arms have in common."""
+    part = table.cell(cell)
+    gaps = {}
+    for label, uniform, middle in (
+        ("weight 1/t", "uniform_0_1", "middle"),
+        ("no weight", "uniform_unweighted", "middle_unweighted"),
     ):
-        for index, cell in enumerate(cells):
-            part = table.cell(cell)
-            if not {uniform, middle}.issubset(arms_of(part)):
+        if {uniform, middle}.issubset(arms_of(part)):
+            gaps[label] = _gain(part, uniform, middle)
+    own = OWN.get(cell, {})
+    if own and all(arm in arms_of(table.cell(at)) for arm, at in own.items()):
+        losses = {arm: by_seed(table.cell(at), arm, "test_loss") for arm, at in own.items()}
+        gaps["weight 1/t, each at its own best rate"] = losses["uniform_0_1"] - losses["middle"]
+    return gaps
+
+
+def _draw_gaps(ax: figure.Axes, table: Table) -> None:
+    """The gap of test loss by cell: every seed, the mean and its 95% interval."""
+    found = {cell: gaps for cell in _GAPS if (gaps := _gaps(table, cell))}
+    styles = {"weight 1/t": (2, -0.18), "weight 1/t, each at its own best rate": (4, 0.0), "no weight": (0, 0.18)}
+    for label, (colour, offset) in styles.items():
+        for index, gaps in enumerate(found.values()):
+            if label not in gaps:
                 continue
-            gains = _gain(part, uniform, middle)
-            found = Mean(tuple(gains))
-            mean, (low, high) = found.estimate, found.interval()
-            place = index + 0.12 * (2 * offset - 1)
+            place = index + offset * (len(gaps) > 1)
+            mean = Mean(tuple(gaps[label]))
+            low, high = mean.interval()
             if np.isfinite(low):
-                ax.plot([place, place], [low, high], color=figure.COLOURS[colour], linewidth=1)
-            ax.plot([place] * len(gains), gains, ".", color=figure.COLOURS[colour], alpha=0.5)
-            ax.plot(place, mean, "o", color=figure.COLOURS[colour], label=label if index == 0 else None)
+                ax.plot([place] * 2, [low, high], color=figure.COLOURS[colour], linewidth=1)
+            ax.plot([place] * len(gaps[label]), gaps[label], ".", color=figure.COLOURS[colour], alpha=0.5)
+            ax.plot(place, mean.estimate, "o", color=figure.COLOURS[colour])
+        if any(label in gaps for gaps in found.values()):
+            ax.plot([], [], "o", color=figure.COLOURS[colour], label=label)
     curve = published("fig4_8b_pt_nll").iloc[-1]
     ax.axhline(curve["uniform_0_1"] - curve["window_045_055"], color="black", label="paper, 8B", **figure.PUBLISHED)
     ax.axhline(0, color="grey", linewidth=0.6)
     ax.set(
-        xticks=range(len(cells)),
-        xticklabels=cells,
+        xlim=(-0.5, len(found) - 0.5),
+        xticks=range(len(found)),
+        xticklabels=[_GAPS[cell] for cell in found],
         ylabel="U[0,1] - U[.45,.55], nats",
         title="gap of test loss, 95% interval",
     )
