@@ -160,8 +160,13 @@ def gain_text(line: Line) -> str:
     """The gain on the reference with its interval and adjusted p-value."""
     if line.name == REFERENCE:
         return "reference"
-    low, high = line.gain.interval()
-    return f"{line.gain.estimate:+.3f} [{low:+.3f}, {high:+.3f}], p = {line.adjusted:.2g}"
+    gain, low, high = (_signed(value) for value in (line.gain.estimate, *line.gain.interval()))
+    return f"{gain} [{low}, {high}], p = {line.adjusted:.2g}"
+
+
+def _signed(value: float) -> str:
+    """Three digits after the point, and a power of ten for what they would show as zero: the sign of a zero misleads."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.0e}"
 
 
 def _steps(line: Line) -> str:
