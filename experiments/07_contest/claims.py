@@ -116,8 +116,8 @@ CLAIMS = [
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Validation NLL against training tokens, the mean over seeds, of each board: every entry grey, the three best and U[0,1] in
-    colour."""
+    """Validation NLL against training tokens, the mean over seeds, of each board, named with its winner: every entry grey,
+    the three best, U[0,1] and the paper's window in colour."""
     if "cpu" not in tables:
         return []
     table, leaderboard = tables["cpu"], _leaderboard()
@@ -148,7 +148,7 @@ def _draw_board(ax: figure.Axes, table: Table, track: str, budget: int, lines: l
         colour = shown.get(line.name)
         label = f"{line.ranked.place}. {line.name}" if colour else None
         ax.plot(steps * tokens, mean, color=colour or "lightgrey", linewidth=1.6 if colour else 0.7, label=label)
-    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x")
+    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x: {lines[0].name}")
     ax.legend(fontsize=8)
 
 
