@@ -1,5 +1,6 @@
 """B1 and B2 at the paper's size and at two cores' sizes, their controls, and B5, which is arithmetic."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -450,40 +451,37 @@ _GAPS = {  # cells, in the order of the panel, and what they are
 }
 
 
-def _gaps(table: Table, cell: str) -> dict[str, np.ndarray]:
-    """The gaps of test loss of a cell, seed by seed, by what the arms have in common."""
-    part = table.cell(cell)
+_GAP_STYLES = {"weight 1/t": (2, -0.18), "weight 1/t, each at its own best rate": (4, 0.0), "no weight": (0, 0.18)}
+
+
+def _gaps(table: Table, cell: str) -> dict[str, Mean]:
+    """What the claims' judges find in a cell, by what the arms have in common, where they were run."""
+    judges = {"weight 1/t": in_cell(judge_gain, cell), "no weight": in_cell(judge_unweighted, cell)}
+    if cell in OWN:
+        judges["weight 1/t, each at its own best rate"] = _judge_own_rates(cell)
     gaps = {}
-    for label, uniform, middle in (
-        ("weight 1/t", "uniform_0_1", "middle"),
-        ("no weight", "uniform_unweighted", "middle_unweighted"),
-    ):
-        if {uniform, middle}.issubset(arms_of(part)):
-            gaps[label] = _gain(part, uniform, middle)
-    own = OWN.get(cell, {})
-    if own and all(arm in arms_of(table.cell(at)) for arm, at in own.items()):
-        losses = {arm: by_seed(table.cell(at), arm, "test_loss") for arm, at in own.items()}
-        gaps["weight 1/t, each at its own best rate"] = losses["uniform_0_1"] - losses["middle"]
-    return gaps
+    for label, judge in judges.items():
+        with suppress(MissingArmError):
+            gaps[label] = judge(table)
+    return gaps  # type: ignore[return-value]  # all three judge a mean
 
 
 def _draw_gaps(ax: figure.Axes, table: Table) -> None:
     """The gap of test loss by cell: every seed, the mean and its 95% interval."""
     found = {cell: gaps for cell in _GAPS if (gaps := _gaps(table, cell))}
-    styles = {"weight 1/t": (2, -0.18), "weight 1/t, each at its own best rate": (4, 0.0), "no weight": (0, 0.18)}
-    for label, (colour, offset) in styles.items():
+    for label, (number, offset) in _GAP_STYLES.items():
+        colour = figure.COLOURS[number]
         for index, gaps in enumerate(found.values()):
             if label not in gaps:
                 continue
-            place = index + offset * (len(gaps) > 1)
-            mean = Mean(tuple(gaps[label]))
-            low, high = mean.interval()
+            place, gap = index + offset * (len(gaps) > 1), gaps[label]
+            low, high = gap.interval()
             if np.isfinite(low):
-                ax.plot([place] * 2, [low, high], color=figure.COLOURS[colour], linewidth=1)
-            ax.plot([place] * len(gaps[label]), gaps[label], ".", color=figure.COLOURS[colour], alpha=0.5)
-            ax.plot(place, mean.estimate, "o", color=figure.COLOURS[colour])
+                ax.plot([place] * 2, [low, high], color=colour, linewidth=1)
+            ax.plot([place] * gap.seeds, gap.values, ".", color=colour, alpha=0.5)
+            ax.plot(place, gap.estimate, "o", color=colour)
         if any(label in gaps for gaps in found.values()):
-            ax.plot([], [], "o", color=figure.COLOURS[colour], label=label)
+            ax.plot([], [], "o", color=colour, label=label)
     curve = published("fig4_8b_pt_nll").iloc[-1]
     ax.axhline(curve["uniform_0_1"] - curve["window_045_055"], color="black", label="paper, 8B", **figure.PUBLISHED)
     ax.axhline(0, color="grey", linewidth=0.6)

@@ -218,11 +218,10 @@ class MDLM(LM):  # type: ignore[misc]
         alone = [count[request.task_name, request.doc_id] == 1 for request in requests]
         keys = [_key("loglikelihood", request.args, one) for request, one in zip(requests, alone, strict=True)]
         missing = [index for index, key in enumerate(keys) if key not in self.known.records]
-        wanted = dict(zip(missing, self._answers([requests[index] for index in missing]), strict=True))
+        wanted = self._answers([requests[index] for index in missing])
         with tqdm(desc="likelihood", unit=" passes", disable=None) as bar:
             for first in range(0, len(missing), SAVED_EVERY):
-                part = missing[first : first + SAVED_EVERY]
-                answers = [wanted[index] for index in part]
+                part, answers = missing[first : first + SAVED_EVERY], wanted[first : first + SAVED_EVERY]
                 greedy = [alone[index] and self._is_greedy(answer) for index, answer in zip(part, answers, strict=True)]
                 found = zip(part, (-self._nll(answers, bar.update)).tolist(), greedy, strict=True)
                 self._keep((requests[index], keys[index], [value, said]) for index, value, said in found)
@@ -231,16 +230,16 @@ class MDLM(LM):  # type: ignore[misc]
         return [(value, said) for value, said in (self.known.records[key] for key in keys)]
 
     def _answers(self, requests: Sequence[Any]) -> list[Answer]:
-        """Raises InputError, naming task, item and how many there are, for continuations that the model cannot read."""
-        pairs = [self._pair(*request.args) for request in requests]
-        sizes = [len(answer) for _, answer in pairs]
-        if unread := [index for index, size in enumerate(sizes) if not 1 <= size <= self.text.length]:
-            worst = max(unread, key=sizes.__getitem__)
-            raise InputError(
-                f"tasks: {requests[worst].task_name}, item {requests[worst].doc_id}: its answer has {sizes[worst]} tokens; "
-                f"allowed: 1 to {self.text.length}, which this model can read ({len(unread)} of {len(requests)} answers are not)"
-            )
-        return [Answer.within(self.text.length, prompt, answer) for prompt, answer in pairs]
+        """Raises InputError, naming the first and counting all, for continuations that the model cannot read."""
+        answers, unread = [], []
+        for request in requests:
+            try:
+                answers.append(Answer.within(self.text.length, *self._pair(*request.args)))
+            except InputError as error:
+                unread.append(f"tasks: {request.task_name}, item {request.doc_id}: {error}")
+        if unread:
+            raise InputError(f"{unread[0]} ({len(unread)} of {len(requests)} answers are not)")
+        return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-likelihood of whole texts, in nats: every token is scored once."""

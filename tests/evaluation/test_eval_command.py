@@ -55,7 +55,7 @@ def test_answers_that_cannot_be_read_are_counted_before_any_is_scored(released, 
     command = ["eval", str(released), "--tasks", "arc_easy_local", "--passes", "1", "--output", str(tmp_path / "out")]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "mdlm: tasks: arc_easy_local, item 1: its answer has 201 tokens; allowed: 1 to 160" in error
+    assert "mdlm: tasks: arc_easy_local, item 1: answer: it has 201 tokens; allowed: 1 to 160" in error
     assert "(2 of 16 answers are not)" in error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shutil
 
 import numpy as np
@@ -264,6 +265,9 @@ def test_a_line_of_the_board():
     assert not dataclasses.replace(line, adjusted=0.051).is_better
     assert LEADERBOARD._steps(dataclasses.replace(line, steps=(10.0, 20.0, 30.0, math.inf, math.inf))) == "30"
     assert LEADERBOARD._steps(dataclasses.replace(line, steps=(10.0, 20.0, *[math.inf] * 3))) == "not within 100"
+    small = dataclasses.replace(line, gain=dataclasses.replace(line.gain, values=(-4e-5, -4e-5)), adjusted=1.0)
+    assert LEADERBOARD.gain_text(small) == "-4e-05 [-4e-05, -4e-05], p = 1"
+    assert re.fullmatch(r"\+\d\.\d{3} \[\+\d\.\d{3}, \+\d\.\d{3}\], p = .*", LEADERBOARD.gain_text(line))
 
 
 def test_one_board_of_few_seeds_leaves_all_undecided():
