@@ -117,7 +117,7 @@ CLAIMS = [
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     """Validation NLL against training tokens, the mean over seeds, of each board, named with its winner: every entry grey,
-    the three best, U[0,1] and the paper's window in colour."""
+    the three best, U[0,1] and the paper's window in colour; an entry that leaves a panel at the top is worse than these."""
     if "cpu" not in tables:
         return []
     table, leaderboard = tables["cpu"], _leaderboard()
@@ -141,15 +141,20 @@ def _draw_board(ax: figure.Axes, table: Table, track: str, budget: int, lines: l
         UNIFORM: "black",
         WINDOW: figure.COLOURS[3],
     }
+    told = {UNIFORM: ": U[0,1]", WINDOW: ": the paper's"}
+    named: list[np.ndarray] = []
     for line in sorted(lines, key=lambda line: line.name in shown):
         curves = curves_of(part, line.name)
         steps = np.array([row["step"] for row in curves[0]])[1:]
         mean = np.mean([[row["valid_nll"] for row in rows] for rows in curves], axis=0)[1:]
         colour = shown.get(line.name)
-        label = f"{line.ranked.place}. {line.name}" if colour else None
+        named += [mean] if colour else []
+        label = f"{line.ranked.place}. {line.name}{told.get(line.name, '')}" if colour else None
         ax.plot(steps * tokens, mean, color=colour or "lightgrey", linewidth=1.6 if colour else 0.7, label=label)
-    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x: {lines[0].name}")
-    ax.legend(fontsize=8)
+    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x, first: {lines[0].name}")
+    low, high = np.min(named), np.max(named)
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.4 * (high - low))  # room for the legend
+    ax.legend(fontsize=8, loc="upper right")
 
 
 def pages(tables: dict[str, Table]) -> dict[str, str]:
