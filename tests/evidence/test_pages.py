@@ -27,12 +27,14 @@ def _with(judged, name, verdict):
 
 
 def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
-    sentence = "U[.45,.55] ends below U[0,1] on text, in nats, bytes"
+    sentence = "- Text: U[.45,.55] ends below U[0,1] (nats): "
     for verdict, heading in (("reproduced", "What holds"), ("not reproduced", "What does not hold"), ("not run", "undecided")):
         text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)), {}, counted)
-        (section,) = [part for part in text.split("\n## ") if sentence in part]
+        (section,) = [part for part in text.split("\n## ") if "[W2-bytes]" in part]
         assert heading in section.splitlines()[0]
-        assert ("0.17 [0.07, 0.26], 5 seeds" in section) == (verdict != "not run")
+        (line,) = [line for line in section.splitlines() if "[W2-bytes]" in line]
+        assert line.startswith(sentence)
+        assert ("bytes **0.17** [0.07, 0.26], 5 seeds (" in line) == (verdict != "not run")
 
 
 def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
