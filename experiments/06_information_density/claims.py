@@ -224,11 +224,14 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
 
 
 def _draw_times(ax: figure.Axes, table: Table, arm: str, colour: str) -> None:
-    """T_90 of every seed over the arm's predicted share of signal masks; an empty circle where a run ended without it."""
+    """T_90 of every seed, side by side, over the arm's predicted share of signal masks; an empty circle where a run ended without
+    it."""
     times = _times(table, arm)
-    for value, seen in zip(times.values, times.seen, strict=True):
-        ax.plot(SIGNALS[arm].probability, value, "o", color=colour, fillstyle="full" if seen else "none", alpha=0.7)
-    ax.set(xlabel="predicted share of signal masks", ylabel="T_90 (empty: not within the run)", ylim=(0, None))
+    for place, (value, seen) in enumerate(zip(times.values, times.seen, strict=True)):
+        share = SIGNALS[arm].probability + 0.001 * (place - len(times.values) // 2)
+        ax.plot(share, value, "o", color=colour, fillstyle="full" if seen else "none", alpha=0.7)
+    last = max(record["config"]["tracks"]["parity"]["train"]["steps"] for record in table.runs.values())
+    ax.set(xlabel="predicted share of signal masks", ylabel="T_90 (empty: not within the run)", ylim=(0, 1.05 * last))
 
 
 def _draw_scores(ax: figure.Axes, table: Table, arm: str, place: int) -> None:
