@@ -33,7 +33,10 @@ def add_parsers(commands: Any) -> None:
         "--shots", "--num_fewshot", type=int, help="examples in a prompt (default: the paper's, or the task's own)"
     )
     parser.add_argument(
-        "--gen-kwargs", "--gen_kwargs", default="", help="of generation: steps=64,block_length=32,temperature=0 ..."
+        "--gen-kwargs",
+        "--gen_kwargs",
+        default="",
+        help="of generation: max_gen_toks=64,steps=64,block_length=32 ...",
     )
     parser.add_argument("--chat", "--apply_chat_template", action="store_true", help="prompts as conversations")
     parser.add_argument("--include-path", "--include_path", default="", help="folder of more task files of lm-eval (.yaml)")
@@ -41,7 +44,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--cache", "--use_cache", default="", help="keep answers under this path, for other evaluations of the same model too"
     )
-    parser.add_argument("--output", type=folder_path, help="folder of the results (default: runs/eval/FOLDER's name)")
+    parser.add_argument("--output", type=folder_path, help="folder of the results (default: runs/eval/FOLDER's name/TASKS)")
     for name, (kind, explanation) in MODEL.items():
         options = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         parser.add_argument(*options, dest=name, type=kind, help=explanation)
@@ -52,7 +55,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from mdlm_min.evaluation.run import Request
     from mdlm_min.evaluation.run import evaluate as run
 
-    output = arguments.output or Path("runs/eval") / (arguments.folder.resolve().name or "model")
+    of = arguments.tasks.replace("/", "_")[:100] + (f",limit={arguments.limit}" if arguments.limit else "")
+    output = arguments.output or Path("runs/eval", arguments.folder.resolve().name or "model", of)
     request = Request(
         tuple(task for task in arguments.tasks.split(",") if task), output, arguments.limit, arguments.shots,
         gen_kwargs(arguments.gen_kwargs), arguments.chat, arguments.include_path, arguments.log_samples, arguments.cache,

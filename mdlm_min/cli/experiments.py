@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         _place(spec.config, arguments.processes, arguments.hostfile)
     cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
     jobs = (own or cores) if arguments.jobs is None else arguments.jobs
+    if jobs < 1:
+        raise InputError(f"jobs: {jobs} is not allowed; at least 1")
     runs = arguments.runs or Path("runs", text_name(arguments.text) if arguments.text else "")
     folder = runs / experiment.name / arguments.tier
     print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {folder}")

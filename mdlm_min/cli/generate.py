@@ -44,7 +44,7 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(commands, "generate", text, generate)
     parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="text to answer or continue")
+    what.add_argument("--prompt", help="text to answer or continue (without --chat a last space is left to the answer)")
     what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
     what.add_argument(
         "--prompts", type=Path, metavar="FILE", help="JSON lines, each with prompt, infill or (with --chat) messages"
@@ -216,6 +216,8 @@ def _length(model: "TextModel", prompt: int, arguments: argparse.Namespace) -> i
     if arguments.length is not None:
         return int(arguments.length)
     room, block = model.length - prompt, arguments.block_length or 1
+    if room < 1:
+        raise InputError(f"prompt: it has {prompt} tokens; allowed: fewer than the {model.length} that this model can read")
     return min(LENGTH, max(room // block, 1) * block)
 
 

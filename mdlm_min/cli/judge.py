@@ -59,7 +59,7 @@ def judge(arguments: argparse.Namespace) -> int:
     done = f"{len(judged) - len(lacking)} of {len(judged)} claims judged"
     print(f"{experiment.name}, tier {arguments.tier}: {len(table.runs)} runs; {done}")
     if len(lacking) == len(judged):
-        raise InputError(f"table: {arguments.table} has what no claim needs; allowed: columns and runs as `--columns` says")
+        raise InputError(f"table: {arguments.table} lacks something for every claim; allowed: what `--columns` says")
     if {claim.family for claim, _ in lacking} & {claim.family for claim, said in judged if said.verdict != "not run"} - {""}:
         print("a claim that is not judged counts in its family, so the p-values of the others are larger than with it")
     return 0

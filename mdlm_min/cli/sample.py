@@ -62,7 +62,8 @@ def sample(arguments: argparse.Namespace) -> int:
     steps = template.count(model.mask_token) if arguments.steps is None else arguments.steps
     templates = torch.tensor([template]).expand(arguments.count, -1)
     config = SamplingConfig(config.remasking, steps, config.temperature)
-    for index, filled in enumerate(model.fill(templates, config, arguments.seed).tolist()):
+    rules = model.rules_behind(arguments.prompt or "")
+    for index, filled in enumerate(model.fill(templates, config, arguments.seed, rules).tolist()):
         if arguments.count > 1:
             print(f"--- {index + 1} of {arguments.count}")
         show(model, template, filled, marked=filling)

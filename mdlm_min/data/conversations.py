@@ -32,6 +32,7 @@ from mdlm_min.data.arithmetic import arithmetic, is_arithmetic
 from mdlm_min.data.chat import ChatTemplate, Message, check_messages
 from mdlm_min.data.exercises import Exercise, gsm8k, json_lines
 from mdlm_min.data.samples import is_hub_name, json_files
+from mdlm_min.data.text import find_path
 from mdlm_min.run.config import OneOf, Range, check_fields, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json
@@ -192,8 +193,9 @@ def read_records(source: str) -> Iterator[Record]:
     elif is_hub_name(source):
         yield from _hub_records(source)
     else:
+        wrong = "is no file or folder of JSON lines" if find_path(source) else "is not there"
         raise InputError(
-            f"data.source: {shown(source)} is not there; allowed: a file or folder of .jsonl (.gz), a hub data set's name, "
+            f"data.source: {shown(source)} {wrong}; allowed: a file or folder of .jsonl (.gz), a hub data set's name, "
             "gsm8k, arithmetic:STEPS"
         )
 

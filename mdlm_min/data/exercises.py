@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdlm_min.data.text import data_folder
+from mdlm_min.data.text import data_folder, in_data_folder
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream_seed
@@ -50,7 +50,7 @@ def gsm8k() -> Iterator[tuple[str, Exercise | str]]:
     folder = data_folder()
     found = [] if folder is None else [path for path in (folder / GSM8K, folder / f"{GSM8K}.gz") if path.exists()]
     if not found:
-        raise InputError(f"data.source: gsm8k needs {GSM8K} (or .gz) in the folder that MDLM_DATA names")
+        raise InputError(f"data.source: gsm8k needs {GSM8K} (or .gz) {in_data_folder(folder)}")
     for where, line in json_lines(found[0]):
         try:
             record = parse_json(line)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_min.data.exercises import json_lines
-from mdlm_min.data.text import data_folder
+from mdlm_min.data.text import data_folder, in_data_folder
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json
@@ -96,7 +96,7 @@ def items_file(task: str) -> Path:
     folder, name = data_folder(), FILES[task]
     found = [] if folder is None else [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
     if not found:
-        raise InputError(f"items: {task} needs {name} (or .gz) in the folder that MDLM_DATA names")
+        raise InputError(f"items: {task} needs {name} (or .gz) {in_data_folder(folder)}")
     return found[0]
 
 

@@ -59,6 +59,11 @@ def data_folder() -> Path | None:
     return Path(value)
 
 
+def in_data_folder(folder: Path | None) -> str:
+    """Where a file is looked for, in words for a message."""
+    return "in the folder that MDLM_DATA names" + ("" if folder else ", which is not set")
+
+
 def find_path(name: str) -> Path | None:
     """The file or folder that a corpus names: a path, or a name in $MDLM_DATA; None where there is neither."""
     folders = [Path(), folder] if (folder := data_folder()) is not None else [Path()]

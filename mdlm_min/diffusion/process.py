@@ -55,8 +55,11 @@ class MaskedDiffusion:
 
     def mask(self, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Masks (bool, [batch, length]) and the mask rate of each sequence (float32, [batch]), on the generator's device. Raises
-        InputError for what is no generator."""
+        InputError for what is no generator, and for no sequences or tokens."""
         check_generator(generator)
+        for name, size in (("batch", batch), ("length", length)):
+            if size < 1:
+                raise InputError(f"{name}: {size} is not allowed; at least 1")
         rate = self.rate.sample(batch, generator)
         return bernoulli(rate, length, generator), rate
 

@@ -307,7 +307,10 @@ class MDLM(LM):  # type: ignore[misc]
         cannot."""
         until, tokens, config = parse_gen_kwargs(options, self.config.guidance)
         if not 1 <= tokens <= self.text.length:
-            raise InputError(f"gen_kwargs: {tokens} tokens are not allowed; 1 to {self.text.length}, which this model can read")
+            raise InputError(
+                f"gen_kwargs: max_gen_toks: {tokens} (the task's own where none is given) is not allowed; "
+                f"1 to {self.text.length}, which this model can read"
+            )
         if config.steps < (blocks := -(-tokens // (config.block_length or tokens))):
             allowed = f"at least one for each of the {blocks} blocks of {config.block_length} in {tokens} tokens"
             raise InputError(f"gen_kwargs.steps: {config.steps} is not allowed; {allowed}")

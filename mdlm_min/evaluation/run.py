@@ -28,7 +28,7 @@ from mdlm_min.evaluation.paper_tasks import OFFLINE, PAPER_TASKS, PaperTask, is_
 from mdlm_min.model.identity import weights_sha256
 from mdlm_min.run.config import differences, shown
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.files import check_writable, locked, write_whole
+from mdlm_min.run.files import check_writable, locked, no_empty_folder, write_whole
 from mdlm_min.run.partial import beside, one_writer
 from mdlm_min.run.record_log import RecordLog
 
@@ -86,7 +86,7 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     model = MDLM(**settings)
     manager = _task_manager([task.task for task in tasks], request.include_path)
     documents = _check_tasks(tasks, request, manager, model)
-    with locked(request.output / "lock"):
+    with no_empty_folder(request.output), locked(request.output / "lock"):
         of = _configuration(request, model, documents)
         _check_results(request.output, of)
         cache = Path(f"{request.cache}-{_digest(of['model'])}") if request.cache else None

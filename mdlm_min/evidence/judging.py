@@ -3,9 +3,10 @@
 Families, Holm's adjustment and the least number of seeds are those of our own tables (verdicts.py, statistics.py).
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdlm_min.evidence import verdicts
@@ -14,6 +15,7 @@ from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict, arms_of
 from mdlm_min.evidence.elsewhere import Plan, Run, run_name, run_of
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
+from mdlm_min.evidence.needs import Need, made_up, trace
 from mdlm_min.evidence.statistics import Evidence
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import format_number
@@ -22,15 +24,17 @@ from mdlm_min.run.run_folder import format_number
 def judge(experiment: Experiment, table: AskedTable) -> verdicts.Judged:
     """The verdicts of this tier's claims on such a table. A claim that it lacks something for is `not run`, and its note says
     what it needs."""
-    plan = Plan.of(experiment, table.tier)
+    plan, complete = Plan.of(experiment, table.tier), functools.cache(lambda: made_up(experiment, table.tier))
     try:
-        return verdicts.judge(experiment, {table.tier: table}, table.tier, lambda _, claim, __: _say(claim, table, plan))
+        return verdicts.judge(
+            experiment, {table.tier: table}, table.tier, lambda _, claim, __: _say(claim, table, plan, complete)
+        )
     except (ArithmeticError, ValueError) as error:  # of numbers near the ends of what a float can hold
         raise InputError(f"the rules cannot be applied to this table ({type(error).__name__}: {error})") from error
 
 
-def _say(claim: Claim, table: AskedTable, plan: Plan) -> Verdict | Evidence:
-    """What the claim's judge says, if the table has what it needs."""
+def _say(claim: Claim, table: AskedTable, plan: Plan, complete: Callable[[], AskedTable]) -> Verdict | Evidence:
+    """What the claim's judge says, if the table has what it needs; `complete` makes a table that lacks nothing."""
     table.log.reads.clear()
     table.log.cells.clear()
     try:
@@ -38,7 +42,7 @@ def _say(claim: Claim, table: AskedTable, plan: Plan) -> Verdict | Evidence:
     except MissingDataError as missing:
         return Verdict("not run", f"needs {missing}")
     except MissingArmError as missing:
-        return Verdict("not run", f"needs {_missing_arm(str(missing), table, plan)}")
+        return Verdict("not run", f"needs {_missing_arms(str(missing), trace(claim, complete()), table)}")
     except (LookupError, ArithmeticError, TypeError, ValueError) as error:
         return Verdict("not run", f"cannot be judged on this table ({type(error).__name__}: {error})")
     if isinstance(said, Verdict):
@@ -47,12 +51,16 @@ def _say(claim: Claim, table: AskedTable, plan: Plan) -> Verdict | Evidence:
     return Verdict("not run", unlike) if unlike else said
 
 
-def _missing_arm(arm: str, table: AskedTable, plan: Plan) -> str:
-    """The arm, with the cells that the judge looked into and that lack it although the plan has it there."""
-    cells = [cell for cell in dict.fromkeys(table.log.cells) if (cell, arm) in plan.configs and arm not in _arms(table, cell)]
-    if not cells and any(read.source == "items" for read in table.log.reads):
+def _missing_arms(arm: str, need: Need, table: AskedTable) -> str:
+    """The arm that the judge asked for first, with all others that the claim needs and that its cells lack."""
+    found = {cell: [one for one in arms if one not in _arms(table, cell)] for cell, arms in need.arms.items()}
+    lacking = {cell: arms for cell, arms in found.items() if arms}
+    if not lacking and any(read.source == "items" for read in table.log.reads):
         return f"the items of the arm {arm}"
-    return f"the arm {arm}" + (f" in the cell{'s' * (len(cells) > 1)} {', '.join(cells)}" if cells else "")
+    places = (lacking or {"": [arm]}).items()
+    return "; ".join(
+        f"the arm{'s' * (len(arms) > 1)} {', '.join(arms)}{f' in the cell {cell}' if cell else ''}" for cell, arms in places
+    )
 
 
 def _arms(table: Table, cell: str) -> list[str]:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from mdlm_min.run.errors import InputError
 
@@ -113,29 +114,56 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float = 0.0, what: str = "") -> Iterator[None]:
-    """Hold `path` as a lock file; the lock dies with the process. Raises InputError naming the process that holds it. `what` is
-    in use then (default: the lock file's folder)."""
+    """Hold `path` as a lock file, which is gone afterwards; the lock dies with the process, and a file left by one that was
+    killed is nobody's. Raises InputError naming the process that holds it. `what` is in use then (default: the lock file's
+    folder)."""
     import time
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    with file:
-        deadline = time.monotonic() + wait_seconds
-        while True:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     file.seek(0)
                     holder = file.read().strip() or "another process"
                     raise InputError(f"{what or path.parent} is in use by {holder}; wait for it, or stop it first") from None
                 time.sleep(0.05)
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+                continue
+            if not _is_at(file, path):  # its holder has removed it: this is the lock of nothing
+                continue
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            try:
+                yield
+            finally:
+                if _is_at(file, path):
+                    path.unlink()  # while it is held: who waits for it finds it gone, and begins again
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether the path still leads to this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+@contextmanager
+def no_empty_folder(path: Path) -> Iterator[None]:
+    """Bad input leaves no empty folder behind."""
+    try:
         yield
+    except InputError:
+        with suppress(OSError):  # it holds something, or is not there
+            path.rmdir()
+        raise

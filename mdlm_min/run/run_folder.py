@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_min.run import environment
-from mdlm_min.run.config import differences
+from mdlm_min.run.config import differences, shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import locked, sha256, write_whole
+from mdlm_min.run.files import locked, no_empty_folder, sha256, write_whole
 
 Row = dict[str, float]
+BEFORE_A_RUN = ("lock", "stop")  # may lie in a folder that holds no run yet
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -237,17 +238,18 @@ def _what(config: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
     """Lock `path` and prepare it for `config`: an unfinished run is resumed, another configuration is refused. A run whose data
-    or settings are refused before it has begun leaves the folder free for others.
+    or settings are refused before it has begun leaves nothing behind.
 
-    Raises InputError where another process holds the folder or where it belongs to another configuration.
+    Raises InputError where another process holds the folder, where it belongs to another configuration, or holds files of
+    anything but a run.
     """
-    with locked(path / "lock", wait_seconds):
+    _check_free(path)
+    with no_empty_folder(path), locked(path / "lock", wait_seconds):
         folder, begins = RunFolder(path), not (path / "config.json").exists()
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = "; ".join(differences(old, new))
-            raise InputError(
-                f"{path} holds a run of another configuration ({changed}); delete it, or name another folder (--run, --runs)"
-            )
+            other = "another folder (--run; of mdlm run --runs)"
+            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it, or name {other}")
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()
@@ -258,3 +260,14 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
                 for name in ("config.json", "environment.json"):
                     (path / name).unlink(missing_ok=True)
             raise
+
+
+def _check_free(path: Path) -> None:
+    """Raise InputError for a path at which no run can be: a file, or a folder with something else in it."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"run: {path} is a file; allowed: a new or empty folder, or one of a run")
+    if path.is_dir() and not (path / "config.json").exists():
+        names = sorted(entry.name for entry in path.iterdir())
+        if other := [name for name in names if name not in BEFORE_A_RUN and not name.startswith(".")]:
+            allowed = "a new or empty folder, or one of a run"
+            raise InputError(f"run: {path} holds something else ({shown(other[0])}); allowed: {allowed}")

@@ -6,6 +6,7 @@ and optimiser states over the GPUs, is arithmetic (arXiv:1910.02054, section 3).
 """
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,7 +133,8 @@ def step_memory(
         selection = Selection(count, index, index.clone(), index.clone(), slots)
         tracker = MemTracker()
         tracker.track_external(network, stepper, tokens, selection.row, selection.column, selection.slot)
-        with tracker:
+        with tracker, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Expected a tensor or a traceable")  # the tracker's own: some outputs are None
             with torch.autocast("cpu", compute, enabled=compute != torch.float32):
                 losses = network(tokens, selection, targets=index[:count])
             losses.mean().backward()
@@ -256,10 +258,10 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
     """The plan as text. Raises InputError for an unknown GPU and for settings that are not allowed."""
     if gpu not in GPUS:
         raise InputError(f"gpu: {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
-    if gpus < 1 or not 0 < utilisation <= 1:
-        raise InputError(
-            f"gpus, utilisation: {gpus}, {utilisation} is not allowed; at least 1 GPU, and a share above 0, at most 1"
-        )
+    if gpus < 1:
+        raise InputError(f"gpus: {gpus} is not allowed; at least 1")
+    if not 0 < utilisation <= 1:
+        raise InputError(f"utilisation: {utilisation} is not allowed; a share above 0, at most 1")
     config = config_of(settings)
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))

@@ -118,7 +118,19 @@ class TextModel:
 
     def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
-        return self._encode(text.removesuffix(" ") if self.tokenizer.vocab_size > 256 else text)
+        return self._encode(text.removesuffix(" ") if self._leaves_space(text) else text)
+
+    def _leaves_space(self, text: str) -> bool:
+        return text.endswith(" ") and self.tokenizer.vocab_size > 256
+
+    def rules_behind(self, prompt: str) -> TokenRules:
+        """Roles of tokens behind a prompt: the first one begins with the space that `before_gap` has left to it."""
+        inside = [
+            token
+            for token in range(self.tokenizer.vocab_size if self._leaves_space(prompt) else 0)
+            if not self.tokenizer.decode([token]).startswith(" ")
+        ]
+        return self.rules(begin_suppress=inside)
 
     def _encode(self, text: str) -> list[int]:
         if not is_unicode(text):
@@ -168,17 +180,16 @@ class TextModel:
         scores: Tensor = self.model(tokens, asked, **cached)
         return scores
 
-    def fill(self, template: Tensor, config: SamplingConfig, seed: int = 0) -> Tensor:
+    def fill(self, template: Tensor, config: SamplingConfig, seed: int = 0, rules: TokenRules | None = None) -> Tensor:
         """`template` (int64 [batch, length]) with its masked tokens filled in; row i's noise depends on `seed` and i alone."""
-        return self.generate(template.tolist(), config, seed).tokens
+        return self.generate(template.tolist(), config, seed, rules).tokens
 
     def write(self, prompt: str = "", length: int = 0, config: SamplingConfig | None = None, seed: int = 0) -> str:
         """A text of `length` tokens that begins with the prompt; by default one token per step. Raises InputError as
         `continuation`."""
         template = torch.tensor([self.continuation(prompt, length)])
-        return self.decode(
-            self.fill(template, config or SamplingConfig("low-confidence", template.shape[1], 0.7), seed)[0].tolist()
-        )
+        config = config or SamplingConfig("low-confidence", template.shape[1], 0.7)
+        return self.decode(self.fill(template, config, seed, self.rules_behind(prompt))[0].tolist())
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; control characters other than line ends and tabs become replacement marks."""

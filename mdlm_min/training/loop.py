@@ -140,7 +140,8 @@ class Trainer:
 
     def _say_if_due(self) -> None:
         if self._silent_for(SAY_EVERY):
-            self._say(self._progress_line({"step": float(self.step), "loss": self._mean_loss()}))
+            line = self._progress_line({"step": float(self.step), "loss": self._mean_loss()})
+            self._say(line + (_last_evaluation(self.rows[-1]) if self.rows else ""))
 
     def _progress_line(self, row: Row) -> str:
         elapsed = max(time.monotonic() - self.started, 1e-9)
@@ -211,6 +212,12 @@ class Trainer:
         else:
             self.folder.log(f"step {self.step} skipped: loss {float(loss):.4g}")
         self.step += 1
+
+
+def _last_evaluation(row: Row) -> str:
+    """What an evaluation has found, in short: its line of progress may have been overwritten at once."""
+    metrics = [(name, value) for name, value in row.items() if name not in ("step", "loss", "skipped")][:2]
+    return f"  (step {row['step']:.0f}: {', '.join(f'{name} {value:.4g}' for name, value in metrics)})"
 
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:

@@ -135,4 +135,6 @@ def test_models_whose_names_differ_behind_a_dot_have_results_of_their_own(releas
     for name in ("a-1.0", "a-1.5"):
         shutil.copytree(released, name)
         assert main(["eval", name, "--tasks", "arc_easy_local", "--limit", "1", "--passes", "1"]) == 0
-    assert {path.name for path in Path("runs/eval").iterdir()} == {"a-1.0", "a-1.5"}
+    assert main(["eval", "a-1.0", "--tasks", "arc_easy_local", "--limit", "2", "--passes", "1"]) == 0  # other results of its own
+    found = {str(path.parent.relative_to("runs/eval")) for path in Path("runs/eval").rglob("results.json")}
+    assert found == {"a-1.0/arc_easy_local,limit=1", "a-1.5/arc_easy_local,limit=1", "a-1.0/arc_easy_local,limit=2"}

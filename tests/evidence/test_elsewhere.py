@@ -319,6 +319,13 @@ LACKS = {
 }  # fmt: skip
 
 
+def test_every_arm_that_a_claim_lacks_is_named_at_once(lasting):
+    for arm in ("middle", "uniform"):
+        lasting.table = drop(lasting.table, arm=arm)
+        lasting.curves = drop(lasting.curves, arm=arm)
+    assert lasting.judge()["L1-bytes"].note.startswith("needs the arms uniform, middle in the cell bytes")
+
+
 @pytest.mark.parametrize("case", LACKS)
 def test_what_a_claim_lacks_is_said_and_the_others_are_judged(case, lasting):
     spoil, claim, message, others = LACKS[case]

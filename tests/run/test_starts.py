@@ -33,6 +33,7 @@ def test_every_start_is_kept_and_a_finished_run_has_no_more(tmp_path, monkeypatc
 
 def test_a_run_begun_before_starts_were_listed_keeps_that_one(tmp_path, monkeypatch):
     old = {"commit": "old", "torch": "1", "processor": "p", "source_sha256": "old"}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "environment.json").write_text(json.dumps(old))
     record = start(tmp_path, "new", monkeypatch).read_json("environment.json")
     assert [one["commit"] for one in record["starts"]] == ["old", "new"]
@@ -40,6 +41,9 @@ def test_a_run_begun_before_starts_were_listed_keeps_that_one(tmp_path, monkeypa
 
 
 def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_free(tmp_path):
+    with pytest.raises(InputError), open_run(tmp_path / "run", CONFIG):
+        raise InputError("data.source: has no record")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError), open_run(tmp_path, CONFIG):
         raise InputError("data.source: has no record")
     with open_run(tmp_path, CONFIG | {"seed": 1}) as run:
@@ -89,3 +93,23 @@ def test_a_submission_to_the_contest_is_no_changed_source(tmp_path, monkeypatch)
     assert not environment.code_version().endswith("+changed")
     plan.write_text("# other settings")
     assert environment.code_version().endswith("+changed")
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "log.txt", "notes"])
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with (
+        pytest.raises(InputError, match=f"holds something else \\('{name}'\\); allowed: a new or empty"),
+        open_run(tmp_path, CONFIG),
+    ):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+    with pytest.raises(InputError, match="is a file; allowed: a new or empty folder"), open_run(tmp_path / name, CONFIG):
+        pass
+
+
+def test_a_stop_request_and_what_a_kill_left_are_no_other_run(tmp_path):
+    for name in ("stop", "lock", ".config.json.1.tmp"):
+        (tmp_path / name).touch()
+    with open_run(tmp_path, CONFIG) as run:
+        assert run.read_json("config.json") == CONFIG

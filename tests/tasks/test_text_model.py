@@ -46,6 +46,19 @@ def test_a_space_before_a_gap_belongs_to_subword_tokens(make):
     assert model.continuation("cat ", 20) == model.continuation("cat", 20)
 
 
+def test_a_prompt_s_last_space_is_kept(make):
+    """Whatever the model would rather write, its first token begins with the space; without a last space it is free."""
+    model = make("bpe:270")
+    spaces = {token for token in range(model.tokenizer.vocab_size) if model.tokenizer.decode([token]).startswith(" ")}
+    assert model.rules_behind("cat ").begin_suppress == set(range(model.tokenizer.vocab_size)) - spaces
+    assert not model.rules_behind("cat").begin_suppress
+    hot = SamplingConfig("random", 4, 5.0)
+    texts = [model.write("cat ", 8, hot, seed) for seed in range(20)]
+    assert all(text.startswith("cat ") for text in texts)
+    assert not all(model.write("cat", 8, hot, seed).startswith("cat ") for seed in range(20))
+    assert not make().rules_behind("cat ").begin_suppress  # in bytes the space is the prompt's own
+
+
 def test_learned_positions_read_short_texts_too(make):
     model = make(position_encoding="learned")
     template = torch.tensor([model.template("the [MASK]at")])
