@@ -213,11 +213,11 @@ def _request(
 
 def _length(model: "TextModel", prompt: int, arguments: argparse.Namespace) -> int:
     """Tokens of an answer: what was asked for, or LENGTH, or where the model reads fewer as many as it does, in whole blocks."""
-    if arguments.length is not None:
-        return int(arguments.length)
     room, block = model.length - prompt, arguments.block_length or 1
     if room < 1:
         raise InputError(f"prompt: it has {prompt} tokens; allowed: fewer than the {model.length} that this model can read")
+    if arguments.length is not None:
+        return int(arguments.length)
     return min(LENGTH, max(room // block, 1) * block)
 
 

@@ -146,7 +146,7 @@ def test_a_cache_on_a_full_disk_is_one_line_and_keeps_nothing(corpus, tmp_path, 
     monkeypatch.setattr(np.lib.format, "open_memmap", full)
     with pytest.raises(InputError, match="tokens/.*npy: No space left on device; allowed: MDLM_CACHE set to a folder"):
         load_text(TextConfig(str(corpus), "bytes", 16))
-    assert [path.suffix for path in (tmp_path / "cache" / "tokens").iterdir()] == [".lock"]
+    assert not list((tmp_path / "cache" / "tokens").iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b", "\ud800", "/dev/null/x", "x/" * 3000])

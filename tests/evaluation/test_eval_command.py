@@ -210,7 +210,7 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
     assert line(folder, "--tasks", "arc_easy_local", "--gen-kwargs", "steps=3").startswith("mdlm: gen_kwargs: not allowed with")
     monkeypatch.delenv("MDLM_DATA")
     assert line(folder, "--tasks", "arc_easy_local") == (
-        "mdlm: items: arc_easy needs arc/ARC-Easy-Test.jsonl (or .gz) in the folder that MDLM_DATA names"
+        "mdlm: items: arc_easy needs arc/ARC-Easy-Test.jsonl (or .gz) in the folder that MDLM_DATA names, which is not set"
     )
     assert not (tmp_path / "runs").exists()
 
