@@ -31,7 +31,7 @@ def contest(arguments: argparse.Namespace) -> int:
         return _check(arguments.check)
     from mdlm_min.evidence import submission
     from mdlm_min.evidence.experiment import Experiment
-    from mdlm_min.evidence.sweep import sweep
+    from mdlm_min.evidence.sweep import check_jobs, sweep
 
     if arguments.missing and arguments.schedule:
         raise InputError("missing: the golden table has no run of your own schedule; allowed: without --schedule")
@@ -60,6 +60,7 @@ def contest(arguments: argparse.Namespace) -> int:
         name_alone(source, kind)
     folder = arguments.runs / experiment.name / submission.TIER
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
+    check_jobs(jobs)
     print(f"contest, budget {arguments.budget}x: {len(specs)} runs, {jobs} at a time, in {folder}")
     if arguments.missing:
         print(f"{_taken_back(experiment, specs, arguments.runs)} of them are taken from the golden table")

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the runs that were selected and are not finished; print and draw what they show."""
     from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
-    from mdlm_min.evidence.sweep import sweep
+    from mdlm_min.evidence.sweep import check_jobs, sweep
     from mdlm_min.run.environment import code_version
 
     experiment = Experiment(arguments.experiment)
@@ -86,8 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         _place(spec.config, arguments.processes, arguments.hostfile)
     cores, own = os.cpu_count() or 1, experiment.tier(arguments.tier).get("jobs", 0)
     jobs = (own or cores) if arguments.jobs is None else arguments.jobs
-    if jobs < 1:
-        raise InputError(f"jobs: {jobs} is not allowed; at least 1")
+    check_jobs(jobs)
     runs = arguments.runs or Path("runs", text_name(arguments.text) if arguments.text else "")
     folder = runs / experiment.name / arguments.tier
     print(f"{experiment.name}, tier {arguments.tier}: {len(specs)} runs, {jobs} at a time, in {folder}")

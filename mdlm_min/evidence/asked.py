@@ -32,10 +32,9 @@ class Read(NamedTuple):
 
 @dataclass
 class Log:
-    """What one judge has read, and the cells that it looked into."""
+    """What one judge has read."""
 
     reads: set[Read] = field(default_factory=set)
-    cells: list[str] = field(default_factory=list)
 
 
 def place(cell: str, arm: str, seed: int | None = None) -> str:
@@ -134,11 +133,6 @@ class AskedTable(Table):
         found = AskedTable(table.experiment, table.tier, table.runs, table.curves, table.items, log)
         found.__dict__["_frame"] = rows(results, "table", log)  # in the place of what its curves would give
         return found
-
-    def cell(self, cell: str) -> Table:
-        """See Table."""
-        self.log.cells.append(cell)
-        return super().cell(cell)
 
     def part(self, belongs: Callable[[dict[str, Any]], bool]) -> "AskedTable":
         """See Table."""

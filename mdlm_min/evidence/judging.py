@@ -36,7 +36,6 @@ def judge(experiment: Experiment, table: AskedTable) -> verdicts.Judged:
 def _say(claim: Claim, table: AskedTable, plan: Plan, complete: Callable[[], AskedTable]) -> Verdict | Evidence:
     """What the claim's judge says, if the table has what it needs; `complete` makes a table that lacks nothing."""
     table.log.reads.clear()
-    table.log.cells.clear()
     try:
         said = claim.judge(table)
     except MissingDataError as missing:

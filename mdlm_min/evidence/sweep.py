@@ -91,14 +91,19 @@ def _worker_environment(threads: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def check_jobs(jobs: int) -> None:
+    """Raise InputError for a number of runs at a time that is none."""
+    if jobs < 1:
+        raise InputError(f"jobs: {jobs} is not allowed; at least 1")
+
+
 def sweep(specs: list[RunSpec], runs: Path, jobs: int, threads: int = 1) -> None:
     """Execute all runs, `jobs` at a time with `threads` each (on a CPU, another number of threads gives other bits).
 
     Raises InputError at once for bad input, RunError at the end for failed runs, and KeyboardInterrupt after a stop signal, when
     the running runs have written their checkpoints.
     """
-    if jobs < 1:
-        raise InputError(f"jobs: {jobs} is not allowed; at least 1")
+    check_jobs(jobs)
     if specs:
         Experiment(specs[0].experiment).check(specs)
     waiting = [spec for spec in specs if not RunFolder(spec.folder(runs)).is_finished(spec.config)]

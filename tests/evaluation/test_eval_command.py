@@ -203,7 +203,9 @@ def test_bad_input_is_one_line(released, tiny_data, tmp_path, monkeypatch, capsy
         "mdlm: shots: 1 is not allowed with arc_easy_local, hellaswag_local, whose prompts are fixed; allowed: without --shots"
     )
     generating = [folder, "--tasks", "arc_easy_local,gsm8k_local", "--shots", "1", "--gen-kwargs"]
-    assert line(*generating, "max_gen_toks=500").startswith("mdlm: gen_kwargs: max_gen_toks: 500 (")
+    assert line(*generating, "max_gen_toks=500").startswith(
+        "mdlm: gen_kwargs: max_gen_toks: 500 (the task's own where none is given) is not allowed; 1 to 160"
+    )
     assert line(*generating, "max_gen_toks=8,steps=3,block_length=2") == (
         "mdlm: gen_kwargs.steps: 3 is not allowed; at least one for each of the 4 blocks of 2 in 8 tokens"
     )
