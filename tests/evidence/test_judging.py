@@ -9,6 +9,7 @@ from mdlm_min.evidence.asked import Log, Read
 from mdlm_min.evidence.claim import Claim, Verdict
 from mdlm_min.evidence.elsewhere import Plan
 from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.needs import Need
 from mdlm_min.run.errors import InputError
 
 FIVE = ([1, 2, 3, 4, 5], {})
@@ -52,13 +53,14 @@ def test_an_arm_that_one_cell_lacks_is_named_with_the_cell():
     def part(keep):
         return SimpleNamespace(runs={name: record for name, record in runs.items() if keep(record)})
 
-    table = SimpleNamespace(log=Log(set(), ["x", "y"]), part=part)
-    assert judging._missing_arm("a", table, SimpleNamespace(configs={HERE: [], THERE: []})) == "the arm a in the cell y"
+    table = SimpleNamespace(log=Log(), part=part)
+    need = Need(None, {}, {"x": ["a"], "y": ["a"], "z": ["a", "b"]}, {})
+    assert judging._missing_arms("a", need, table) == "the arm a in the cell y; the arms a, b in the cell z"
 
 
 def test_a_verdict_without_a_number_was_not_run():
     claim = Claim("X", "", "exact", "", "", "", "cpu", lambda table: Verdict("reproduced", ""))
-    assert judging._say(claim, SimpleNamespace(log=Log()), SimpleNamespace()).verdict == "not run"
+    assert judging._say(claim, SimpleNamespace(log=Log()), SimpleNamespace(), lambda: None).verdict == "not run"
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -228,6 +228,7 @@ def test_what_stops_a_worker_is_raised_where_it_was_launched(settings, tmp_path)
     pytest.importorskip("deepspeed")
     path = tmp_path / "run"
     path.mkdir()
+    (path / "config.json").write_text(json.dumps({"arm": "any", "seed": 0, **settings}))
     (path / "data.json").write_text('{"sha256": "of another text"}')
     with pytest.raises(InputError, match=r"data.source: .* has changed since this run began \(SHA-256 of another"):
         execute(path, settings, kind="deepspeed", processes=2)
