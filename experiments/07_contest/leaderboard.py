@@ -267,61 +267,59 @@ def complete(found: Boards) -> Boards:
     return {place: lines for place, lines in found.items() if plan <= {line.name for line in lines}}
 
 
-@dataclass(frozen=True)
-class Advised:
-    """An entry on all boards: on how many it is surely better than the reference, and surely worse, and its mean place."""
-
-    name: str
-    better: int
-    worse: int
-    place: float
+def decided(found: Boards) -> Boards:
+    """The boards on which some entry is surely better than the reference."""
+    return {place: lines for place, lines in found.items() if any(line.is_better for line in lines)}
 
 
-def advised(found: Boards) -> list[Advised]:
-    """The entries that are on every board, the one to advise first: surely better than the reference on the most boards less
-    those on which it is surely worse; of equal ones, that with the least mean place."""
-    everywhere = set.intersection(*({line.name for line in lines} for lines in found.values()))
-    its = {name: [line for lines in found.values() for line in lines if line.name == name] for name in sorted(everywhere)}
-    entries = [
-        Advised(
-            name,
-            sum(line.is_better for line in lines),
-            sum(line.is_worse for line in lines),
-            float(np.mean([line.ranked.place for line in lines])),
-        )
-        for name, lines in its.items()
-    ]
-    return sorted(entries, key=lambda one: (one.worse - one.better, one.place))
+def advised(found: Boards) -> list[str]:
+    """The entries that on every decided board are surely better than the reference and may be the best, the one of the least
+    mean place there first."""
+    its = [{line.name: line for line in lines if line.is_better and line.is_tie} for lines in decided(found).values()]
+    names = set.intersection(*map(set, its)) if its else set()
+    return sorted(names, key=lambda name: (sum(lines[name].ranked.place for lines in its), name))
 
 
 def _answer(found: Boards) -> str:
     """The one answer that these boards give, or that they give none."""
     if not found:
         return "**No answer yet: no board has every entry of the contest.**"
-    best, *rest = advised(found)
-    if best.better <= best.worse:
-        return f"**No entry is surely better than U[0,1] over these {len(found)} boards: take any.**"
-    equal = [best, *(one for one in rest if one.better - one.worse == best.better - best.worse)]
-    *names, last = [f"`{one.name}`" for one in equal]
-    counts = sorted({f"on {one.better} and surely worse on {one.worse}" for one in equal})
-    how = f"surely better than U[0,1] {' or '.join(counts)} of the {len(found)} boards that have every entry of the contest"
-    entries = len(next(iter(found.values())))
-    if not names:
-        answer, rank = f"If you want one answer: {last}.** It is {how}", f"Its mean rank is {best.place:.1f} of {entries}."
+    sure = decided(found)
+    if not sure:
+        return f"**No entry is surely better than U[0,1] on any of these {len(found)} boards: take what you like.**"
+    there, others = _places(sure), len(found) - len(sure)
+    if names := [f"`{name}`" for name in advised(found)]:
+        each = "Each is" if len(names) > 1 else "It is"
+        text = f"**Take {' or '.join(names)} on {there}.** {each} surely better than U[0,1] there, and may be the best"
+        text += f" of {len(next(iter(found.values())))}. No other entry is both on all of these."
     else:
-        answer = f"Take any of these: {', '.join(names)} or {last}.** Each is {how}; no other entry does as well"
-        rank = f"They stand by their mean rank, {best.place:.1f} to {equal[-1].place:.1f} of {entries}; that order is not sure."
-    return f"**{answer}. {rank} On a board where nothing is surely better than U[0,1] take what you like."
+        text = f"**No entry is both surely better than U[0,1] and perhaps the best on all of {there}: see the table.**"
+    if others:
+        text += f" Nothing is surely better than U[0,1] on the other {others} boards: there take what you like."
+    for name in advised(found):
+        if worse := {
+            place: lines for place, lines in found.items() if any(line.name == name and line.is_worse for line in lines)
+        }:
+            text += f" But `{name}` is surely worse than U[0,1] on {_places(worse)}."
+    return text
 
 
-def _written(lines: list[Line]) -> str:
-    """Which entries come first by the answers themselves, where a board has them."""
+def _places(found: Boards) -> str:
+    """The boards by what they are trained on, each with its budgets."""
+    budgets: dict[str, list[str]] = {}
+    for track, budget in found:
+        budgets.setdefault(track, []).append(f"{budget}x")
+    return ", ".join(f"{TRACKS[track]} ({', '.join(its)})" for track, its in budgets.items())
+
+
+def _written(lines: list[Line], budget: int) -> str:
+    """Which entries come first by the answers themselves."""
     reference = next(line for line in lines if line.name == REFERENCE)
     parts = []
     for score, what in (("written", "the share of questions answered rightly by writing"), ("chosen", "by choosing among four")):
         first = max(lines, key=lambda line: line.scores[score])
         parts.append(f"{what} `{first.name}` ({first.scores[score]:.2f}; U[0,1] {reference.scores[score]:.2f})")
-    return f"Boards are ranked by NLL. Means over seeds, without a test: first by {', '.join(parts)}.\n\n"
+    return f"Boards are ranked by NLL. Means over seeds at {budget}x, without a test: first by {', '.join(parts)}.\n\n"
 
 
 def advice_page(table: Table, found: Boards) -> str:
@@ -353,20 +351,20 @@ def advice_page(table: Table, found: Boards) -> str:
         steps = f"{first.last_step:.0f} x {_track(table, track)['batch']} ({budget}x)"
         cells = (TRACKS[track], steps, f"`{first.name}`", f"{sure} of {len(lines) - 1}", tied, gain_text(first), paper)
         text += f"| {' | '.join(cells)} |\n"
-    answers = [lines for place, lines in found.items() if place[0] == "answers"]
-    text += "\n" + (_written(answers[-1]) if answers else "")
+    answers = [(lines, budget) for (track, budget), lines in found.items() if track == "answers"]
+    text += "\n" + (_written(*answers[-1]) if answers else "")
     text += (
-        f"How sure: {' or '.join(map(str, seeds))} seeds each, 95% intervals, p-values adjusted over all entries of a board. The "
-        "best of many looks better than it is: its interval is not adjusted for having been chosen. "
+        f"How sure: {' or '.join(map(str, seeds))} seeds each, 95% intervals. P-values are adjusted over the entries of a board, "
+        "not over the boards, and both kinds of text are one corpus: its boards are no replications of each other. The rule of "
+        "the answer was written after the runs. The best of many looks better than it is: its interval is not adjusted for "
+        "having been chosen, and entries just below may do as well. "
         if seeds[0] >= LEAST_SEEDS
         else f"**Fewer than {LEAST_SEEDS} seeds: nothing here is decided.** "
     )
-    lead = (
-        "A gain at 1x that is gone at 4x is an early lead." if largest == max(BUDGETS) else "A gain at 1x may be an early lead."
-    )
+    later = f" {largest}x uses the learning rates searched at 1x." if largest > 1 else " A gain at 1x may be an early lead."
     return text + (
-        "What the table does not say: models beyond a million parameters, other data, other batches, budgets beyond "
-        f"{largest}x. {lead}\n"
+        "What the table does not say: models beyond .16 million parameters, other data, other batches, budgets beyond "
+        f"{largest}x.{later}\n"
     )
 
 
