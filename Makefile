@@ -90,6 +90,8 @@ exp-information-density: .venv/installed ## D1-D6: dense tokens first, in comple
 contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (95 min beside other work; DATA=folder); BUDGET=4 (some 4 h)
 	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ -n "$$SCHEDULE" ]; then \
 	echo "SCHEDULE: not together with TIER, ARMS or CELLS; a short try: mdlm contest --schedule ... --tracks parities --seeds 1" >&2; exit 2; fi
+	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ "$$BUDGET" != 1 ]; then \
+	echo "BUDGET: not together with TIER, ARMS or CELLS; a cell names its budget, such as CELLS=track=bytes_budget=4" >&2; exit 2; fi
 	if [ "$$TIER$$ARMS$$CELLS" != cpu ]; then $(RUN) contest $(OPTIONS); exit; fi; \
 	.venv/bin/mdlm contest --budget="$$BUDGET" --seeds="$$SEEDS" $${SCHEDULE:+--schedule="$$SCHEDULE"} $${JOBS:+--jobs="$$JOBS"} $${MISSING:+--missing}
 

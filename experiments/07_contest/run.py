@@ -192,7 +192,8 @@ class _Measured:
                 total, squares = total + gradient, squares + float(gradient.square().sum())
         task.schedule = task.scheduled.schedule = kept
         mean_square, square_of_mean = squares / GRADIENTS, float((total / GRADIENTS).square().sum())
-        self.noise = (mean_square - square_of_mean) * GRADIENTS / (GRADIENTS - 1) / mean_square
+        excess = (mean_square - square_of_mean) * GRADIENTS / (GRADIENTS - 1)
+        self.noise = excess / mean_square if mean_square else math.nan  # of no gradient there is no share
         return self.noise
 
     def state(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def contest(arguments: argparse.Namespace) -> int:
         raise InputError("missing: the golden table has no run of your own schedule; allowed: without --schedule")
     experiment = Experiment("contest")
     known = list(experiment.plan["defaults"]["tracks"])
-    tracks = [track for track in arguments.tracks.split(",") if track] or known
+    tracks = arguments.tracks.split(",") if arguments.tracks else known
     names = submission.entry_cells(experiment, tracks, [arguments.budget])
     if arguments.schedule:
         arm = _entered(arguments.schedule)

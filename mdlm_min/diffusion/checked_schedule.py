@@ -20,6 +20,7 @@ from mdlm_min.run.errors import InputError, RunError, one_line
 from mdlm_min.run.random_streams import stream
 
 FIELDS = ("tokens", "allowed", "padding_mask", "marks", "nll", "confidence")  # of a Context, those that a schedule may need
+MOST_COPIES = 64
 LEARNED = ("nll", "confidence")  # of these, those that a model gives and no data
 
 
@@ -65,6 +66,8 @@ class CheckedSchedule(MaskSchedule):
             refuse(self.name, f"weights of type {type(weight).__name__}", "a torch tensor")
         if weight.shape not in (rate.shape, mask.shape):
             refuse(self.name, f"weights of shape {tuple(weight.shape)}", f"{tuple(rate.shape)} or {tuple(mask.shape)}")
+        if weight.is_complex() or not _is_plain(weight):
+            refuse(self.name, f"weights of {_kind(weight)}", "real numbers, in a plain tensor")
         counted = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask].float()
         if not bool(((counted >= 0) & (counted < math.inf)).all()):
             refuse(self.name, f"a weight of {_worst(counted, math.inf):g}", "weights of at least 0, finite")
@@ -121,7 +124,7 @@ class CheckedSchedule(MaskSchedule):
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """What a method of the schedule gives."""
-        before = _versions(arguments)
+        before, outside = _versions(arguments), (torch.get_default_dtype(), torch.is_grad_enabled())
         try:
             found = getattr(self.own, method)(*arguments)
         except InputError as error:
@@ -130,10 +133,14 @@ class CheckedSchedule(MaskSchedule):
             raise InputError(f"schedule {self.name}: {method}: {error}") from error
         except RunError:
             raise
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the schedule's own
             place = "".join(f", line {frame.lineno} of {Path(frame.filename).name}" for frame in frames)
             raise InputError(f"schedule {self.name}: {method} raised {one_line(error)}{place}") from error
+        if (torch.get_default_dtype(), torch.is_grad_enabled()) != outside:
+            torch.set_default_dtype(outside[0])
+            torch.set_grad_enabled(outside[1])
+            refuse(self.name, f"{method} changes torch's own settings", "torch.no_grad() and the like as a context")
         if _versions(arguments) != before:
             refuse(self.name, f"{method} writes into a tensor that it was given", "new tensors")
         return found
@@ -143,6 +150,8 @@ class CheckedSchedule(MaskSchedule):
             refuse(self.name, f"{what} of type {type(value).__name__}", f"a torch tensor of shape {shape} and {dtype}")
         if value.shape != shape or value.dtype != dtype:
             refuse(self.name, f"{what} of shape {tuple(value.shape)} and {value.dtype}", f"shape {shape} and {dtype}")
+        if not _is_plain(value):
+            refuse(self.name, f"{what} of {_kind(value)}", "numbers, in a plain tensor")
 
 
 def check_fit(schedule: MaskSchedule, rows: int, data: tuple[str, ...]) -> None:
@@ -156,11 +165,14 @@ def check_fit(schedule: MaskSchedule, rows: int, data: tuple[str, ...]) -> None:
 
 def _check_declared(own: MaskSchedule) -> None:
     """Raise InputError for what stands in the class and cannot be."""
-    name, copies, needs = getattr(own, "name", None), own.copies, own.needs
+    try:
+        name, copies, needs = getattr(own, "name", None), own.copies, own.needs
+    except Exception as error:  # a property of the user's may raise anything
+        raise InputError(f"schedule {type(own).__name__}: its name, copies or needs raised {one_line(error)}") from error
     if not (isinstance(name, str) and name.strip() and name.isprintable()):
         refuse(type(own).__name__, f"its name is {shown(name)}", "a text on one line")
-    if type(copies) is not int or copies < 1:
-        refuse(name, f"copies is {shown(copies)}", "a whole number, at least 1")
+    if type(copies) is not int or not 1 <= copies <= MOST_COPIES:
+        refuse(name, f"copies is {shown(copies)}", f"a whole number from 1 to {MOST_COPIES}")
     if not isinstance(needs, tuple | list) or any(field not in FIELDS for field in needs):
         refuse(name, f"needs is {shown(needs)}", f'a tuple of names, such as ("tokens",), among {", ".join(FIELDS)}')
 
@@ -168,6 +180,15 @@ def _check_declared(own: MaskSchedule) -> None:
 def _has_own(schedule: MaskSchedule, method: str) -> bool:
     """Whether the schedule has a method of its own in the place of the interface's."""
     return getattr(getattr(schedule, method), "__func__", None) is not getattr(MaskSchedule, method)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds numbers, one for each place."""
+    return value.layout == torch.strided and value.device.type != "meta"
+
+
+def _kind(value: Tensor) -> str:
+    return f"{value.dtype}, {value.layout}, on {value.device}"
 
 
 def _worst(values: Tensor, high: float) -> float:

@@ -21,6 +21,7 @@ accumulated batches, of a causal model's class all but the first of the last axi
 way, and `scheduled_loss` divides by half of it.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ from torch.utils.data import Dataset
 
 from mdlm_min.diffusion.checked_schedule import LEARNED, CheckedSchedule
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 
@@ -79,13 +81,16 @@ class MaskCollator:
             raise InputError(f"schedule {schedule.name}: needs {', '.join(sorted(missing))}, which a collator does not have")
         if self.schedule.admits:
             raise InputError(f"schedule {schedule.name}: keeps sequences over several steps (admit), which a collator cannot")
-        if steps < 1:
-            raise InputError(f"steps: {steps} is not allowed; at least 1")
+        for name, value, least in (("mask_token", mask_token, 0), ("pad_token", pad_token, 0), ("steps", steps, 1)):
+            if type(value) is not int or value < least:
+                raise InputError(f"{name}: {shown(value)} is not allowed; a whole number, at least {least}")
         self.mask_token, self.pad_token, self.seed, self.steps = mask_token, pad_token, seed, steps
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """input_ids and attention_mask (int64 [rows, length]) and labels (int64 [rows, length, 3], see above). Raises InputError
         for a sample that cannot be read."""
+        if not len(samples):
+            raise InputError("samples: none were given; at least one")
         drawn = [rows for sample in samples for rows in self._rows(sample)]
         length = max(len(tokens) for tokens, _, _ in drawn)
         inputs = torch.full((len(drawn), length), self.pad_token)
@@ -103,18 +108,21 @@ class MaskCollator:
             raise InputError(
                 f"{sorted(missing)[0]}: a sample lacks it; wrap the dataset in Keyed, and set remove_unused_columns=False"
             )
-        step, copies = int(sample["step"]), self.schedule.copies
+        number, step, copies = _integer(sample, "sample"), _integer(sample, "step"), self.schedule.copies
         if not 0 <= step < self.steps:
             raise InputError(f"step: {step} is not allowed; from 0 to {self.steps - 1}, below the collator's steps")
-        tokens = torch.as_tensor(sample["input_ids"], dtype=torch.int64)
+        tokens = _tensor(sample, "input_ids")
         if tokens.dim() != 1 or not len(tokens):
             raise InputError(f"input_ids: shape {tuple(tokens.shape)} is not allowed; the ids of at least one token")
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise InputError(f"input_ids: {tokens.dtype} is not allowed; whole numbers")
+        tokens = tokens.long()
         real = _values(sample, "attention_mask", len(tokens), 1) != 0
         allowed = real & (_values(sample, "labels", len(tokens), 0) != IGNORED)
         marks = _values(sample, "marks", len(tokens), 0).bool().repeat(copies, 1) if "marks" in sample else None
         tokens, allowed, real = (part.repeat(copies, 1) for part in (tokens, allowed, real))
         context = Context(copies, tokens.shape[1], tokens, allowed, real, marks, step, self.steps)
-        generator = stream(self.seed, f"masks of sample {sample['sample']}", step)
+        generator = stream(self.seed, f"masks of sample {number}", step)
         mask, rate = ScheduledDiffusion(self.schedule).mask(context.rows, context.length, generator, context)
         weight = self.schedule.weight(rate, mask, context).float()
         weight = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape) * mask
@@ -125,10 +133,26 @@ class MaskCollator:
 
 def _values(sample: Mapping[str, Any], name: str, length: int, default: int) -> Tensor:
     """A field of a sample, one value for each token. Raises InputError for another number of them."""
-    values = torch.as_tensor(sample[name]) if name in sample else torch.full((length,), default)
+    values = _tensor(sample, name) if name in sample else torch.full((length,), default)
     if values.shape != (length,):
         raise InputError(f"{name}: shape {tuple(values.shape)} is not allowed; ({length},), as many as input_ids has")
     return values
+
+
+def _tensor(sample: Mapping[str, Any], name: str) -> Tensor:
+    """A field of a sample. Raises InputError for what is no list of numbers."""
+    try:
+        return torch.as_tensor(sample[name])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: {shown(sample[name])} is not allowed; a list or tensor of numbers") from error
+
+
+def _integer(sample: Mapping[str, Any], name: str) -> int:
+    """A whole number of a sample. Raises InputError for any other type: 3.0 would be another number of a sample than 3."""
+    try:
+        return operator.index(sample[name])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: {shown(sample[name])} is not allowed; a whole number") from error
 
 
 def scheduled_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

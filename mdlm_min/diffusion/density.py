@@ -21,6 +21,7 @@ from mdlm_min.diffusion.masking import (
     priority_probabilities,
     top_marks,
 )
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
 Surprisal = Callable[[Tensor], Tensor]  # tokens [rows, length] -> nats, same shape
@@ -41,10 +42,12 @@ class InformationDensity(MaskSchedule):
     ) -> None:
         """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight that is not positive, a
         share outside [0, 1] and a rate that is no MaskRate."""
-        if not 0 < density_weight < float("inf"):
-            raise InputError(f"density_weight: {density_weight} is not allowed; above 0, finite")
-        if not 0 <= share <= 1:
-            raise InputError(f"share: {share} is not allowed; at least 0 and at most 1")
+        if not (isinstance(density_weight, int | float) and 0 < density_weight < float("inf")):
+            raise InputError(f"density_weight: {shown(density_weight)} is not allowed; a number above 0, finite")
+        if not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise InputError(f"share: {shown(share)} is not allowed; a number from 0 to 1")
+        if surprisal is not None and not callable(surprisal):
+            raise InputError(f"surprisal: {shown(surprisal)} is not allowed; a Surprisal, or None where the data bring marks")
         self.rate = MaskRate.parse("U[0.3,0.8]") if rate is None else MaskRate.checked(rate)
         self.density_weight, self.hard, self.surprisal, self.share = density_weight, hard, surprisal, share
         self.copies, self.name = 2 if pairs else 1, name

@@ -44,6 +44,8 @@ class MaskRate(ABC):
     @staticmethod
     def parse(text: str) -> "MaskRate":
         """Read the notation above. Raises InputError naming the value and what is allowed."""
+        if not isinstance(text, str) or re.search(r"[0-9.]\s+[0-9.]", text):  # blanks may stand between numbers, not in one
+            raise InputError(f"mask_rate: {shown(text)} is not a mask rate; allowed: {_ALLOWED}")
         normal = _NORMAL.fullmatch(text.replace(" ", ""))
         return TruncatedNormal.of(text, *normal.group("centre", "deviation")) if normal else UniformMixture.of(text)
 

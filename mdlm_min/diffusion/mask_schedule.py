@@ -213,14 +213,16 @@ class ScheduledDiffusion:
     ) -> Tensor:
         """The batch's loss, a scalar, from the loss of each masked token ([masked], row-major). `whole`: sequences and tokens
         of the whole batch, where these rows are a part of it. `divisor`: [batch], in the place of these tokens
-        (objective.divisors). Raises InputError for losses of another shape."""
+        (objective.divisors). Losses of less than float32 are added in float32. Raises InputError for losses of another shape."""
         if rate is None:
             raise InputError("rate: None is not allowed; allowed: the mask rate of each row")
         check_masks(mask, rate)
         context = replace(context or Context(*mask.shape), nll=nll.detach())
-        weight = self.schedule.weight(rate, mask, context).to(nll)
+        weight = self.schedule.weight(rate, mask, context)
         each = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
         check_losses(nll, each)
+        nll = nll.to(torch.promote_types(nll.dtype, torch.float32))
+        each = each.to(nll)
         if divisor is not None:
             return (nll * each / divisor[:, None].expand(mask.shape)[mask]).sum()
         sizes = context.sizes()

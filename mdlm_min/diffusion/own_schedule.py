@@ -18,17 +18,18 @@ def load_schedule(spec: str) -> MaskSchedule:
 
     Raises InputError for a module or a class that is not there, that fails, or that is no mask schedule.
     """
-    place, _, name = spec.rpartition(":")
-    if not place or not name.isidentifier():
+    place, _, class_name = spec.rpartition(":")
+    if not place or not class_name.isidentifier():
         raise InputError(f"schedule: {shown(spec)} is not allowed; allowed: {ALLOWED}")
-    kind = getattr(_module(place), name, None)
+    kind = getattr(_module(place), class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, MaskSchedule)):
-        raise InputError(f"schedule: {place} has no mask schedule {name!r}; allowed: {ALLOWED}")
+        raise InputError(f"schedule: {place} has no mask schedule {class_name!r}; allowed: {ALLOWED}")
     try:
         schedule = kind()
-    except Exception as error:  # the user's code may raise anything
+        name = getattr(schedule, "name", None)
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"schedule: {spec} cannot be made ({one_line(error)}); allowed: {ALLOWED}") from error
-    if not isinstance(getattr(schedule, "name", None), str):
+    if not isinstance(name, str):
         raise InputError(f"schedule: {spec} has no name; a line `name = ...` in the class gives it one")
     return schedule
 
@@ -56,5 +57,5 @@ def _module(place: str) -> ModuleType:
         sys.modules[known] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"schedule: {place} cannot be imported ({one_line(error)}); allowed: {ALLOWED}") from error

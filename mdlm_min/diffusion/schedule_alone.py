@@ -26,6 +26,8 @@ def name_alone(file: Path, kind: str) -> str:
     if done.returncode:
         said = (done.stderr.strip() or "killed").splitlines()[-1]
         raise InputError(f"{file}: is not whole by itself: {said}")
+    if not done.stdout.strip():
+        raise InputError(f"{file}: is not whole by itself: it ends the process")
     return done.stdout.splitlines()[-1]
 
 

@@ -133,7 +133,7 @@ class _File:
             raise self.wrong(row, "cell", cell, allowed)
         if arm not in self.plan.arms:
             raise self.wrong(row, "arm", arm, ", ".join(self.plan.arms))
-        if not (seed.isascii() and seed.isdigit() and int(seed) <= _MOST_SEED):
+        if not (seed.isascii() and seed.isdigit() and len(seed) <= 100 and int(seed) <= _MOST_SEED):
             raise self.wrong(row, "seed", seed, "a whole number, at least 0")
         return cell, arm, int(seed)
 
@@ -171,6 +171,9 @@ def _read_results(path: Path, plan: Plan) -> pd.DataFrame:
             raise InputError(f"{path}: row {row}: {place(*run)}, is there twice, first in row {first}")
         there = [name for name in plan.columns if name in values]
         numbers = {name: math.nan if values[name] in NOT_MEASURED else file.number(row, name, values[name]) for name in there}
+        last = numbers.get("last_step", math.nan)
+        if late := [name for name, value in numbers.items() if name.startswith("t_") and last < value < math.inf]:
+            raise file.wrong(row, late[0], values[late[0]], f"up to last_step, {format_number(last)}, or inf where it never was")
         found.append({**dict(zip(KEYS, run, strict=True)), **numbers})
     frame = pd.DataFrame(found, [run_name(run) for run in rows])
     _refuse_copies(path, frame, rows)

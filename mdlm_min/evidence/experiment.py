@@ -99,6 +99,9 @@ class Experiment:
         for the tier's own number; `corpus`: in the place of the experiment's own, whose cells that are about another corpus are
         then left out; `only`: comma-separated cells, or "" for all.
         """
+        for name, text in (("arms", arms), ("cells", only)):
+            if text and not text.replace(",", "").strip():
+                raise InputError(f"{name}: {text!r} names none; allowed: names with commas between them, or nothing for all")
         table, known = self.tier(tier), self.plan["arms"]
         chosen = list(known) if arms == "all" else [arm for arm in arms.split(",") if arm] or table.get("arms", list(known))
         if unknown := [arm for arm in chosen if arm not in known]:

@@ -43,7 +43,8 @@ def _say(claim: Claim, table: AskedTable, plan: Plan, complete: Callable[[], Ask
     except MissingArmError as missing:
         return Verdict("not run", f"needs {_missing_arms(str(missing), trace(claim, complete()), table)}")
     except (LookupError, ArithmeticError, TypeError, ValueError) as error:
-        return Verdict("not run", f"cannot be judged on this table ({type(error).__name__}: {error})")
+        unlike = _unlike(table, plan)
+        return Verdict("not run", unlike or f"cannot be judged on this table ({type(error).__name__}: {error})")
     if isinstance(said, Verdict):
         return Verdict("not run", "its number is not a number") if math.isnan(said.ours) else said
     unlike = _unlike(table, plan)

@@ -80,8 +80,9 @@ def check_name(experiment: Experiment, arm: str) -> None:
     """Raise InputError for a name that no entry can have: it becomes a folder, and stands on the leaderboard, once."""
     if arm in experiment.plan["arms"]:
         raise InputError(f"schedule: the name {arm!r} is taken; allowed: another `name` in the class")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", arm):
-        raise InputError(f"schedule: the name {shown(arm)} is not allowed; allowed: letters, digits and _ . + = -")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,63}", arm) or arm == "all":
+        allowed = "up to 64 letters, digits and _ . + = -, not `all`, which stands for every arm"
+        raise InputError(f"schedule: the name {shown(arm)} is not allowed; allowed: {allowed}")
 
 
 def check_free(folder: Path, submission: Submission) -> None:

@@ -13,6 +13,6 @@ class DivergedError(RunError):
     """A run whose loss or weights are no longer finite."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An exception of somebody else's code, as a message shows it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"

@@ -90,5 +90,7 @@ def test_the_contest_is_given_its_budget_and_schedule(made):
 
 
 def test_another_tier_of_the_contest_is_run_like_that_of_other_experiments(made):
+    with pytest.raises(AssertionError, match="BUDGET: not together with TIER, ARMS or CELLS"):
+        made("contest", "TIER=smoke", "BUDGET=4")
     arguments, _ = made("contest", "TIER=smoke")
     assert arguments[:3] == ["run", "contest", "--tier=smoke"]

@@ -1,5 +1,6 @@
 """What a schedule gives is checked at every call, and what its code raises is one line."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -43,9 +44,19 @@ def writing(self, rate, context, generator):
     return MaskSchedule.mask(self, rate, context, generator)
 
 
+def doubling(self, rate, mask, context):
+    torch.set_default_dtype(torch.float64)
+    return 1 / rate
+
+
+def without_gradients(self, rate, mask, context):
+    torch.set_grad_enabled(False)
+    return 1 / rate
+
+
 REFUSALS = {
-    "no copies": ({"copies": 0}, r"copies is 0; allowed: a whole number, at least 1"),
-    "copies below 0": ({"copies": -1}, r"copies is -1; allowed: a whole number, at least 1"),
+    "no copies": ({"copies": 0}, r"copies is 0; allowed: a whole number from 1 to 64"),
+    "copies below 0": ({"copies": -1}, r"copies is -1; allowed: a whole number from 1 to 64"),
     "text copies": ({"copies": "2"}, r"copies is '2'; allowed"),
     "half copies": ({"copies": 2.0}, r"copies is 2\.0; allowed"),
     "a truth": ({"copies": True}, r"copies is True; allowed"),
@@ -60,6 +71,14 @@ REFUSALS = {
     "an error": ({"sample": lambda *_: 1 / 0}, r"sample raised ZeroDivisionError: division by zero, line \d+ of test_checked_s"),
     "a long error": ({"weight": lambda *_: {}["a\nb" * 999]}, r"weight raised KeyError: 'a"),
     "too few arguments": ({"sample": lambda self: None}, r"sample raised TypeError: .* takes 1 positional argument but 3 were"),
+    "an end": ({"mask": lambda *_: sys.exit(0)}, r"mask raised SystemExit: 0, line \d+ of test_checked_s"),
+    "many copies": ({"copies": 10**12}, r"copies is 1000000000000; allowed: a whole number from 1 to 64"),
+    "meta rates": ({"sample": lambda *_: torch.empty(96, device="meta")}, r"rates of torch.float32, torch.strided, on meta;"),
+    "sparse rates": ({"sample": lambda *_: torch.full((96,), 0.5).to_sparse()}, r"rates of torch.float32, torch.sparse_coo, on"),
+    "meta weights": ({"weight": lambda _, rate, *__: rate.to("meta")}, r"weights of torch.float32, torch.strided, on meta;"),
+    "complex weights": ({"weight": lambda _, rate, *__: (1 / rate).to(torch.complex64)}, r"weights of torch.complex64, .*: real"),
+    "another dtype": ({"weight": doubling}, r"weight changes torch's own settings"),
+    "no gradients": ({"weight": without_gradients}, r"weight changes torch's own settings"),
     "no context": ({"admit": lambda *_: None}, r"admit gives NoneType; allowed: a Context"),
     "more rows": ({"admit": eightfold}, r"admit gives rows = 768; allowed: 96, as it was given"),
     "more tokens": ({"admit": lambda _, context: replace(context, tokens=context.tokens.repeat(8, 1))},
@@ -78,6 +97,22 @@ REFUSALS = {
     "a wrong way back": ({"state": lambda _: {"a": 1}, "restore": lambda _, state: state["b"]}, r"restore raised KeyError: 'b'"),
     "no copy": ({"lock": property(lambda _: None), "__deepcopy__": lambda *_: {}[1]}, r"cannot be copied \(KeyError: 1\)"),
 }  # fmt: skip
+
+
+def test_torch_s_own_settings_are_put_back():
+    with pytest.raises(InputError, match="changes torch's own settings"):
+        validate(changed(weight=doubling))
+    assert torch.get_default_dtype() == torch.float32
+    with pytest.raises(InputError, match="changes torch's own settings"):
+        validate(changed(weight=without_gradients))
+    assert torch.is_grad_enabled()
+
+
+def test_a_property_that_raises_is_one_line():
+    with pytest.raises(
+        InputError, match="schedule Changed: its name, copies or needs raised ZeroDivisionError: division by zero"
+    ):
+        validate(changed(copies=property(lambda _: 1 / 0)))
 
 
 @pytest.mark.parametrize("case", REFUSALS)

@@ -186,14 +186,23 @@ def test_what_cannot_be_used_is_one_line():
         MaskCollator(Keeping(), MASK, PAD, 0, 1)
     with pytest.raises(InputError, match="schedule negative: a weight of -0"):
         collated([0], schedule=Negative())
-    with pytest.raises(InputError, match="steps: 0 is not allowed; at least 1"):
+    with pytest.raises(InputError, match="steps: 0 is not allowed; a whole number, at least 1"):
         MaskCollator(WINDOW, MASK, PAD, 0, 0)
     with pytest.raises(InputError, match="sample: a sample lacks it; wrap the dataset in Keyed"):
         MaskCollator(WINDOW, MASK, PAD, 0, 1)(samples())
+    with pytest.raises(InputError, match="samples: none were given; at least one"):
+        MaskCollator(WINDOW, MASK, PAD, 0, 1)([])
+    with pytest.raises(InputError, match=r"pad_token: 1\.5 is not allowed; a whole number, at least 0"):
+        MaskCollator(WINDOW, MASK, 1.5, 0, 1)
     for changed, message in (
         ({"input_ids": []}, r"input_ids: shape \(0,\) is not allowed; the ids of at least one token"),
         ({"labels": [1]}, r"labels: shape \(1,\) is not allowed; \(2,\), as many as input_ids has"),
         ({"step": -1}, "step: -1 is not allowed; from 0 to 0"),
+        ({"step": 0.0}, r"step: 0\.0 is not allowed; a whole number"),
+        ({"sample": 3.0}, r"sample: 3\.0 is not allowed; a whole number"),
+        ({"input_ids": [1.7, 2.0]}, "input_ids: torch.float32 is not allowed; whole numbers"),
+        ({"input_ids": None}, "input_ids: None is not allowed; a list or tensor of numbers"),
+        ({"labels": None}, "labels: None is not allowed; a list or tensor of numbers"),
     ):
         with pytest.raises(InputError, match=message):
             MaskCollator(WINDOW, MASK, PAD, 0, 1)([{"input_ids": [1, 2], "sample": 0, "step": 0, **changed}])

@@ -72,10 +72,14 @@ def test_the_loss_is_the_mean_over_each_row_s_masked_tokens():
 
 
 def test_unusable_settings_name_field_value_and_what_is_allowed():
-    with pytest.raises(InputError, match="density_weight: 0 is not allowed; above 0, finite"):
+    with pytest.raises(InputError, match="density_weight: 0 is not allowed; a number above 0, finite"):
         InformationDensity(density_weight=0)
-    with pytest.raises(InputError, match=r"share: 1.5 is not allowed; at least 0 and at most 1"):
+    with pytest.raises(InputError, match=r"share: 1.5 is not allowed; a number from 0 to 1"):
         InformationDensity(share=1.5)
+    with pytest.raises(InputError, match="density_weight: '2' is not allowed"):
+        InformationDensity(density_weight="2")
+    with pytest.raises(InputError, match="surprisal: 3 is not allowed; a Surprisal, or None"):
+        InformationDensity(surprisal=3)
 
 
 def test_the_weight_counts_what_may_be_masked():

@@ -25,6 +25,14 @@ def test_the_masks_of_present_configurations_stay_what_they_were():
     assert digest.hexdigest() == "28f893933b9285fc20385709b501a7174bcc34e39fe5caf708183d5b85c058c9"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_losses_are_added_in_float32(dtype):
+    process = ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0.001,1]")))
+    mask, rate = process.mask(32, 1024, stream(0, "masks"))
+    nll = torch.full((int(mask.sum()),), 5.0)  # their weighted sum is beyond float16
+    torch.testing.assert_close(process.loss(nll.to(dtype), mask, rate), process.loss(nll, mask, rate))
+
+
 @pytest.mark.parametrize("weight", ["1/t", "1/(t p(t))", "none", "mean"])
 @pytest.mark.parametrize("text", CONFIGURATIONS[:4])
 def test_a_rate_schedule_draws_and_weighs_as_masked_diffusion_does(text, weight):

@@ -1,5 +1,6 @@
 """Broken schedules are refused by name."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +101,59 @@ class UnstorableState(Sound):
         return {"rows": torch.zeros(3)}
 
 
+class NoisyWeight(Sound):
+    def weight(self, rate, mask, context):
+        return torch.rand(rate.shape)
+
+
+class NumpyWeight(Sound):
+    def weight(self, rate, mask, context):
+        return torch.tensor(np.random.rand(len(rate)))  # of numpy's global generator
+
+
+class CountingWeight(Sound):
+    """Weights that depend on its past, which the state does not hold."""
+
+    steps = 0
+
+    def weight(self, rate, mask, context):
+        self.steps += 1
+        return self.steps / rate
+
+
+class NoWeight(Sound):
+    def weight(self, rate, mask, context):
+        return torch.zeros_like(rate)
+
+
+class ReflectedInQuarters(Sound):
+    """The share is right in the mean of each quarter of the rates, and wrong at almost every one."""
+
+    def sample(self, context, generator):
+        return torch.rand(context.rows, generator=generator)
+
+    def mask(self, rate, context, generator):
+        return super().mask((rate * 4).floor() / 2 + 0.25 - rate, context, generator)
+
+
+class WrongOnShortRows(Sound):
+    def mask(self, rate, context, generator):
+        short = context.sizes() * torch.ones_like(rate) < 6
+        return super().mask(torch.where(short, rate / 2, rate), context, generator)
+
+
+class WritesThroughNumpy(Sound):
+    def mask(self, rate, context, generator):
+        context.tokens.numpy()[:] = 0
+        return super().mask(rate, context, generator)
+
+
+class WritesLossesThroughNumpy(Sound):
+    def weight(self, rate, mask, context):
+        context.nll.numpy()[:] = 0
+        return super().weight(rate, mask, context)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -117,10 +171,18 @@ class UnstorableState(Sound):
         (Nothing, r"masks nothing, and nothing would be learned; allowed: rates above 0"),
         (OneRate, r"rates of shape \(1,\) and torch.float32; allowed: shape \(96,\)"),
         (GlobalNoise, r"draws from torch's global generator; allowed: the generator that it is given"),
-        (OwnNoise, r"other draws from a generator of the same seed"),
+        (OwnNoise, r"other draws or weights from a generator of the same seed"),
         (FloatMask, r"masks of shape \(96, 32\) and torch.float32; allowed: shape \(96, 32\) and torch.bool"),
         (Forgetful, r"its state does not bring the draws back"),
         (UnstorableState, r"its state is not JSON"),
+        (NoisyWeight, r"draws from torch's global generator"),
+        (NumpyWeight, r"other draws or weights from a generator of the same seed"),
+        (CountingWeight, r"its state does not bring the draws back"),
+        (NoWeight, r"gives every masked token the weight 0, and nothing would be learned; allowed: weights above 0"),
+        (ReflectedInQuarters, r"masks 0\.\d+ of the tokens of rows whose mean rate is 0\.\d+"),
+        (WrongOnShortRows, r"masks 0\.\d+ of the tokens of rows whose mean rate is 0\.\d+"),
+        (WritesThroughNumpy, r"writes into a tensor that it was given"),
+        (WritesLossesThroughNumpy, r"writes into a tensor that it was given"),
     ],
 )
 def test_a_broken_schedule_is_refused_by_name(schedule, message):

@@ -145,6 +145,7 @@ REFUSALS = {
     "seed": (bad("seed", "3.0"), "row 3: seed is '3.0'; allowed: a whole number, at least 0"),
     "seed below 0": (bad("seed", "-3"), "row 3: seed is '-3'; allowed"),
     "long seed": (bad("seed", str(2**63)), "row 3: seed is '9223372036854775808'; allowed"),
+    "endless seed": (bad("seed", "7" * 5000), "row 3: seed is '77777"),
     "no seed": (bad("seed", ""), "row 3: seed is ''; allowed"),
     "twice": (lambda export: export.table.append(dict(export.table[0])),
               "row 22: uniform, seed 3, in the cell bytes, is there twice, first in row 2"),
@@ -187,6 +188,8 @@ def test_an_infinite_time_is_one_that_never_came(tmp_path):
     export.table[0].update(best_validation=1.0, t_gen=-math.inf)
     allowed = "a number of at least 0, inf where it never came, or nothing"
     assert export.error().startswith(f"table.csv: row 2: t_gen is '-inf'; allowed: {allowed}")
+    export.table[0].update(t_gen=6000, last_step=5950)
+    assert export.error().startswith("table.csv: row 2: t_gen is '6000'; allowed: up to last_step, 5950, or inf where it never")
 
 
 def test_a_run_may_never_have_generalised_where_no_run_of_ours_is_there(tmp_path):
@@ -300,6 +303,11 @@ def one_seed(export):
         setattr(export, name, [row for row in rows if row["arm"] != "middle" or row["seed"] == 3])
 
 
+def a_seed_less(export):
+    for name in ("table", "curves"):
+        setattr(export, name, drop(getattr(export, name), arm="middle", seed=3))
+
+
 LACKS = {
     "arm": (without_middle, "L1-bytes", "needs the arm middle in the cell bytes", ["N1", "L2-bytes"]),
     "curves": (lambda export: export.curves.clear(), "L3-bytes", "needs the curves of uniform, seed 3, in the cell bytes",
@@ -315,6 +323,8 @@ LACKS = {
               "in the cell bytes (3, 4, 5, 6, 7)", ["L2-bytes", "N1"]),
     "one seed": (one_seed, "L1-bytes", "needs the same seeds in both of middle, in the cell bytes (3) and uniform, in the "
                  "cell bytes (3, 4, 5, 6, 7)", ["L2-bytes", "N1"]),
+    "a seed less": (a_seed_less, "L1-bytes", "needs the same seeds in both of middle, in the cell bytes (4, 5, 6, 7) and "
+                    "uniform, in the cell bytes (3, 4, 5, 6, 7)", ["L2-bytes", "N1"]),
     "steps": (other_steps, "L4-bytes", "needs curves at the same steps in both of ", ["L1-bytes", "N1"]),
 }  # fmt: skip
 

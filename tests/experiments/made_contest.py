@@ -98,6 +98,10 @@ class Taken(Low):
     name = "puma"
 
 
+class All(Low):
+    name = "all"
+
+
 class Five(Low):
     name, copies = "five", 5
 

@@ -25,6 +25,7 @@ from tests.experiments.made_contest import CONTEST, OWN, SMALL
         ("own.py:Half", "schedule half: masks 0."),
         ("own.py:Needs", "cannot be made (TypeError"),
         ("own.py:Taken", "the name 'puma' is taken"),
+        ("own.py:All", "the name 'all' is not allowed; allowed: up to 64 letters, digits and _ . + = -, not `all`"),
         ("own.py:Five", "batch: 16 is not allowed with schedule five; a multiple of 5"),
         ("own.py:Marked", "schedule marked: needs marks, which this process does not have"),
         ("own.py:Absent", "own.py has no mask schedule 'Absent'"),
