@@ -111,7 +111,8 @@ def _check_share(name: str, seen: list[_Step]) -> None:
     shares = torch.cat([step.mask.sum(dim=1) for step in seen]).double() / sizes
     for group in (group for values in (rates, sizes) for group in values.argsort(stable=True).tensor_split(GROUPS)):
         gap = (shares - rates)[group]
-        error = float(gap.std()) / math.sqrt(len(group))
+        binomial = (rates * (1 - rates) / sizes)[group].mean()  # of few masked tokens the scatter that was seen says little
+        error = math.sqrt(max(float(gap.var()), float(binomial)) / len(group))
         share, rate = float(shares[group].mean()), float(rates[group].mean())
         if abs(float(gap.mean())) > SHARE_SIGMAS * error + 1e-6:
             refuse(

@@ -197,6 +197,17 @@ def test_what_is_no_schedule_is_refused():
         validate(Sound)  # type: ignore[arg-type]
 
 
+class Rarely(Sound):
+    """Masks so few tokens that many groups of rows have none."""
+
+    def sample(self, context, generator):
+        return 1e-4 + 1e-4 * torch.rand(context.rows, generator=generator)
+
+
+def test_a_small_rate_is_no_wrong_share():
+    validate(Rarely())
+
+
 def test_a_sound_one_is_not_and_stays_as_it_was():
     schedule = Sound()
     validate(schedule)
