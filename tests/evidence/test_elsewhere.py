@@ -115,7 +115,9 @@ def test_every_golden_table_is_read(name):
 
 def test_a_golden_table_is_read_as_it_stands(capsys):
     assert main(["judge", "wikitext_lasting", str(golden.RESULTS / LASTING / "cpu" / "table.csv")]) == 0
-    assert "28 runs; 3 of 34 claims judged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(golden.accepted(LASTING, 'cpu').runs)} runs; " in said and " of 34 claims judged" in said
+    assert "\nL1-bytes  reproduced " in f"\n{said}"
 
 
 def test_families_and_the_least_number_of_seeds_are_those_of_our_own_runs(lasting):
@@ -123,7 +125,7 @@ def test_families_and_the_least_number_of_seeds_are_those_of_our_own_runs(lastin
     found = lasting.judge()
     alone, both = our_own(LASTING, "cpu")["L1-bytes"], found["L1-bytes"]
     assert both.raw == alone.raw
-    assert both.adjusted == pytest.approx(alone.adjusted) == pytest.approx(3 * alone.raw)  # its family has three, run or not
+    assert both.adjusted == pytest.approx(3 * alone.raw)  # its family has three, run or not, and here none is smaller
     lasting.table, lasting.curves = ([row for row in rows if row["seed"] < 7] for rows in (lasting.table, lasting.curves))
     few = lasting.judge()["L1-bytes"]
     assert few.verdict == "underpowered" and "Rests on 4 seeds; at least 5 decide" in few.note
