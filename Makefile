@@ -87,7 +87,7 @@ exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as publish
 exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (6 h; DATA=folder)
 	$(RUN) information_density $(OPTIONS)
 
-contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (95 min beside other work; DATA=folder); BUDGET=4 (some 4 h)
+contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (90 min; DATA=folder); BUDGET=4 (some 4 h)
 	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ -n "$$SCHEDULE" ]; then \
 	echo "SCHEDULE: not together with TIER, ARMS or CELLS; a short try: mdlm contest --schedule ... --tracks parities --seeds 1" >&2; exit 2; fi
 	@if [ "$$TIER$$ARMS$$CELLS" != cpu ] && [ "$$BUDGET" != 1 ]; then \
