@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule
+from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, of_masked
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, RunError, one_line
 from mdlm_min.run.random_streams import stream
@@ -68,7 +68,7 @@ class CheckedSchedule(MaskSchedule):
             refuse(self.name, f"weights of shape {tuple(weight.shape)}", f"{tuple(rate.shape)} or {tuple(mask.shape)}")
         if weight.is_complex() or not _is_plain(weight):
             refuse(self.name, f"weights of {_kind(weight)}", "real numbers, in a plain tensor")
-        counted = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask].float()
+        counted = of_masked(weight, mask).float()
         if not bool(((counted >= 0) & (counted < math.inf)).all()):
             refuse(self.name, f"a weight of {_worst(counted, math.inf):g}", "weights of at least 0, finite")
         return weight

@@ -219,7 +219,7 @@ class ScheduledDiffusion:
         check_masks(mask, rate)
         context = replace(context or Context(*mask.shape), nll=nll.detach())
         weight = self.schedule.weight(rate, mask, context)
-        each = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
+        each = of_masked(weight, mask)
         check_losses(nll, each)
         nll = nll.to(torch.promote_types(nll.dtype, torch.float32))
         each = each.to(nll)
@@ -228,6 +228,11 @@ class ScheduledDiffusion:
         sizes = context.sizes()
         tokens = whole[1] if whole else int(sizes.sum()) if isinstance(sizes, Tensor) else sizes * len(mask)
         return (nll * each).sum() / tokens
+
+
+def of_masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """Of weights of rows or of tokens those of the masked tokens: [masked], row-major."""
+    return (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
 
 
 def in_place(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min.diffusion.checked_schedule import CheckedSchedule, refuse
-from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
+from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, of_masked
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError, one_line
 from mdlm_min.run.random_streams import stream
@@ -95,13 +95,12 @@ def _run(schedule: CheckedSchedule, first: int) -> Iterator[_Step]:
         schedule.observe(rate, mask, seen)
         if not torch.equal(outside, torch.get_rng_state()):
             refuse(schedule.name, "draws from torch's global generator", "the generator that it is given")
-        unread = _context(schedule, step)
         if not schedule.admits:  # what is written past torch, through numpy
+            unread = _context(schedule, step)
             given += [(getattr(seen, name), getattr(unread, name)) for name in ("tokens", "allowed", "marks")]
         if any(part is not None and not torch.equal(part, before) for part, before in given):
             refuse(schedule.name, "writes into a tensor that it was given", "new tensors")
-        counted = (weight if weight.dim() == 2 else weight[:, None]).expand(mask.shape)[mask]
-        yield _Step(rate, mask, counted, torch.ones_like(mask) if context.allowed is None else context.allowed)
+        yield _Step(rate, mask, of_masked(weight, mask), torch.ones_like(mask) if context.allowed is None else context.allowed)
 
 
 def _check_share(name: str, seen: list[_Step]) -> None:
