@@ -61,11 +61,12 @@ def _number(verdict: Verdict) -> str:
 
 
 def said(verdict: Verdict) -> str:
-    """What the runs say of one claim, for a sentence: its number, interval and seeds, or that it was not run."""
+    """What the runs say of one claim, for a sentence: its number, interval, and seeds where they are not the usual five; or that
+    it was not run."""
     if verdict.verdict == "not run":
         return "not run"
     ends = f" [{verdict.low:.2g}, {verdict.high:.2g}]" if math.isfinite(verdict.low) and math.isfinite(verdict.high) else ""
-    seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds else ""
+    seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds not in (0, 5) else ""
     return f"{verdict.ours:.2g}{ends}{seeds}"
 
 

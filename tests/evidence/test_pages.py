@@ -34,7 +34,12 @@ def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
         assert heading in section.splitlines()[0]
         (line,) = [line for line in section.splitlines() if "[W2-bytes]" in line]
         assert line.startswith(sentence)
-        assert ("bytes **0.17** [0.07, 0.26], 5 seeds (" in line) == (verdict != "not run")
+        assert ("bytes **0.17** [0.07, 0.26] (" in line) == (verdict != "not run")
+
+
+def test_findings_say_how_many_seeds_where_there_are_not_five(judged, counted):
+    text = pages.findings(_with(judged, "W2-bytes", Verdict("reproduced", "", 0.17, 0.07, 0.26, 8)), {}, counted)
+    assert "bytes **0.17** [0.07, 0.26], 8 seeds (" in text
 
 
 def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
