@@ -127,12 +127,10 @@ class CheckedSchedule(MaskSchedule):
         before, outside = _versions(arguments), (torch.get_default_dtype(), torch.is_grad_enabled())
         try:
             found = getattr(self.own, method)(*arguments)
-        except InputError as error:
+        except (InputError, RunError) as error:
             if str(error).startswith("schedule "):
                 raise
-            raise InputError(f"schedule {self.name}: {method}: {error}") from error
-        except RunError:
-            raise
+            raise type(error)(f"schedule {self.name}: {method}: {error}") from error
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             frames = traceback.extract_tb(error.__traceback__)[1:2]  # the schedule's own
             place = "".join(f", line {frame.lineno} of {Path(frame.filename).name}" for frame in frames)

@@ -325,6 +325,8 @@ def prepare(
         f"{report['samples']} samples of {report['records']} records, {report['held_out_samples']} held out; "
         f"{report['malformed']} malformed, {report['truncated']} answers cut, {report['too_long']} prompts too long"
     )
+    if report["held_out_samples"] > report["samples"]:
+        folder.log(f"more is held out than trained on: held_out is {config.data.held_out} openings, and fewer would leave more")
     return task
 
 

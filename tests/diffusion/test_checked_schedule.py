@@ -11,7 +11,7 @@ from mdlm_min.diffusion.checked_schedule import CheckedSchedule, check_fit
 from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
 from mdlm_min.diffusion.schedule_check import validate
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import DivergedError, InputError
 from mdlm_min.run.random_streams import stream
 
 PARTS = ("tokens", "allowed", "padding_mask", "marks")
@@ -121,6 +121,14 @@ def test_an_ordinary_mistake_is_one_line(case):
     with pytest.raises(InputError, match=f"^schedule mine: {message}") as refused:
         validate(changed(**attributes))
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+def test_a_failure_of_the_run_stays_one_and_gets_the_name():
+    def diverges(*_):
+        raise DivergedError("no loss is left")
+
+    with pytest.raises(DivergedError, match="^schedule mine: weight: no loss is left$"):
+        validate(changed(weight=diverges))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "", " ", None, 3])

@@ -97,12 +97,18 @@ def test_a_pass_in_which_nothing_is_masked_has_a_gradient_of_zero(settings):
     assert all(float(parameter.grad.abs().sum()) == 0 for parameter in made.model.parameters() if parameter.grad is not None)
 
 
+def test_a_run_says_where_more_is_held_out_than_trained_on(settings, tmp_path):
+    execute(tmp_path / "run", merge(settings, {"data": {"held_out": 16}, "train": {"steps": 1, "eval_every": 1}}))
+    assert "more is held out than trained on: held_out is 16 openings" in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_a_run_is_recorded_resumed_and_read_again(settings, tmp_path):
     rows = execute(tmp_path / "run", settings)
     assert rows[-1]["valid_loss"] < rows[0]["valid_loss"]
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert (data["divisor"], data["padding"], data["samples"], data["truncated"]) == ("answer", "eos", 26, 0)
-    assert "26 samples of 30 records, 4 held out; 0 malformed" in (tmp_path / "run" / "log.txt").read_text()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "26 samples of 30 records, 4 held out; 0 malformed" in log and "more is held out" not in log
     found = TextModel.load(tmp_path / "run")
     assert (found.mask_token, found.end_token, found.length) == (256, 257, 64)
     stopping = merge(settings, {"train": {"steps": 4}})
