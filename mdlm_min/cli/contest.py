@@ -53,7 +53,7 @@ def contest(arguments: argparse.Namespace) -> int:
         from mdlm_min.diffusion.schedule_alone import name_alone
 
         source, kind = schedule_file(arguments.schedule), arguments.schedule.rpartition(":")[2]
-        seeds = submission.judged_seeds((spec.cell, spec.seed) for spec in specs)
+        seeds = submission.ran_on((spec.cell, spec.config) for spec in specs)["seeds"]
         whole = submission.entry_runs(experiment, arm, arguments.schedule, tracks, [arguments.budget], 0)
         entry = submission.Submission(arm, kind, tracks, [arguments.budget], seeds, record=len(specs) >= len(whole))
         submission.check_free(arguments.submission, entry)

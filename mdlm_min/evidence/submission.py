@@ -10,7 +10,7 @@ logs/CELL/SEED.txt                     the log of each run
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,15 +138,16 @@ def read(folder: Path) -> tuple[Submission, Table]:
     if submission.record:
         specs = entry_runs(experiment, submission.name, "", submission.tracks, submission.budgets, 0)
         entry_check.check_conditions(folder, submission.schedule, experiment, specs, table)
-    found = judged_seeds((record["cell"], record["config"]["seed"]) for record in table.runs.values())
-    if found != sorted(submission.seeds):
-        raise InputError(f"{folder / 'submission.json'}: seeds: {submission.seeds} are not those of its judged runs, {found}")
+    for name, found in ran_on((record["cell"], record["config"]) for record in table.runs.values()).items():
+        if found != sorted(said := getattr(submission, name)):
+            raise InputError(f"{folder / 'submission.json'}: {name}: {said} are not those of its judged runs, {found}")
     return submission, table
 
 
-def judged_seeds(runs: Iterable[tuple[str, int]]) -> list[int]:
-    """The seeds of the runs (cell and seed) at a budget: all but those of the search."""
-    return sorted({seed for cell, seed in runs if "_budget=" in cell})
+def ran_on(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Any]]:
+    """The tracks, budgets and seeds of the runs (cell and configuration) at a budget: all but those of the search."""
+    judged = [config for cell, config in runs if "_budget=" in cell]
+    return {f"{field}s": sorted({config[field] for config in judged}) for field in ("track", "budget", "seed")}
 
 
 def accepted_entries(folder: Path, without: str = "") -> tuple[list[Table], dict[str, str]]:

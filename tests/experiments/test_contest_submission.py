@@ -126,6 +126,13 @@ def test_seeds_that_submission_json_does_not_name_are_refused(seeds, tmp_path, o
         submission.read(forged_entry(tmp_path / "sent", lambda runs, settings: settings.update(seeds=seeds)))
 
 
+@pytest.mark.parametrize("said", [{"tracks": ["bytes", "BPE"]}, {"tracks": ["BPE"]}, {"budgets": [1, 4]}, {"budgets": [4]}])
+def test_tracks_and_budgets_without_runs_are_refused_of_what_is_no_record_too(said, tmp_path, one_commit):
+    (name,) = said
+    with pytest.raises(InputError, match=rf"submission\.json: {name}: .* are not those of its judged runs, \[('bytes'|1)\]"):
+        submission.read(forged_entry(tmp_path / "sent", lambda runs, settings: settings.update(said, record=False)))
+
+
 @pytest.mark.parametrize("folder", [path.parent for path in LEADERBOARD.SUBMISSIONS.glob("*/submission.json")], ids=str)
 def test_every_folder_sent_in_is_accepted(folder):
     """With its class, which is executed: as `mdlm contest --check` does."""
