@@ -38,7 +38,7 @@ _HOMES = {
     "accuracy_under_parallelism": "mdlm_min.diffusion.generation_record",
     "unmask": "mdlm_min.diffusion.sampling",
     # the network
-    "ModelConfig": "mdlm_min.model.transformer",
+    "ModelConfig": "mdlm_min.model.config",
     "Transformer": "mdlm_min.model.transformer",
     "LLADA_8B": "mdlm_min.model.llada",
     "read_config": "mdlm_min.model.llada",
@@ -87,11 +87,11 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.sampling import generate as generate
     from mdlm_min.diffusion.sampling import unmask as unmask
     from mdlm_min.diffusion.schedule_check import validate as validate
+    from mdlm_min.model.config import ModelConfig as ModelConfig
     from mdlm_min.model.llada import LLADA_8B as LLADA_8B
     from mdlm_min.model.llada import read_config as read_config
     from mdlm_min.model.llada_weights import load_weights as load_weights
     from mdlm_min.model.llada_weights import save_weights as save_weights
-    from mdlm_min.model.transformer import ModelConfig as ModelConfig
     from mdlm_min.model.transformer import Transformer as Transformer
     from mdlm_min.run.errors import InputError as InputError
     from mdlm_min.run.errors import RunError as RunError

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.tasks import language, transformer_task
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask

@@ -5,10 +5,11 @@ import torch
 
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.scoring import Head
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask

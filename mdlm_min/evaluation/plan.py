@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from mdlm_min.evaluation.harness import HarnessConfig
 from mdlm_min.evaluation.paper_tasks import GENERATION, PAPER_TASKS
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.model.transformer import ModelConfig
 from mdlm_min.tasks.plan import GB, RESERVE, Gpu, hours_text
 
 TABLES = ("mmlu", "arc_challenge", "gpqa", "gsm8k", "math")  # MMLU-stem is a part of MMLU

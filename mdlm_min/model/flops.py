@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mdlm_min.model.transformer import ModelConfig
+from mdlm_min.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.config import ModelConfig
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json

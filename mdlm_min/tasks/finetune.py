@@ -24,10 +24,11 @@ from mdlm_min.data.tokenizer import find_tokenizer
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll
 from mdlm_min.diffusion.objective import DIVISORS, divisors
 from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.identity import weights_sha256
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import OneOf, Range, build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole

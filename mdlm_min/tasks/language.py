@@ -15,8 +15,9 @@ from mdlm_min.data.tokenizer import check_tokenizer
 from mdlm_min.diffusion.likelihood import Score, estimate
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import Work, matmul_ceiling, training_operations
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream

@@ -18,9 +18,10 @@ from mdlm_min.data.parity import MASK_TOKEN, VOCAB_SIZE, ParityConfig, is_signal
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.objective import TOKEN_LOSSES, sign_cross_entropy, squared_error
 from mdlm_min.diffusion.process import MaskedDiffusion, OneMasked, Process
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import Work
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from mdlm_min.data.chat import NAMES
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import LLADA_8B, parameter_count, read_config
 from mdlm_min.model.scoring import SLICE, classes_at_a_time
 from mdlm_min.model.selection import Selection, grid_size
-from mdlm_min.model.transformer import ModelConfig, empty_transformer
+from mdlm_min.model.transformer import empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.finetune import FinetuneConfig, new_shape, start_folder

@@ -10,9 +10,10 @@ import torch
 from mdlm_min.data.items import items_file, load_items
 from mdlm_min.data.samples import Batch, SamplesConfig, open_data
 from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import Range, build
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream

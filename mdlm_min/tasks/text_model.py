@@ -15,9 +15,10 @@ from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import foreign_file, load_weights, save_weights, stored_dtype
-from mdlm_min.model.transformer import ModelConfig, Transformer, empty_transformer
+from mdlm_min.model.transformer import Transformer, empty_transformer
 from mdlm_min.run.config import build, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, settings_of

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.diffusion.objective import masked_loss
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 
 
 def make_step(config, batch, rate, full):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules
 from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, generate
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.config import ModelConfig
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 from tests.diffusion.plain_generation import frozen_scores, model_scores, plain_generation
 

@@ -7,7 +7,8 @@ import torch
 from scipy.stats import chisquare
 
 from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, unmask
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.config import ModelConfig
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 
 LENGTH, VOCABULARY = 3, 3

@@ -6,8 +6,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdlm_min.model.cache import KeyValueCache
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import Work, forward_operations, matmul_ceiling, training_operations
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 
 
 @pytest.mark.parametrize("causal", [False, True])

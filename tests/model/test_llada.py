@@ -148,7 +148,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_another_block_is_refused(tmp_path):
-    from mdlm_min.model.transformer import ModelConfig
+    from mdlm_min.model.config import ModelConfig
 
     with pytest.raises(InputError, match="LLaDA's weights need rotary positions"):
         save_weights(tmp_path, Transformer(ModelConfig(5, 4, 5, width=8), torch.Generator()))

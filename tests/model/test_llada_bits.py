@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mdlm_min.model.block import rotary_angles
 from mdlm_min.model.llada import scaled
-from mdlm_min.model.transformer import Transformer, rotary_angles
+from mdlm_min.model.transformer import Transformer
 
 THETA, EPSILON = 500000.0, 1e-5
 

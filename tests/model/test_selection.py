@@ -7,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdlm_min.model import selection as module
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.selection import Selection, grid_size
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.transformer import Transformer
 
 # Training steps whose number of masked positions differs every time; prints by what factor the most memory of
 # the last steps is above that of early ones (single values jump by a tenth).
 STEPS = """
 import torch
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.config import ModelConfig
+from mdlm_min.model.transformer import Transformer
 torch.set_num_threads(1)
 model = Transformer(ModelConfig(17, 16, 16, layers=1, heads=1, width=16, position_encoding="rotary"),
 torch.Generator().manual_seed(0))

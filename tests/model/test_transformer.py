@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_min.model.transformer import ModelConfig, Transformer
+from mdlm_min.model.config import ModelConfig
+from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
 
 SHAPES = [

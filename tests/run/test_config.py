@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mdlm_min.data.parity import ParityConfig
 from mdlm_min.data.samples import SamplesConfig
 from mdlm_min.data.text import TextConfig
+from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.mlp import MLPConfig
-from mdlm_min.model.transformer import ModelConfig
 from mdlm_min.run.config import OneOf, Range, build, check_fields, differences
 from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.language import LanguageRunConfig
