@@ -6,6 +6,8 @@ call are an error, as they are on a GPU. Values are real, so results must also b
 """
 
 import contextlib
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,16 +16,23 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_schedule import RateSchedule
 from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
+from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
 from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
+from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks import language, transformer_task
+from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
 from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
+from mdlm_min.training.loop import train
+from mdlm_min.training.optimizer import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -251,6 +260,7 @@ def test_a_language_run_is_on_one_device(position_encoding, pretend_cuda):
 
 
 def test_a_pretraining_run_is_on_one_device(pretend_cuda, tmp_path, monkeypatch):
+    """And its speed is that of the steps since this start."""
     text = tmp_path / "corpus.txt"
     text.write_text("\n\n".join(f"the {number} words of a document " * 3 for number in range(400)))
     settings = {
@@ -260,14 +270,63 @@ def test_a_pretraining_run_is_on_one_device(pretend_cuda, tmp_path, monkeypatch)
         "device": "cuda",
         "validation_passes": 240,
         "test_passes": 240,
-        "train": {"steps": 1},
+        "train": {"steps": 104},
         "engine": {"micro_batch": 4},
     }
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(transformer_task, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
     with pretend_cuda:
         task = PretrainTask(build(PretrainConfig, settings), 0, None)
+        assert math.isnan(task.speed(100)["tokens_per_second"])
         for part in range(task.parts):
-            loss = task.part_loss(0, part)
+            loss = task.part_loss(100, part)
             assert loss.device.type == "cuda"
             loss.backward()
-        assert task.evaluate(1)["test_loss"] > 0
+        clock.now = 7.0
+        row = task.evaluate(104)
+    assert row["test_loss"] > 0
+    assert row["tokens_per_second"] == 2 * task.work.tokens
+
+
+@pytest.mark.parametrize("divisor", ["answer", "token", "batch", "masked"])
+def test_judged_answers_with_a_schedule_are_on_one_device(divisor, pretend_cuda, tmp_path, monkeypatch):
+    settings = {
+        "data": {"source": "arithmetic:1", "tokenizer": "bytes", "length": 48, "held_out": 6},
+        "model": {"layers": 1, "heads": 2, "width": 8},
+        "batch": 4,
+        "device": "cuda",
+        "divisor": divisor,
+        "validation_answers": 3,
+        "train": {"steps": 1, "eval_every": 1},
+    }
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    with pretend_cuda:
+        task = JudgedAnswersTask(
+            build(FinetuneConfig, settings), 0, RunFolder(tmp_path), lambda task: RateSchedule(MaskRate.parse("U[0.2,0.8]")), 3, 8
+        )
+        loss = task.loss(0)
+        assert loss.device.type == "cuda"
+        loss.backward()
+        row = task.evaluate(1)
+    assert row["valid_nll"] > 0 and 0 <= row["chosen"] <= 1
+
+
+def test_a_loss_is_added_up_where_the_engine_has_put_the_model(pretend_cuda, tmp_path):
+    """DeepSpeed moves a model to the GPU itself."""
+
+    class Moving:
+        def __init__(self, task, config):
+            task.model.to(CUDA)
+
+        def step(self, step, rate, guard):
+            return torch.ones((), device=CUDA), True
+
+        def tensors(self):
+            return iter(())
+
+    with pretend_cuda, open_run(tmp_path / "run", {}) as folder:
+        task = ParityTask(build(ParityRunConfig, {**PARITY, "device": "cpu"}), 0)
+        task.evaluate = lambda step: {"seen": float(step)}
+        train(task, TrainConfig(steps=2, eval_every=1), folder, lambda line: None, Moving)
+    assert [row["loss"] for row in RunFolder(tmp_path / "run").metrics()[1:]] == [1.0, 1.0]

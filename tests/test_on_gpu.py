@@ -13,7 +13,7 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of
 from mdlm_min.training.captured_engine import CapturedEngine
 from mdlm_min.training.engine import TorchEngine
 from mdlm_min.training.loop import train
@@ -152,10 +152,11 @@ def test_captured_steps_are_those_of_plain_torch(changes):
         "device": "cuda",
     }
     found = []
-    for engine_of in (TorchEngine, CapturedEngine):
+    for captured in (False, True):
         config = build(ParityRunConfig, {**settings, **changes})
         task = ParityTask(config, 0)
-        engine = engine_of(task, config.train)
+        engine = engine_of(task)(task, config.train) if captured else TorchEngine(task, config.train)
+        assert isinstance(engine, CapturedEngine) == captured
         losses = torch.stack([engine.step(step, config.train.learning_rate, None)[0].clone() for step in range(12)])
         found.append([losses.double().cpu()])
     assert_near(found[1], found[0], 2e-3)
@@ -177,7 +178,7 @@ def test_a_captured_run_resumes(tmp_path):
             config = build(ParityRunConfig, {**settings, "train": {"steps": steps, "eval_every": 10}})
             with open_run(tmp_path / name, {"arm": name, "seed": 0, **settings}) as folder:
                 task = ParityTask(config, 0)
-                train(task, config.train, folder, lambda line: None, CapturedEngine)
+                train(task, config.train, folder, lambda line: None, engine_of(task))
                 rows.append(folder.metrics())
     assert rows[2][-1]["loss"] == pytest.approx(rows[0][-1]["loss"], rel=1e-3)
 

@@ -105,7 +105,8 @@ def _evaluate(settings: dict[str, Any], folder: RunFolder, progress: Callable[[s
     log = evaluate(Request(tasks, folder.path / "evaluation", limit=settings["limit"]), model)
     folder.drop_metrics()
     folder.append_metrics({"step": 0.0, **_scores(log["scores"])})
-    folder.write_json("data.json", {"sha256": log["lm_eval"], "device": settings["device"], "dtype": settings["dtype"]})
+    documents = log["request"]["documents_sha256"]
+    folder.write_json("data.json", {"sha256": documents, "device": settings["device"], "dtype": settings["dtype"]})
     progress(f"evaluated: {', '.join(tasks)}")
     folder.log(f"evaluated: {', '.join(tasks)}")
     folder.finish({"steps": 0, "seconds": round(time.monotonic() - started, 3)})

@@ -184,7 +184,8 @@ class _Measured:
         kept = task.schedule
         task.schedule = task.scheduled.schedule = copy.deepcopy(kept)
         weights = [weight for weight in task.model.parameters() if weight.requires_grad]
-        total, squares = torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64), 0.0
+        size, place = sum(weight.numel() for weight in weights), weights[0].device
+        total, squares = torch.zeros(size, dtype=torch.float64, device=place), 0.0
         with torch.enable_grad():
             for later in range(step, step + GRADIENTS):
                 found = torch.autograd.grad(task.loss(later), weights)
@@ -229,8 +230,8 @@ def _run_text(
         """Text, judged by the contest's evaluator."""
 
         def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-            scores: Tensor = self.model(tokens, mask)
-            return scores
+            scores: Tensor = self.model(tokens.to(self.device), mask.to(self.device))
+            return scores.cpu()  # where the evaluator's tensors are
 
         @torch.no_grad()
         def evaluate(self, step: int) -> Row:

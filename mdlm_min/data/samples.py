@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder, find_path, load_text
-from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer
+from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer, is_unicode
 from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.json_text import parse_json
@@ -107,7 +107,7 @@ class JsonLines:
     def _tokens(self, data: bytes) -> np.ndarray | None:
         try:
             return _document(parse_json(data), self.field, self.tokenizer, self.end_token)
-        except ValueError:  # neither UTF-8 nor JSON
+        except (ValueError, RecursionError):  # neither UTF-8 nor JSON, or nested too deeply
             return None
 
 
@@ -141,8 +141,11 @@ class HubRecords:
 
 
 def _document(record: Any, field: str, tokenizer: Tokenizer, end_token: int) -> np.ndarray | None:
+    """The tokens of a record's text, closed by the end token; None where it has no text in Unicode."""
     text = record.get(field) if isinstance(record, dict) else None
-    return np.append(tokenizer.encode(text), end_token).astype(np.int64) if isinstance(text, str) else None
+    if not isinstance(text, str) or not is_unicode(text):
+        return None
+    return np.append(tokenizer.encode(text), end_token).astype(np.int64)
 
 
 @dataclass

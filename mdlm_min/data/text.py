@@ -174,8 +174,9 @@ def _cut(files: tuple[Path, ...]) -> dict[str, Source]:
         for chunk in Source(files).chunks():
             data = chunk.encode()
             if position + len(data) >= wanted:
-                found = data.rfind(b"\n", 0, wanted - position) + 1
-                ends.append(position + found if found else wanted)
+                place = wanted - position
+                place = data.rfind(b"\n", 0, place) + 1 or len(data[:place].decode(errors="ignore").encode())  # no half character
+                ends.append(position + place)
                 break
             position += len(data)
     return {

@@ -74,7 +74,10 @@ class CheckedSchedule(MaskSchedule):
         return weight
 
     def estimates(self, context: Context) -> BoundPart | None:
-        return self.own.estimates(context)
+        part = self._call("estimates", context)
+        if not (part is None or isinstance(part, BoundPart)):
+            refuse(self.name, f"estimates gives {type(part).__name__}", "a BoundPart, or None")
+        return part
 
     def admit(self, context: Context) -> Context:
         if not self.admits:

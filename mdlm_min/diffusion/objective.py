@@ -40,7 +40,8 @@ def divisors(name: str, answers: Tensor, masked: Tensor) -> Tensor:
       "masked"   the masked tokens of all answers (dFactory's mean over masked tokens, with weight "none").
     """
     count = len(answers)
-    whole = {"answer": answers * count, "token": answers.sum(), "batch": torch.tensor(count), "masked": masked.sum()}[name]
+    sequences = torch.tensor(count, device=answers.device)
+    whole = {"answer": answers * count, "token": answers.sum(), "batch": sequences, "masked": masked.sum()}[name]
     return whole.clamp(min=1).float().expand(count)
 
 

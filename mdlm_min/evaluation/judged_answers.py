@@ -38,9 +38,10 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
         self.tested, self.answer_tokens = tested, answer_tokens
 
     def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-        """See contest_evaluator.Predict."""
-        scores: Tensor = self.network(tokens, mask, None if bool(real.all()) else real)
-        return scores
+        """See contest_evaluator.Predict; the evaluator's tensors are on the CPU."""
+        padding_mask = None if bool(real.all()) else real.to(self.device)
+        scores: Tensor = self.network(tokens.to(self.device), mask.to(self.device), padding_mask)
+        return scores.cpu()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Row:

@@ -311,7 +311,7 @@ def prepare(
     report = task.data.report
     data = {
         "sha256": data_sha256(task.data.sha256, task.start_sha256),
-        "start_sha256": task.start_sha256, "device": str(task.device), "dtype": config.dtype,
+        "start_sha256": task.start_sha256, "device": task.device.type, "dtype": config.dtype,
         "divisor": config.divisor, "padding": config.data.padding, "answers": config.data.answers, **report, **(more or {}),
     }  # fmt: skip
     folder.record_data(data, f"data.source: {config.data.source!r} or start: {config.start!r}")

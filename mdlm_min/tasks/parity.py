@@ -27,7 +27,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.summaries import SOLVED
-from mdlm_min.training.captured_engine import CapturedEngine
+from mdlm_min.training.captured_engine import CapturedEngine, CapturedStep
 from mdlm_min.training.engine import TorchEngine
 from mdlm_min.training.loop import EngineMaker, Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
@@ -146,14 +146,18 @@ class ParityTask(Task):
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
         return self.process.loss(self._token_loss(output, tokens[mask]), mask, rate) * self._factor
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What `drawn_loss` needs of a step: samples, masks, and by what each token's loss counts; the shapes of all steps are
-        the same."""
+    def captured_step(self) -> CapturedStep | None:
+        """`loss` as a CUDA graph needs it; None where that cannot be: with a guard, or a learning rate that changes."""
+        train = self.config.train
+        return CapturedStep(self._draw, self._drawn_loss) if train.constant_rate and not train.spike else None
+
+    def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples, masks, and by what each token's loss counts; the shapes of all steps are the same."""
         tokens, mask, rate = self._masked(step)
         return tokens, mask, self.process.token_weights(mask, rate)
 
-    def drawn_loss(self, tokens: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        """`loss` of what was drawn, computed at every position: no shape depends on the masks, as a CUDA graph needs it."""
+    def _drawn_loss(self, tokens: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        """`loss` of what was drawn, computed at every position: no shape depends on the masks."""
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN))[..., 0]
         return (self._token_loss(output, tokens) * weights).sum() * self._factor
 
@@ -208,6 +212,10 @@ def run(
     config = build(ParityRunConfig, settings)
     task = make(config, seed)
     folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
-    captured = task.device.type == "cuda" and config.train.constant_rate
-    engine: EngineMaker = (lambda _, given: CapturedEngine(task, given)) if captured else TorchEngine
-    train(task, config.train, folder, progress, engine)
+    train(task, config.train, folder, progress, engine_of(task))
+
+
+def engine_of(task: ParityTask) -> EngineMaker:
+    """How the task's steps are taken: on a GPU captured, where they can be."""
+    captured = task.captured_step() if task.device.type == "cuda" else None
+    return TorchEngine if captured is None else lambda task, given: CapturedEngine(task, given, captured)

@@ -180,7 +180,7 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainT
     task = PretrainTask(config, seed, folder)
     if config.items:
         _check_answers(task, config)
-    data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype}
+    data = {"sha256": task.data.sha256, "device": task.device.type, "dtype": config.dtype}
     folder.record_data(data, f"data.source: {config.data.source!r}")
     return task
 

@@ -156,6 +156,9 @@ class ScheduledParityTask(ParityTask):
         nll = sign_cross_entropy(output, (tokens[mask] - 1).to(output.dtype))
         return _observed(self.scheduled, nll, output.detach().abs().sigmoid(), mask, rate, context)
 
+    def captured_step(self) -> None:
+        """A schedule is shown every loss, and may choose rows by it: its step cannot be captured."""
+
     def state(self) -> dict[str, Any]:
         """The counts since the last evaluation, and the schedule's state."""
         return {**super().state(), "schedule": self.schedule.state()}

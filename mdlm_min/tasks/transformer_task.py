@@ -5,6 +5,7 @@ are its part, and what a loss is divided by is counted over the whole batch. So 
 accumulation, take the same steps.
 """
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -52,6 +53,8 @@ class TransformerConfig:
             raise InputError(
                 f"weights: {self.weights!r} is for engine.kind = torch; DeepSpeed keeps float32 weights beside bfloat16"
             )
+        if self.weights != "float32" and self.dtype == "float32":
+            raise InputError(f"weights: {self.weights!r} is not allowed with dtype = 'float32'; allowed: 'float32'")
         self.engine.parts(self.batch, self.engine.processes)
 
     def process(self) -> MaskedDiffusion:
@@ -93,7 +96,7 @@ class TransformerTask(Task):
         self.parts = config.engine.parts(config.batch, distributed.world())
         self._step = -1
         self._drawn: Step | None = None
-        self._clock = (0, time.monotonic())
+        self._clock: tuple[int, float] | None = None  # step and time since which speed is measured
 
     def measured_work(self, tokens: int, operations: float) -> Work:
         """The work of a step of so many tokens and operations, beside what this device could do."""
@@ -110,6 +113,7 @@ class TransformerTask(Task):
 
     def drawn(self, step: int) -> Step:
         """`draw`, which is done once for all parts of a step."""
+        self._clock = self._clock or (step, time.monotonic())
         if self._drawn is None or step != self._step:
             self._step, self._drawn = step, self.draw(step)
         return self._drawn
@@ -162,13 +166,14 @@ class TransformerTask(Task):
         return self.shared_nll(passes.tokens, passes.mask, passes.real)
 
     def speed(self, step: int) -> Row:
-        """On a GPU, before an evaluation: tokens and operations per second of this process's steps since the last one."""
+        """On a GPU, before an evaluation: tokens and operations per second of all processes since the last one, or since this
+        start; not a number where it has taken no step."""
         if self.device.type != "cuda":
             return {}
         assert self.work is not None
         torch.cuda.synchronize()
-        before, then = self._clock
-        rate = (step - before) / max(time.monotonic() - then, 1e-9)
+        before, then = self._clock or (step, 0.0)
+        rate = (step - before) / max(time.monotonic() - then, 1e-9) if step > before else math.nan
         return {"tokens_per_second": rate * self.work.tokens, "operations_per_second": rate * self.work.operations}
 
     def measured(self, step: int, speed: Row) -> Row:

@@ -5,7 +5,7 @@ to run. Captured once and replayed, they follow each other without gaps.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,15 +15,15 @@ from mdlm_min.training.optimizer import SpikeGuard, TrainConfig, limit_gradient
 from mdlm_min.training.task import Task
 
 
-class CapturableTask(Task, Protocol):
-    """A task whose step can be cut into what is drawn, outside of the graph, and what is computed from it."""
+@dataclass(frozen=True)
+class CapturedStep:
+    """A task's step, cut into what is drawn outside of the graph and what is computed from it.
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
-        """The inputs of `drawn_loss` at this step, on the GPU; the same shapes at every step."""
+    draw: what `loss` is given at a step, on the GPU; the same shapes at every step. loss: the training loss, a scalar with a
+    gradient; no shape may depend on values, and nothing may be random."""
 
-    @property
-    def drawn_loss(self) -> Callable[..., Tensor]:
-        """The training loss, a scalar with a gradient: no shape may depend on values, and nothing may be random."""
+    draw: Callable[[int], tuple[Tensor, ...]]
+    loss: Callable[..., Tensor]
 
 
 class CapturedEngine(TorchEngine):
@@ -32,10 +32,9 @@ class CapturedEngine(TorchEngine):
     The first step is taken kernel by kernel, which makes the optimiser's state; the second is captured.
     """
 
-    task: CapturableTask
-
-    def __init__(self, task: CapturableTask, config: TrainConfig) -> None:
+    def __init__(self, task: Task, config: TrainConfig, captured: CapturedStep) -> None:
         super().__init__(task, config)
+        self.captured = captured
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._loss: Tensor | None = None
@@ -44,7 +43,7 @@ class CapturedEngine(TorchEngine):
         """One step: the loss, and that it was taken. Raises ValueError for a guard, which a graph cannot ask."""
         if guard or rate != self.config.learning_rate:
             raise ValueError("a captured step has no guard and a constant learning rate")
-        drawn = self.task.draw(step)
+        drawn = self.captured.draw(step)
         if not self._inputs:
             self._inputs = tuple(one.clone() for one in drawn)
             aside = torch.cuda.Stream()  # where a graph is captured later: its gradients must not be tied to another stream
@@ -65,7 +64,7 @@ class CapturedEngine(TorchEngine):
 
     def _taken(self) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.task.drawn_loss(*self._inputs)
+        loss = self.captured.loss(*self._inputs)
         loss.backward()
         limit_gradient(self.task.model, self.config)
         self.optimizer.step()

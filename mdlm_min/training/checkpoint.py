@@ -30,11 +30,15 @@ _PREFIX = "step-"
 def save_checkpoint(
     folder: Path, step: int, tensors: Iterable[tuple[str, Tensor]], record: dict[str, Any], shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write the state after `step` steps below `folder` and drop all but the newest two. `record` is free JSON.
+    """Write the state after `step` steps below `folder` and drop all but the newest two. `record` is free JSON. A state of this
+    step that is there is left alone: the run goes on from it, or has written it, and has taken no step since.
 
     Every process calls this with the same names in the same order; tensor i is written by process i modulo their number.
     Raises InputError where the disk refuses; the checkpoints already there are then untouched.
     """
+    final = folder / f"{_PREFIX}{step:09d}"
+    if final.exists():
+        return
     first = distributed.rank() == 0
     temporary = folder / f".new-{step:09d}"
     trouble: OSError | None = None
@@ -76,9 +80,6 @@ def save_checkpoint(
                 part.unlink()
             state = {"step": step, "shards": shards, "places": places, **record}
             _write(temporary / "state.json", json.dumps({**state, "sha256": _digest(state)}, indent=1).encode())
-            final = folder / f"{_PREFIX}{step:09d}"
-            if final.exists():
-                shutil.rmtree(final)
             temporary.rename(final)
             for old in checkpoints(folder)[:-2]:
                 shutil.rmtree(old)

@@ -28,10 +28,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def any_of(*flags: bool, device: torch.device | str = "cpu") -> tuple[bool, ...]:
+def any_of(*flags: bool) -> tuple[bool, ...]:
     """Each flag raised on any process."""
     if not _together():
         return flags
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL adds up what is on a GPU alone
     return tuple(bool(flag) for flag in total(torch.tensor(flags, dtype=torch.int32, device=device)))
 
 

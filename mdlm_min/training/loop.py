@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,20 +56,19 @@ class Trainer:
         self, task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, engine_of: EngineMaker = TorchEngine
     ) -> None:
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
-        self.checkpoint_seconds = float(os.environ.get("MDLM_CHECKPOINT_SECONDS", config.checkpoint_seconds))
-        self.device = next(task.model.parameters()).device
+        self.checkpoint_seconds = _checkpoint_seconds(config)
         self.guard = SpikeGuard(config.spike) if config.spike else None
         self.step = self.first_step = 0
         self.rows: list[Row] = []
-        self.loss_sum = torch.zeros((), device=self.device)  # since the last evaluation, and over how many steps
-        self.loss_count = 0
         self.seconds_before = 0.0
         self.stop_requested = False
         found = checkpoints(folder.checkpoints)
         saved = Checkpoint(found[-1]) if found else None
         if saved:
             task.model.load_state_dict({name: saved[f"model.{name}"] for name in task.model.state_dict()})
-        self.engine = engine_of(task, config)
+        self.engine = engine_of(task, config)  # which may move the model
+        self.loss_sum = torch.zeros((), device=next(task.model.parameters()).device)  # since the last evaluation
+        self.loss_count = 0  # over how many steps
         if saved:
             self._restore(saved)
         else:
@@ -155,7 +155,7 @@ class Trainer:
         """Write a checkpoint when one is due on any process. Raises KeyboardInterrupt after one that a stop request asked for."""
         due = self.done or time.monotonic() - self.last_saved >= self.checkpoint_seconds
         stop = self.stop_requested or self.folder.stop_requested()
-        due, stop = distributed.any_of(due, stop, device=self.device)
+        due, stop = distributed.any_of(due, stop)
         if (due or stop) and math.isfinite(self.checkpoint_seconds):
             self._save()
         if stop and not self.done:
@@ -212,6 +212,16 @@ class Trainer:
         else:
             self.folder.log(f"step {self.step} skipped: loss {float(loss):.4g}")
         self.step += 1
+
+
+def _checkpoint_seconds(config: TrainConfig) -> float:
+    """The configured ones, or those of MDLM_CHECKPOINT_SECONDS. Raises InputError where that is no number of seconds."""
+    if (asked := os.environ.get("MDLM_CHECKPOINT_SECONDS")) is None:
+        return config.checkpoint_seconds
+    try:
+        return replace(config, checkpoint_seconds=float(asked)).checkpoint_seconds
+    except (ValueError, InputError) as error:
+        raise InputError(f"MDLM_CHECKPOINT_SECONDS: {asked!r} is not allowed; a number of seconds from 0, or inf") from error
 
 
 def _last_evaluation(row: Row) -> str:

@@ -73,7 +73,7 @@ class SpikeGuard:
 
     def accepts(self, loss: float) -> bool:
         """Whether a step with this loss is to be taken."""
-        recent = self.mean / self.weight if self.weight > 0.2 else math.inf  # the first eleven steps have nothing to compare with
+        recent = self.mean / self.weight if self.weight > 0.2 else math.inf  # the first twelve steps have nothing to compare with
         return math.isfinite(loss) and loss <= self.spike * recent
 
     def state(self) -> dict[str, float]:

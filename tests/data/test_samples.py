@@ -113,10 +113,11 @@ def test_records_are_read_file_by_file_each_closed_by_the_end_token(tmp_path):
 
 
 def test_corrupt_records_are_counted_and_skipped(tmp_path):
-    write_records(tmp_path / "a.jsonl", [{"text": "abc"}, b"{no json", {"other": 1}, {"text": 5}, b"\xff\xfe", {"text": "de"}])
+    corrupt = [b"{no json", {"other": 1}, {"text": 5}, b"\xff\xfe", b"[" * 200_000, b'{"text": "half \\ud800"}']
+    write_records(tmp_path / "a.jsonl", [{"text": "abc"}, *corrupt, {"text": "de"}])
     samples = Samples(config(length=2), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
     samples.take(3)
-    assert (samples.read, samples.corrupt) == (6, 4)
+    assert (samples.read, samples.corrupt) == (8, 6)
 
 
 def test_too_many_corrupt_records_stop_the_run(tmp_path):

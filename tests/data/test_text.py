@@ -49,6 +49,15 @@ def test_one_file_is_cut_at_line_ends_without_loss(tmp_path):
     assert len(parts["test"]) > 0 < len(parts["valid"])
 
 
+@pytest.mark.parametrize("content", ["é" * 1005, "a" + "✓" * 1003, "🎲" * 401])
+def test_a_text_without_line_ends_is_cut_between_characters(tmp_path, content):
+    path = tmp_path / "all.txt"
+    path.write_text(content)
+    parts = {split: "".join(source.chunks()) for split, source in find_sources(str(path)).items()}
+    assert "".join(parts.values()) == content
+    assert len(parts["train"]) == pytest.approx(0.9 * len(content), abs=2)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10**6])
 def test_chunks_join_to_the_text_whatever_their_size(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(text, "CHUNK", chunk)

@@ -123,6 +123,18 @@ def test_an_ordinary_mistake_is_one_line(case):
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "estimates, message",
+    [
+        (lambda *_: 1.0, "estimates gives float; allowed: a BoundPart, or None"),
+        (lambda *_: 1 / 0, "estimates raised ZeroDivision"),
+    ],
+)
+def test_what_a_loss_is_said_to_estimate_is_checked(estimates, message):
+    with pytest.raises(InputError, match=f"^schedule mine: {message}"):
+        CheckedSchedule(changed(estimates=estimates)).estimates(Context(1, 1))
+
+
 def test_a_failure_of_the_run_stays_one_and_gets_the_name():
     def diverges(*_):
         raise DivergedError("no loss is left")

@@ -1,6 +1,7 @@
 """`mdlm eval` and lm-eval's own command line, end to end on a tiny model and a few items."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 from mdlm_min.cli.evaluate import gen_kwargs
 from mdlm_min.cli.main import main
+from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import locked
+from mdlm_min.run.run_folder import open_run
 from tests.evaluation.conftest import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +60,20 @@ def test_answers_that_cannot_be_read_are_counted_before_any_is_scored(released, 
     error = capsys.readouterr().err
     assert "mdlm: tasks: arc_easy_local, item 1: answer: it has 201 tokens; allowed: 1 to 160" in error
     assert "(2 of 16 answers are not)" in error
+
+
+def test_the_fine_tuning_experiment_records_an_evaluation(released, tiny_data, tmp_path):
+    """A run of its paper tier, of one item."""
+    settings = {"kind": "evaluate", "folder": str(released), "device": "cpu", "dtype": "float32", "limit": 2}
+    settings["tasks"] = "arc_challenge_local"
+    run = Experiment("8b_sft").module("run")
+    with open_run(tmp_path / "run", {"arm": "untuned", "seed": 0, **settings}) as folder:
+        run.run(settings, 0, folder, lambda line: None)
+    [row] = folder.metrics()
+    assert row["arc_challenge"] in (0.0, 0.5, 1.0) and math.isnan(row["mmlu"])
+    log, _ = read(tmp_path / "run" / "evaluation")
+    assert folder.read_json("data.json")["sha256"] == log["request"]["documents_sha256"]
+    assert run.summarise([row])
 
 
 def test_a_folder_has_one_evaluation_at_a_time(released, tiny_data, tmp_path, capsys):

@@ -7,10 +7,12 @@ import torch
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import RunFolder, open_run
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, run
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of, run
 from mdlm_min.tasks.summaries import stays_above
 from mdlm_min.tasks.summaries import summarise_parity as summarise
 from mdlm_min.theory.formulas import signal_probability
+from mdlm_min.training.captured_engine import CapturedEngine
+from mdlm_min.training.engine import TorchEngine
 
 EASY = {
     "data": {"n": 8, "k": 2, "train_samples": 150, "validation_samples": 100},
@@ -175,8 +177,20 @@ def test_the_loss_of_what_was_drawn_is_the_loss(changes, batch):
     found = []
     for drawn in (False, True):
         task = ParityTask(build(ParityRunConfig, {"data": data, "network": {"width": 16}, "batch": batch, **changes}), 0)
-        loss = task.drawn_loss(*task.draw(3)) if drawn else task.loss(3)
+        captured = task.captured_step()
+        loss = captured.loss(*captured.draw(3)) if drawn else task.loss(3)
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in task.model.parameters())])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "train, is_captured", [({}, True), ({"spike": 3.0}, False), ({"warmup": 5}, False)], ids=["plain", "guarded", "warmed up"]
+)
+def test_a_step_is_captured_where_a_graph_can_take_it(train, is_captured):
+    task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"], "train": {**EASY["train"], **train}}), 0)
+    assert engine_of(task) is TorchEngine  # on a CPU
+    task.device = torch.device("cuda")
+    engine = engine_of(task)(task, task.config.train)
+    assert isinstance(engine, CapturedEngine) == is_captured

@@ -177,6 +177,8 @@ def test_shards_are_cut_verified_and_kept_two_deep(tmp_path):
     assert saved.record["note"] == 3
     assert all(torch.equal(saved[name], tensor) for name, tensor in tensors.items())
     assert "model.9" not in saved
+    save_checkpoint(tmp_path, 3, tensors.items(), {"note": 4})  # never is there a moment without it
+    assert Checkpoint(checkpoints(tmp_path)[-1]).record["note"] == 3
     shard = sorted(checkpoints(tmp_path)[-1].glob("shard-*"))[2]
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -194,6 +196,7 @@ def test_shards_are_cut_verified_and_kept_two_deep(tmp_path):
         ({"validation_passes": 10}, "validation_passes: 10 is not allowed; 0 for none, or at least 240"),
         ({"engine": {"micro_batch": 3}}, "engine.micro_batch: 3 is not allowed; a divisor of 16"),
         ({"engine": {"kind": "deepspeed"}, "weights": "bfloat16"}, "weights: 'bfloat16' is for engine.kind = torch"),
+        ({"weights": "bfloat16"}, "weights: 'bfloat16' is not allowed with dtype = 'float32'; allowed: 'float32'"),
         ({"data": {"length": 5}}, "data.length: 5 is not allowed"),
     ],
 )

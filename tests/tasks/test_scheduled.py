@@ -18,10 +18,11 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
-from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig
+from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig, engine_of
 from mdlm_min.tasks.pretrain import LladaShape
 from mdlm_min.tasks.scheduled import ScheduledFinetuneTask, ScheduledParityTask, ScheduledTask
 from mdlm_min.theory.density_signal import hard_signal, soft_signal
+from mdlm_min.training.engine import TorchEngine
 from mdlm_min.training.optimizer import TrainConfig
 
 CORPUS = Corpus(np.random.default_rng(0).choice(5, 2000, p=[0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.uint16), 5)
@@ -174,6 +175,13 @@ def test_parity_s_oracle_masks_are_signal_masks_as_often_as_was_predicted(weight
     expected = hard_signal(0.3, 0.8, 8, 3, pairs) if is_hard else soft_signal(0.3, 0.8, 8, 3, weight, pairs)
     share = training.evaluate(0)["signal_share"]
     assert share == pytest.approx(expected.probability, abs=5 * (expected.probability / 10_000) ** 0.5)
+
+
+def test_a_scheduled_step_of_parity_is_never_captured():
+    """On a GPU a graph would draw the masks of output supervision in place of the schedule's."""
+    training = ScheduledParityTask(PARITY, 0, InformationDensity())
+    training.device = torch.device("cuda")
+    assert engine_of(training) is TorchEngine
 
 
 def test_a_pair_is_two_samples_of_one_parity_sequence():

@@ -6,6 +6,7 @@ import torch
 
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
+from mdlm_min.training import distributed
 from mdlm_min.training.loop import format_seconds, progress_line, train
 from mdlm_min.training.optimizer import TrainConfig, make_optimizer
 from mdlm_min.training.task import Task
@@ -176,3 +177,22 @@ def test_no_checkpoint_where_none_is_wanted(tmp_path):
         train(Line(), TrainConfig(steps=3, checkpoint_seconds=math.inf), folder, lambda line: None)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert folder.read_json("finished.json")["steps"] == 3
+
+
+@pytest.mark.parametrize("asked", ["abc", "nan", "-1", ""])
+def test_seconds_between_checkpoints_that_are_no_number_are_one_line(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("MDLM_CHECKPOINT_SECONDS", asked)
+    with open_run(tmp_path / "run", {}) as folder, pytest.raises(InputError, match=f"MDLM_CHECKPOINT_SECONDS: '{asked}' is not"):
+        train(Line(), TrainConfig(steps=3), folder, lambda line: None)
+
+
+@pytest.mark.parametrize("backend, device", [("gloo", "cpu"), ("nccl", "cuda")])
+def test_flags_are_added_up_where_the_backend_can(backend, device, monkeypatch):
+    places = []
+    made = torch.tensor
+    monkeypatch.setattr(distributed, "_together", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda value: None)
+    monkeypatch.setattr(torch, "tensor", lambda *values, device, **more: places.append(device) or made(*values, **more))
+    assert distributed.any_of(True, False) == (True, False)
+    assert places == [device]
