@@ -66,6 +66,13 @@ def folder_path(text: str) -> Path:
     return Path(text)
 
 
+def source_name(text: str) -> str:
+    """The type of an argument that names a source of data: an empty text is none, not the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name is not allowed")
+    return text
+
+
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """The arguments that select the runs of an experiment."""
     from mdlm_min.evidence.plan_file import TIERS
@@ -124,6 +131,8 @@ def trained_run(
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
 
+    if seed < 0:
+        raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
     config = {"seed": seed, **settings}
     with open_run(path, config) as folder:
         if folder.is_finished(config):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mdlm_min.cli.command import add_command, add_selection, folder_path, text_name
+from mdlm_min.cli.command import add_command, add_selection, folder_path, source_name, text_name
 from mdlm_min.run.errors import InputError
 
 
@@ -22,7 +22,9 @@ def add_parsers(commands: Any) -> None:
         "--runs", type=folder_path, help="folder of the run folders (default: runs; with --text runs/NAME, NAME being the text's)"
     )
     parser.add_argument(
-        "--text", default="", help="your own corpus, a folder or file of plain text, in place of the experiment's"
+        "--text",
+        type=source_name,
+        help="your own corpus, a folder or file of plain text, in place of the experiment's",
     )
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files into the run folders too")
     parser.add_argument(

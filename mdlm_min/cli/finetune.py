@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, text_name, trained_run, use_threads
+from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, source_name, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,18 +33,22 @@ def add_parsers(commands: Any) -> None:
     text = "Fine-tune a model on the answers of conversations, then show what it answers to held-out prompts."
     parser: argparse.ArgumentParser = commands.add_parser("finetune", help=text, description=text)
     parser.add_argument(
-        "--data", required=True,
+        "--data", required=True, type=source_name,
         help="JSON lines with a field messages (.jsonl, also .gz; a file or a folder), a hub data set's name, gsm8k, or "
         "arithmetic:STEPS",
     )  # fmt: skip
-    parser.add_argument("--start", required=True, help="a released LLaDA folder, or a run folder, such as runs/train/corpus")
+    parser.add_argument(
+        "--start", required=True, type=source_name, help="a released LLaDA folder, or a run folder, such as runs/train/corpus"
+    )
     parser.add_argument("--mask-rate", default="U[0.001,1]", help="mask rates to train on (default: U[0.001,1], LLaDA's)")
     parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default) or none")
     parser.add_argument("--divisor", default="answer", help="what the loss is divided by: answer (default), token, batch, masked")
     parser.add_argument("--padding", default="eos", help="end tokens behind an answer, in the loss: eos (default), one, none")
     parser.add_argument("--answers", default="last", help="the last answer of a conversation (default), or each")
     parser.add_argument(
-        "--held-out", type=int, default=64, help="openings kept from training, and answers whose NLL is measured (default: 64)"
+        "--held-out",
+        type=int,
+        help="openings kept from training, and answers whose NLL is measured (default: a tenth of the openings, 64 at most)",
     )
     parser.add_argument("--malformed", type=float, default=0.01, help="share of records that may be malformed (default: 0.01)")
     parser.add_argument("--steps", type=int, default=400, help="training steps (default: 400)")
@@ -62,9 +66,12 @@ def add_parsers(commands: Any) -> None:
 
 def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
     """A fine-tuning run's configuration. Raises InputError for too few steps."""
+    from mdlm_min.data.conversations import default_held_out
+
     if arguments.steps < 1:
         raise InputError(f"steps: {arguments.steps} is not allowed; at least 1")
     data = Path(arguments.data)
+    held_out = default_held_out(arguments.data) if arguments.held_out is None else arguments.held_out
     return {
         "start": str(Path(arguments.start).resolve()),  # absolute, as the data: `mdlm generate` may be called from elsewhere
         "data": {
@@ -72,7 +79,7 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
             "length": arguments.length or length,
             "padding": arguments.padding,
             "answers": arguments.answers,
-            "held_out": arguments.held_out,
+            "held_out": held_out,
             "malformed": arguments.malformed,
         },
         "train": {
@@ -87,7 +94,7 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
         "mask_rate": arguments.mask_rate,
         "weight": arguments.weight,
         "divisor": arguments.divisor,
-        "validation_answers": arguments.held_out,
+        "validation_answers": held_out,
         "batch": arguments.batch,
         "dtype": arguments.dtype,
         "device": arguments.device,

@@ -45,7 +45,10 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="text to answer or continue (without --chat a last space is left to the answer)")
-    what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
+    what.add_argument(
+        "--infill",
+        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; of subwords the space before is the gap's",
+    )
     what.add_argument(
         "--prompts", type=Path, metavar="FILE", help="JSON lines, each with prompt, infill or (with --chat) messages"
     )
@@ -105,6 +108,8 @@ def generate(arguments: argparse.Namespace) -> int:
     if (arguments.prompts is None) != (arguments.output is None):
         raise InputError("output: belongs to --prompts; both or neither are given")
     if arguments.output is not None:
+        if arguments.output.resolve() == arguments.prompts.resolve():
+            raise InputError(f"output: {arguments.output} is the file of the prompts, which would be lost; allowed: another one")
         check_writable(arguments.output, "output")
     if arguments.chat and arguments.infill is not None:
         raise InputError("chat: is not allowed with --infill, whose text has no turns")

@@ -54,8 +54,11 @@ def judge(arguments: argparse.Namespace) -> int:
     judged = judging.judge(experiment, table)
     verdicts.print_verdicts([pair for pair in judged if pair[1].verdict != "not run"], notes=True)
     lacking = [(claim, said) for claim, said in judged if said.verdict == "not run"]
+    reasons: dict[str, list[str]] = {}
     for claim, said in lacking:
-        print(f"{claim.id:9} not judged: {said.note}")
+        reasons.setdefault(said.note, []).append(claim.id)
+    for note, claims in reasons.items():
+        print(f"{', '.join(claims)}: not judged: {note}")
     done = f"{len(judged) - len(lacking)} of {len(judged)} claims judged"
     print(f"{experiment.name}, tier {arguments.tier}: {len(table.runs)} runs; {done}")
     if len(lacking) == len(judged):

@@ -23,7 +23,10 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("run", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="text to begin with")
-    what.add_argument("--infill", help="text with gaps: [MASK] is one token, n underscores (at least 2) are n tokens")
+    what.add_argument(
+        "--infill",
+        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; of subwords the space before is the gap's",
+    )
     parser.add_argument("--length", type=int, help="tokens per text, prompt included (default: as many as the model can read)")
     parser.add_argument("--steps", type=int, help="steps, at most as many forward passes (default: one per token)")
     parser.add_argument("--temperature", type=float, help="0 for the most probable tokens (default: 0.7; 0 with --infill)")

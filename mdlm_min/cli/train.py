@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, text_name, trained_run, use_threads
+from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, source_name, text_name, trained_run, use_threads
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def add_parsers(commands: Any) -> None:
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
     parser.add_argument(
-        "--text", required=True, help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2"
+        "--text",
+        required=True,
+        type=source_name,
+        help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2",
     )
     parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
     parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t, 1/(t p(t)) or mean")

@@ -40,6 +40,7 @@ from mdlm_min.run.random_streams import stream
 
 UNHEEDED = ("weight", "tools", "functions")  # fields of a record that ask for what fine-tuning does not do
 NAMED = 20  # malformed records that are named in the record of a run
+MOST_HELD_OUT = 64  # openings, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,17 @@ def collated(samples: Sequence[Sample], padding: str, end: int) -> ChatBatch:
         row[: len(whole)] = torch.from_numpy(whole)
     prompts = torch.tensor([len(sample.prompt) for sample in samples])
     return ChatBatch(tokens, prompts, torch.full_like(lengths, width) if padding == "eos" else lengths)
+
+
+def default_held_out(source: str) -> int:
+    """Openings to keep from training where nothing is said: a tenth of the source's, from 1 to 64."""
+    found: set[bytes] = set()
+    for record in read_records(source):
+        if not (record.problem or _problem(record.messages)):
+            found.add(_opening(record.messages))
+        if len(found) >= 10 * MOST_HELD_OUT:  # a hub's data set is not read to its end
+            break
+    return min(MOST_HELD_OUT, max(1, len(found) // 10))
 
 
 def read_records(source: str) -> Iterator[Record]:

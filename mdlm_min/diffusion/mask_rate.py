@@ -19,7 +19,7 @@ from torch import Tensor
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
-_NUMBER = r"[0-9]{0,30}\.?[0-9]{1,30}(?:/[0-9]{1,30})?"
+_NUMBER = r"[0-9]{0,30}\.?[0-9]{1,30}(?:/[0-9]{1,30}|[eE]-?[0-9]{1,2})?"  # 0.45, .45, 1/7, 1e-3
 _TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<high>{_NUMBER})\]|(?P<fixed>{_NUMBER}))")
 _NORMAL = re.compile(rf"N\[(?P<centre>{_NUMBER}),(?P<deviation>{_NUMBER})\]")
 _ALLOWED = (
@@ -123,7 +123,9 @@ class UniformMixture(MaskRate):
                 raise InputError(f"mask_rate: {shown(text)} is not a mask rate; allowed: {_ALLOWED}")
             low, high = (part["fixed"], part["fixed"]) if "fixed" in part else (part["low"], part["high"])
             if not 0 <= low <= high <= 1 or ("low" in part and low == high):
-                raise InputError(f"mask_rate: {shown(text)} leaves [0,1] or has its ends in the wrong order; allowed: {_ALLOWED}")
+                raise InputError(
+                    f"mask_rate: {shown(text)} leaves [0,1], or its ends are equal or in the wrong order; allowed: {_ALLOWED}"
+                )
             intervals.append(Interval(part.get("weight", 1.0 if len(terms) == 1 else 0.0), low, high))
         total = sum(interval.weight for interval in intervals)
         if abs(total - 1) > 1e-6 or any(interval.weight <= 0 for interval in intervals):

@@ -11,7 +11,7 @@ counted as a spreadsheet does: the row of names is row 1.
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ class _File:
     ) -> Iterator[tuple[int, dict[str, str]]]:
         self.names = [name.strip() for name in next(reader, [])]
         if lacking := [name for name in needed if name not in self.names]:
-            raise InputError(f"{self.path}: row 1: there is no column {lacking[0]}; needed: {', '.join(needed)}")
+            hint = ", separated by commas" if len(self.names) == 1 else ""
+            raise InputError(f"{self.path}: row 1: there is no column {lacking[0]}; needed: {', '.join(needed)}{hint}")
         if twice := [name for name in self.names if self.names.count(name) > 1]:
             raise InputError(f"{self.path}: row 1: the column {twice[0]!r:.60} is there twice")
         if known is not None and (unknown := [name for name in self.names if name not in known]):
@@ -137,15 +138,18 @@ class _File:
             raise self.wrong(row, "seed", seed, "a whole number, at least 0")
         return cell, arm, int(seed)
 
-    def number(self, row: int, column: str, text: str) -> float:
-        """A value. Raises InputError for one that is not a number, or that the column's name rules out."""
+    def number(self, row: int, column: str, text: str, needed: bool = False) -> float:
+        """A value. Raises InputError for one that is not a number, or that the column's name rules out. `needed`: it cannot be
+        left out."""
         known = known_column(column)
         try:
             value = float(text) if "_" not in text else math.nan
         except ValueError:
             value = math.nan
         if not known.allows(value):
-            raise self.wrong(row, column, text, f"{known}, or nothing (or nan) where it was not measured")
+            raise self.wrong(
+                row, column, text, f"{known}" if needed else f"{known}, or nothing (or nan) where it was not measured"
+            )
         return value
 
 
@@ -201,13 +205,29 @@ def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> d
     curves: dict[str, dict[float, Point]] = {}
     for row, values in file.rows(None, [*(KEYS if plan.has_grid else KEYS[1:]), "step"]):
         run = _known(file, row, values, runs)
-        step = file.number(row, "step", values["step"])
+        step = file.number(row, "step", values["step"], needed=True)
         if step in curves.setdefault(run_name(run), {}):
             raise InputError(f"{path}: row {row}: step {values['step']} of {place(*run)} is there twice")
         measured = {name: value for name, value in values.items() if name not in KEYS and value not in NOT_MEASURED}
         metrics = {name: file.number(row, name, value) for name, value in measured.items()}
         curves[run_name(run)][step] = Point(metrics, run, log)
-    return {name: [points[step] for step in sorted(points)] for name, points in curves.items()}
+    found = {name: [points[step] for step in sorted(points)] for name, points in curves.items()}
+    _refuse_copied_curves(path, found.values())
+    return {name: list(points) for name, points in found.items()}
+
+
+def _refuse_copied_curves(path: Path, curves: Iterable[list[Point]]) -> None:
+    """Raise InputError for two seeds of an arm whose curves are equal, with at least three continuous values."""
+    seen: dict[tuple[Any, ...], int] = {}
+    for points in curves:
+        cell, arm, seed = points[0].run
+        continuous = {item for point in points for item in point.items() if known_column(item[0]).continuous}
+        first = seen.setdefault((cell, arm, *(tuple(sorted(point.items())) for point in points)), seed)
+        if first != seed and len(continuous) >= 3:
+            raise InputError(
+                f"{path}: {place(cell, arm, seed)}, has the curve of seed {first}: copies of one run; allowed: a run of its "
+                "own for each seed"
+            )
 
 
 def _read_items(path: Path, plan: Plan, runs: Mapping[str, Any]) -> dict[str, str]:
@@ -216,7 +236,7 @@ def _read_items(path: Path, plan: Plan, runs: Mapping[str, Any]) -> dict[str, st
     items: dict[str, dict[tuple[str, float], list[str]]] = {}
     for row, values in file.rows(None, [*(KEYS if plan.has_grid else KEYS[1:]), *ITEM_KEYS]):
         run = _known(file, row, values, runs)
-        item = (values["task"], file.number(row, "item", values["item"]))
+        item = (values["task"], file.number(row, "item", values["item"], needed=True))
         if item in items.setdefault(run_name(run), {}):
             raise InputError(f"{path}: row {row}: item {values['item']} of {values['task']} of {place(*run)} is there twice")
         scores = [(name, value) for name, value in values.items() if name not in (*KEYS, *ITEM_KEYS)]

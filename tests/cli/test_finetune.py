@@ -12,6 +12,7 @@ import pytest
 
 from mdlm_min.cli.main import main
 from mdlm_min.data.chat import NAMES
+from mdlm_min.data.conversations import default_held_out
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.text_model import TextModel
 
@@ -116,6 +117,20 @@ def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(b
     captured = capsys.readouterr()
     assert f"data: {talk} has changed since {tmp_path / 'run'} was trained" in captured.err
     assert "held-out" not in captured.out
+
+
+@pytest.mark.parametrize("option", ["--data", "--start"])
+def test_an_empty_name_is_not_the_working_directory(option, base, talk, tmp_path, capsys):
+    assert finetune(talk, base, tmp_path / "run", option, "") == 2
+    assert f"{option}: an empty name is not allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("records, held_out", [(2, 1), (35, 3), (800, 64)])
+def test_a_tenth_is_held_out_where_nothing_is_said(records, held_out, tmp_path):
+    path = tmp_path / "talk.jsonl"
+    talks = [[{"role": "user", "content": f"{index}"}, {"role": "assistant", "content": "y"}] for index in range(records)]
+    path.write_text("{\n" + "".join(json.dumps({"messages": one}) + "\n" for one in talks))
+    assert default_held_out(str(path)) == held_out
 
 
 def test_as_many_answers_are_measured_as_are_held_out(base, tmp_path, capsys):

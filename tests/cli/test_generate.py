@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyte
 import pytest
@@ -339,6 +340,14 @@ def test_prompts_that_could_not_be_written_again_are_refused_before_any_work(fol
     assert main(["generate", str(folder), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_prompts_are_not_written_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("p.jsonl").write_text('{"prompt": "a"}\n')
+    assert main(["generate", "missing", "--prompts", "p.jsonl", "--output", str(tmp_path / "p.jsonl")]) == 2
+    assert "is the file of the prompts, which would be lost; allowed: another one" in capsys.readouterr().err
+    assert Path("p.jsonl").read_text() == '{"prompt": "a"}\n'
 
 
 def test_a_folder_as_output_is_refused_before_any_work(tmp_path, capsys):

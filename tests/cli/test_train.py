@@ -183,6 +183,8 @@ def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):
         (["--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
         (["--text", "nowhere.txt"], "text: 'nowhere.txt' is neither a path nor a known name"),
         (["--length", "4000"], "length: "),
+        (["--text", ""], "--text: an empty name is not allowed"),
+        (["--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
     ],
 )
 def test_bad_training_options_are_one_line_and_exit_code_2(corpus, tmp_path, options, message, capsys):

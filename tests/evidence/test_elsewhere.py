@@ -219,6 +219,19 @@ def test_copies_of_one_run_are_no_seeds(lasting):
     lasting.judge()
 
 
+def test_a_curve_that_stands_for_two_seeds_is_no_curve_of_either(lasting):
+    first = {row["step"]: row for row in lasting.curves if (row["arm"], row["seed"]) == ("middle", 3)}
+    copied = [row for row in lasting.curves if (row["arm"], row["seed"]) == ("middle", 6)]
+    for row in copied:
+        row.update({**first[row["step"]], "seed": 6})
+    assert lasting.error() == (
+        "curves.csv: middle, seed 6, in the cell bytes, has the curve of seed 3: copies of one run; allowed: a run of its "
+        "own for each seed"
+    )
+    copied[-1]["valid_loss"] += 1e-6
+    lasting.judge()
+
+
 def test_what_is_legitimately_equal_in_all_seeds_is_no_copy(tmp_path):
     rows = [
         {"cell": "n=12_k=5_N=600", "arm": arm, "seed": seed, "t_mem": 150, "t_gen": math.inf, "final_validation": 1.0,
