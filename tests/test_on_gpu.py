@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mdlm_min.diffusion.mask_rate import MaskRate
+from mdlm_min.diffusion.mask_schedule import RateSchedule
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig, generate
 from mdlm_min.model.config import ModelConfig
@@ -13,7 +15,9 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of, run
+from mdlm_min.tasks.scheduled import ScheduledParityTask
+from mdlm_min.theory.formulas import signal_probability
 from mdlm_min.training.captured_engine import CapturedEngine
 from mdlm_min.training.engine import TorchEngine
 from mdlm_min.training.loop import train
@@ -181,6 +185,22 @@ def test_a_captured_run_resumes(tmp_path):
                 train(task, config.train, folder, lambda line: None, engine_of(task))
                 rows.append(folder.metrics())
     assert rows[2][-1]["loss"] == pytest.approx(rows[0][-1]["loss"], rel=1e-3)
+
+
+def test_a_scheduled_run_on_parity_takes_the_schedule_s_masks(tmp_path):
+    """A captured step would take those of output supervision, all of which are signal masks."""
+    settings = {
+        "data": {"n": 8, "k": 2, "train_samples": 150, "validation_samples": 100},
+        "network": {"layers": 1, "width": 32, "init": "width"},
+        "train": {"steps": 20, "eval_every": 10},
+        "device": "cuda",
+    }
+    half = RateSchedule(MaskRate.parse("0.5"))
+    with open_run(tmp_path / "run", {"arm": "half", "seed": 0, **settings}) as folder:
+        run(settings, 0, folder, lambda line: None, lambda config, seed: ScheduledParityTask(config, seed, half))
+        rows = folder.metrics()
+    expected = signal_probability(0.5, 0.5, 2)
+    assert rows[-1]["signal_share"] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_language_run_learns_in_bfloat16(tmp_path):
