@@ -44,7 +44,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
 
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
-    print("a step is followed on tensors without values, to find the most memory that it holds: half a minute for 8B", file=sys.stderr)
+    print("a step is followed on tensors without values, to find its peak memory: half a minute for 8B", file=sys.stderr)
     print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
     config = config_of(settings)
     if isinstance(config, FinetuneConfig):
