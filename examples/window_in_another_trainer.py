@@ -24,7 +24,7 @@ class _TorchWithWindow:
     """The module torch, but for one-dimensional draws."""
 
     def __init__(self, rate: MaskRate, epsilon: float) -> None:
-        self._rate, self._epsilon = rate, epsilon
+        self._rate, self._epsilon, self.draws = rate, epsilon, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -32,9 +32,11 @@ class _TorchWithWindow:
     def rand(
         self, *size: Any, device: Any = None, dtype: Any = None, generator: torch.Generator | None = None, **options: Any
     ) -> Tensor:
-        shape = tuple(size[0]) if size and not isinstance(size[0], int) else size
+        size = size or (options.pop("size"),)
+        shape = tuple(size[0]) if not isinstance(size[0], int) else size
         if len(shape) != 1:
             return torch.rand(*size, device=device, dtype=dtype, generator=generator, **options)
+        self.draws += 1
         if generator is None:  # of the global generator, as the script's own draw
             generator = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
         rate = self._rate.sample(shape[0], generator)
@@ -44,7 +46,8 @@ class _TorchWithWindow:
 @contextmanager
 def window_of(owner: Any, function: str, text: str, epsilon: float = 1e-3) -> Iterator[None]:
     """Within this context the mask rates that `function`, of a module or a method of a class, draws follow `text`, such as
-    "U[0.45,0.55]"; `epsilon` is the script's own."""
+    "U[0.45,0.55]"; `epsilon` is the script's own. Raises RuntimeError at the end where the function drew none: another form of
+    drawing, such as torch.rand(batch, 1), is not replaced."""
     original = getattr(owner, function)
     names = inspect.unwrap(original).__globals__  # those of the module that it was written in
     plain, patched = names["torch"], _TorchWithWindow(MaskRate.parse(text), epsilon)
@@ -62,6 +65,8 @@ def window_of(owner: Any, function: str, text: str, epsilon: float = 1e-3) -> It
         yield
     finally:
         setattr(owner, function, original)
+    if not patched.draws:
+        raise RuntimeError(f"{function} drew no one-dimensional torch.rand: its mask rates were not replaced")
 
 
 # %% The other trainer: here a module of its own; yours is imported

@@ -99,3 +99,15 @@ def test_a_window_leaves_what_the_script_draws_elsewhere(monkeypatch, tmp_path):
         rate = script.draw(100)
     assert (rate.dtype, rate.min() >= 0.44, rate.max() <= 0.56) == (names["torch"].float64, True, True)
     assert script.draw(100).min() < 0.2
+
+
+def test_a_window_that_replaces_nothing_says_so(monkeypatch, tmp_path):
+    names = run("window_in_another_trainer.py", monkeypatch, tmp_path)
+    script = names["other_trainer"]
+    exec("def column(count):\n    return torch.rand(count, 1)", vars(script))
+    exec("def named(count):\n    return torch.rand(size=(count,))", vars(script))
+    with pytest.raises(RuntimeError, match=r"column drew no one-dimensional torch\.rand"):
+        with names["window_of"](script, "column", "U[0.45,0.55]"):
+            script.column(100)
+    with names["window_of"](script, "named", "U[0.45,0.55]"):
+        assert script.named(100).min() >= 0.44

@@ -20,6 +20,7 @@ SCALED = {
     "arithmetic-fresh": "arithmetic at half the rate, seeds 6 to 10",
     "gsm8k": "GSM8K, .24M",
 }
+DECODED = "arithmetic at half the rate, seeds 1 to 5"  # the models of "arithmetic-slow"
 DECODING = "arithmetic-decoding"
 FRESH = "arithmetic-decoding-fresh"
 THRESHOLDS = ("exact", "threshold_0.95", "threshold_0.9", "threshold_0.8", "threshold_0.6")
@@ -211,7 +212,7 @@ def _decoding(id: str, statement: str, quantity: str, judge: Judge, cell: str, *
     fresh = cell == FRESH
     return Claim(
         id=f"{id}-fresh" if fresh else id,
-        statement=f"{statement}; {SCALED['arithmetic-fresh' if fresh else 'arithmetic']}",
+        statement=f"{statement}; {SCALED['arithmetic-fresh'] if fresh else DECODED}",
         quantity=quantity, judge=in_cell(judge, cell), **(settings | more),
     )  # fmt: skip
 
@@ -298,14 +299,15 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         cells = [cell for cell in SCALED if set(ARMS) <= set(arms_of(table.cell(cell)))]
         if not cells:
             continue
-        ways = table.cell(DECODING)
-        count = 2 + len(cells) + bool(ways.runs)
+        ways, steps = table.cell(DECODING), "arithmetic" in cells
+        count = 1 + len(cells) + steps + bool(ways.runs)
         fig, grid = figure.grid(-(-count // 3), 3, width=4.2)
         axes = grid.flat
         _draw_published(axes[0])
         for ax, cell in zip(axes[1:], cells, strict=False):
             _draw_edges(ax, table.cell(cell), cell)
-        _draw_steps(axes[1 + len(cells)], table.cell("arithmetic"))
+        if steps:
+            _draw_steps(axes[1 + len(cells)], table.cell("arithmetic"))
         if ways.runs:
             _draw_ways(axes[count - 1], ways)
         for ax in axes[count:]:

@@ -6,6 +6,7 @@ What loads torch is imported where it is used: a table is made again without it.
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mdlm_min.tasks.summaries import EXERCISE_COLUMNS
 
 KINDS = ("pretrain", "finetune", "untuned", "decode", "evaluate")
 TASKS = ("mmlu", "mmlu_stem", "arc_challenge", "gpqa", "gsm8k", "math")  # of Tables 2 and 3
+_TASK_NAMES = (*TASKS, *(PAPER_TASKS[name].offline for name in TASKS if PAPER_TASKS[name].offline))
 PATIENCE = 6 * 3600.0  # seconds to wait for another process that trains the base; it is given a minute to begin
 
 
@@ -31,6 +33,10 @@ def check(settings: dict[str, Any]) -> None:
         pretrain.check(rest)
     elif kind == "evaluate":
         check_device(rest["device"])
+        if find_spec("lm_eval") is None:
+            raise InputError("kind: 'evaluate' needs lm-eval, which is not installed; `make setup` installs it")
+        if unknown := [name for name in rest["tasks"].split(",") if name not in _TASK_NAMES]:
+            raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {', '.join(_TASK_NAMES)}")
         if "start_run" not in settings:
             finetune.start_folder(rest["folder"])
     else:

@@ -142,7 +142,7 @@ CLAIMS = [
             statement=f"{text}; LLaDA-2.0-mini, OPC-SFT and GSM8K",
             kind="statistical",
             quantity=f"mean accuracy of HumanEval, MBPP, GSM8K, MATH500: {ARMS[arm]} - {ARMS[rival]}",
-            published=f"{ours:.4f} - {theirs:.4f}",
+            published=f"{ours:.4f} - {theirs:.4f}" + " (at w = .5)" * (id == "D3"),
             tolerance="interval above 0",
             tier="paper",
             judge=_scores(arm, rival),

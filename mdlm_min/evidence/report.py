@@ -65,7 +65,10 @@ def _counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 
 def _command(experiment: Experiment, claim: Claim, tables: dict[str, golden.Table]) -> str:
-    """What tests the claim: the tier's own arms where they are enough for its judge, else all arms."""
+    """What tests the claim: the tier's own arms where they are enough for its judge, else all arms. Empty for a tier that is
+    not in the plan."""
+    if claim.tier not in experiment.plan["tiers"]:
+        return ""
     command = f"mdlm run {experiment.name.partition('_')[2]} --tier {claim.tier}"
     if claim.tier in tables:
         arms, table = {spec.arm for spec in experiment.runs(claim.tier)}, tables[claim.tier]

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "mdlm_min"
-DECIDING = ("claims", "claim", "statistics")  # modules of the package; a claim's own claims.py goes without saying
+# Modules of the package by which judges decide; a claim's own claims.py goes without saying.
+DECIDING = ("claims", "claim", "statistics", "summaries", "formulas", "generation_record", "density_signal")
 OWN = "claims_of_an_experiment"
 CLASSES = (OWN, "statistics")  # where a class is more than a record
 KEPT = ("__post_init__", "__call__")

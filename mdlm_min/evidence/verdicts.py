@@ -40,6 +40,8 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
             if said is not NOTHING:
                 claim = found[index][0]
                 found[index] = (claim, Verdict.of(said, decision, seeds_needed(said, decision, claim.least, claim.smallest)))
+    if unjudged := [claim.id for claim, said in found if not isinstance(said, Verdict)]:
+        raise InputError(f"{experiment.name}: the judge of {unjudged[0]}, an exact claim, gives no verdict; allowed: a Verdict")
     return [(claim, said) for claim, said in found if isinstance(said, Verdict)]
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdlm_min.evidence import crate, golden
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.history import prove
+from mdlm_min.evidence.publishing import holds, planned
 from mdlm_min.evidence.report import stale
 from mdlm_min.evidence.verdicts import Judged, as_json, judge_each, print_verdicts, read_accepted, read_json
 from mdlm_min.run.errors import InputError
@@ -65,7 +68,27 @@ def _moved_tables(tables: list[golden.Table]) -> list[str]:
             moved.append(f"{where}/table.csv: not what its curves and runs give")
         moved += [f"{where}: the curves or items of {name} are not those that its run recorded" for name in table.forged()]
         moved += _undefined(table)
+        moved += [f"{where}: {line}" for line in (*_unplanned(table), *_copies(table))]
     return moved
+
+
+def _unplanned(table: golden.Table) -> list[str]:
+    """Runs that the plan does not name, or names in another configuration."""
+    seeds = len({record["config"]["seed"] for record in table.runs.values()})
+    specs = {spec.name: spec for spec in planned(Experiment(table.experiment), table.tier, seeds)}
+    known = [name for name, spec in specs.items() if holds(table, spec)]
+    return [f"{name} is no run of the plan in this configuration" for name in table.runs if name not in known]
+
+
+def _copies(table: golden.Table) -> list[str]:
+    """Runs that have the curves of another seed of their cell and arm."""
+    first: dict[tuple[str, str, str], str] = {}
+    lines = []
+    for name, record in table.runs.items():
+        key = (record["cell"], record["config"]["arm"], record["finished"]["metrics_sha256"])
+        if (other := first.setdefault(key, name)) != name:
+            lines.append(f"{name} has the curves of {other}")
+    return lines
 
 
 def _undefined(table: golden.Table) -> list[str]:
@@ -133,7 +156,8 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
                 # a theory quantity has no seeds: it is the same number everywhere
                 slack = 0.0 if same_machine or "quantity" in keys else 3 * error
                 undefined = ours.isna().any() != theirs.isna().any()
-                if undefined or difference > allowed + slack:
+                endless = set(ours.index[np.isinf(ours)]) != set(theirs.index[np.isinf(theirs)])
+                if undefined or endless or difference > allowed + slack:
                     where = "/".join(str(part) for part in group if part)
                     moved.append(
                         f"{name}/{tier} {where}: {column} differs by {difference:.4g} from the golden mean, allowed "

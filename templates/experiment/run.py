@@ -1,7 +1,7 @@
 """One run: draw masks at the arm's mask rate and count the masked tokens. Replace the counting with your measurement.
 
 A run that trains a model needs none of this. Where the suite has the task already, import it:
-`from mdlm_min.tasks.parity import check, run, summarise` is the whole of experiments/02_uniform_attention/run.py.
+`from mdlm_min.tasks.parity_run import check, run, summarise` is the whole of experiments/02_uniform_attention/run.py.
 """
 
 import time

@@ -154,6 +154,20 @@ def test_every_claim_has_a_verdict_whatever_arms_were_run(name):
             assert set(verdicts) <= set(VERDICTS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [folder.name for folder in experiment_folders()])
+def test_every_figure_is_drawn_whatever_arms_or_cells_were_run(name, tmp_path):
+    """Of a part of a golden table: what it lacks is left out."""
+    draw = Experiment(name).module("claims").draw
+    for tier, table in golden_by_tier(name).items():
+        for key in ("cell", "arm"):
+            values = list(dict.fromkeys(record.get(key) or record["config"].get(key, "") for record in table.runs.values()))
+            for value in values[:: -(-len(values) // 6)]:
+                part = table.part(lambda record, key=key, value=value: value in (record.get(key), record["config"].get(key)))
+                if part.runs:
+                    draw({tier: part}, tmp_path)
+
+
 def _small_table() -> Table:
     runs = {
         f"{cell}/{arm}/seed{seed}": {"cell": cell, "config": {"arm": arm, "seed": seed}}

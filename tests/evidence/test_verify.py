@@ -192,6 +192,14 @@ def lower(runs, curves):
         rows[-1]["validation_accuracy"] -= 0.4
 
 
+def endless_elsewhere(runs, curves):
+    """On another processor, where three standard errors are allowed on top."""
+    for record in runs.values():
+        record["environment"]["processor"] = "another"
+    for rows in curves.values():
+        rows[-1]["validation_accuracy"] = float("inf")
+
+
 def undefine(runs, curves):
     for rows in curves.values():
         rows[-1]["validation_accuracy"] = float("nan")
@@ -212,6 +220,7 @@ def reseed(runs, curves):
     [
         (lower, "differs by 0.4 from the golden mean"),
         (undefine, "differs by nan"),
+        (endless_elsewhere, "differs by inf"),
         (reconfigure, "fresh rows have another configuration"),
         (reseed, "no fresh run has the configuration and seed of a golden one"),
     ],
@@ -328,6 +337,27 @@ def test_a_metric_that_is_no_number_is_found_though_accepted(results, capsys):
     lines = moved(capsys)
     assert f"{SMALL[0]}: validation_accuracy of adamw_gpt2/seed0 is not a number" in lines
     assert f"{SMALL[0]}: train_accuracy of output_gpt2/seed0 is not a number" in lines
+
+
+def test_a_seed_that_stands_there_twice_is_found_though_accepted(results, capsys):
+    def copy(runs, curves):
+        first, second = (name for name in curves if name.startswith("adamw_gpt2/"))
+        curves[second] = curves[first]
+        runs[second]["finished"]["metrics_sha256"] = runs[first]["finished"]["metrics_sha256"]
+        runs[second]["columns"] = runs[first].get("columns")
+
+    rewrite(results, copy)
+    capsys.readouterr()
+    assert f"{SMALL[0]}: adamw_gpt2/seed1 has the curves of adamw_gpt2/seed0" in moved(capsys)
+
+
+def test_a_run_that_the_plan_does_not_have_is_found_though_accepted(results, capsys):
+    def change(runs, curves):
+        runs["adamw_gpt2/seed1"]["config"]["train"] = {**runs["adamw_gpt2/seed1"]["config"]["train"], "learning_rate": 9.0}
+
+    rewrite(results, change)
+    capsys.readouterr()
+    assert f"{SMALL[0]}: adamw_gpt2/seed1 is no run of the plan in this configuration" in moved(capsys)
 
 
 def test_forged_fresh_curves_are_found(results, tmp_path, capsys):

@@ -5,6 +5,7 @@ import pytest
 
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.tasks.plan import GPUS
 
 EXPERIMENT = Experiment("04_8b_pt")
 CLAIMS = EXPERIMENT.module("claims")
@@ -26,6 +27,15 @@ def test_both_arms_have_the_same_search_at_every_size_and_its_seed_is_not_judged
     judged = [spec for spec in EXPERIMENT.runs("cpu") if "own" in spec.cell or spec.cell in CLAIMS.SIZES]
     assert {spec.config["seed"] for spec in searched} == {0}
     assert {spec.config["seed"] for spec in judged} == {3, 4, 5, 6, 7}
+
+
+def test_what_the_published_hours_need_is_what_the_cost_arm_has_counted():
+    """B5-gpu is judged by rounded copies, which a change of the count must not leave behind."""
+    (row,) = [
+        rows[-1] for rows in golden.accepted("04_8b_pt", "cpu").curves.values() if "pretraining_utilisation_masked" in rows[-1]
+    ]
+    assert round(row["pretraining_utilisation_masked"], 2) == CLAIMS.NEEDED
+    assert GPUS["h100"].operations == CLAIMS.PEAK
 
 
 def test_an_arm_s_own_rate_is_the_one_of_least_loss_in_the_search():

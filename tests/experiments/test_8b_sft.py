@@ -177,6 +177,17 @@ def test_every_run_s_settings_are_its_task_s(tier):
 
 
 @pytest.mark.slow
+def test_an_evaluation_is_refused_before_the_tuning_starts(monkeypatch):
+    run = EXPERIMENT.module("run")
+    settings = {"kind": "evaluate", "start_run": "tuned/same", "device": "cpu", "dtype": "float32", "tasks": "mmlu,gsm8k_local"}
+    run.check(settings)
+    with pytest.raises(InputError, match="tasks: 'mmul' is unknown; allowed: mmlu"):
+        run.check({**settings, "tasks": "mmul"})
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs lm-eval, which is not installed"):
+        run.check(settings)
+
+
 def test_the_smoke_tier_runs_from_the_command_line(tmp_path):
     def command(*arguments):
         line = [sys.executable, "-m", "mdlm_min", "run", "8b_sft", "--tier", "smoke", "--runs", str(tmp_path), *arguments]

@@ -78,7 +78,7 @@ def test_all_arms_have_the_same_tracks_and_differ_in_their_density_alone():
 
 def test_every_run_can_be_checked_and_every_claim_s_cell_is_run():
     specs = EXPERIMENT.runs("cpu")
-    for spec in specs:  # a check on text would load the corpus
+    for spec in specs:  # a check on text needs the corpus, which may not be here
         if spec.settings["track"] == "text":
             build(LanguageRunConfig, {key: value for key, value in spec.settings["tracks"]["text"].items() if key not in RUN.OWN})
         else:
