@@ -1,9 +1,11 @@
 """What the history proves of the golden tables: that each claim's rule was set before its runs, and that each run names the
 sources that it was made with.
 
-A row counts for a claim if the claim's judge says something else without the rows of its commit. For each such commit the rule of
-then is compared with that of now (rule_text.py says what a rule is). Where they differ, the claim was set after the runs, and
-every table says so. A row of uncommitted sources, or of a commit that is not in the history, proves nothing.
+A row counts for a claim if the claim's judge says something else without the rows of its commit: of trained models in its
+numbers, whatever else its note lists beside them; of exact claims in the note too, as they check rows that do not move the
+number. For each such commit the rule of then is compared with that of now (rule_text.py says what a rule is). Where they
+differ, the claim was set after the runs, and every table says so. A row of uncommitted sources, or of a commit that is not in
+the history, proves nothing.
 """
 
 import functools
@@ -164,17 +166,16 @@ def _names(table: Table) -> set[str]:
 
 
 def _said(claim: Claim, table: Table) -> tuple[str, ...] | None:
-    """The numbers and the note that a claim's judge gives; None where it cannot judge this table."""
+    """What a claim's judge finds, without the note where that decides nothing; None where it cannot judge this table."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of the mean of no rows
             said = claim.judge(table)
-            numbers = (
-                (said.estimate, said.interval()) if isinstance(said, Evidence) else (said.verdict, said.ours, said.low, said.high)
-            )
+            if isinstance(said, Evidence):
+                return tuple(map(repr, (said.estimate, said.interval())))
+            return tuple(map(repr, (said.verdict, said.ours, said.low, said.high, said.note)))
     except Exception:  # whatever half a table makes a judge raise
         return None
-    return (*map(repr, numbers), said.note)
 
 
 def _without(table: Table, commit: str) -> Table:

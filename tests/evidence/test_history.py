@@ -171,6 +171,17 @@ def test_runs_after_the_change_and_runs_that_a_claim_does_not_rest_on_give_no_ma
     assert repository.marks(dataclasses.replace(rows, runs=runs, curves={name: rows.curves[name] for name in runs})) == {}
 
 
+def test_runs_that_a_note_alone_lists_give_no_mark(repository):
+    """Such as those of a search, beside the seeds that are judged."""
+    fresh = """    judged = table.part(lambda record: record["config"]["seed"] > 0)
+    return Mean(tuple(_differences(judged)), f"{len(table.runs)} runs")"""
+    line = '    return Mean(tuple(_differences(table)), "the window masks fewer tokens")  # a comment'
+    assert line in CLAIMS
+    later = repository.commit(CLAIMS.replace(line, fresh))
+    assert "F1" not in repository.marks(table(repository, [repository.first, later, later]))
+    assert "F1" in repository.marks(table(repository, [later, repository.first, later]))
+
+
 def test_uncommitted_sources_and_unknown_commits_prove_nothing(repository):
     rows = table(repository, [repository.first])
     for commit, reason in ((f"{repository.first}+changed", "uncommitted sources"), ("0123456789ab", "unknown sources")):
