@@ -172,7 +172,8 @@ def _said(claim: Claim, table: Table) -> tuple[str, ...] | None:
             warnings.simplefilter("ignore")  # such as of the mean of no rows
             said = claim.judge(table)
             if isinstance(said, Evidence):
-                return tuple(map(repr, (said.estimate, said.interval())))
+                tests = said.p_at_most(claim.least), said.p_at_least(claim.smallest)
+                return tuple(map(repr, (said.estimate, said.interval(), said.seeds, *tests)))
             return tuple(map(repr, (said.verdict, said.ours, said.low, said.high, said.note)))
     except Exception:  # whatever half a table makes a judge raise
         return None
