@@ -15,7 +15,7 @@ from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of, run
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_maker, run
 from mdlm_min.tasks.scheduled import ScheduledParityTask
 from mdlm_min.theory.formulas import signal_probability
 from mdlm_min.training.captured_engine import CapturedEngine
@@ -159,7 +159,7 @@ def test_captured_steps_are_those_of_plain_torch(changes):
     for captured in (False, True):
         config = build(ParityRunConfig, {**settings, **changes})
         task = ParityTask(config, 0)
-        engine = engine_of(task)(task, config.train) if captured else TorchEngine(task, config.train)
+        engine = engine_maker(task)(task, config.train) if captured else TorchEngine(task, config.train)
         assert isinstance(engine, CapturedEngine) == captured
         losses = torch.stack([engine.step(step, config.train.learning_rate, None)[0].clone() for step in range(12)])
         found.append([losses.double().cpu()])
@@ -182,7 +182,7 @@ def test_a_captured_run_resumes(tmp_path):
             config = build(ParityRunConfig, {**settings, "train": {"steps": steps, "eval_every": 10}})
             with open_run(tmp_path / name, {"arm": name, "seed": 0, **settings}) as folder:
                 task = ParityTask(config, 0)
-                train(task, config.train, folder, lambda line: None, engine_of(task))
+                train(task, config.train, folder, lambda line: None, engine_maker(task))
                 rows.append(folder.metrics())
     assert rows[2][-1]["loss"] == pytest.approx(rows[0][-1]["loss"], rel=1e-3)
 

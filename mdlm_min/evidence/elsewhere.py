@@ -211,18 +211,17 @@ def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> d
         measured = {name: value for name, value in values.items() if name not in KEYS and value not in NOT_MEASURED}
         metrics = {name: file.number(row, name, value) for name, value in measured.items()}
         curves[run_name(run)][step] = Point(metrics, run, log)
-    found = {name: [points[step] for step in sorted(points)] for name, points in curves.items()}
-    _refuse_copied_curves(path, found.values())
-    return {name: list(points) for name, points in found.items()}
+    _refuse_copied_curves(path, [list(points.values()) for points in curves.values()])
+    return {name: [points[step] for step in sorted(points)] for name, points in curves.items()}
 
 
 def _refuse_copied_curves(path: Path, curves: Iterable[list[Point]]) -> None:
     """Raise InputError for two seeds of an arm whose curves are equal, with at least three continuous values."""
-    seen: dict[tuple[Any, ...], int] = {}
+    seen: dict[tuple[str, str, frozenset[Any]], int] = {}
     for points in curves:
         cell, arm, seed = points[0].run
         continuous = {item for point in points for item in point.items() if known_column(item[0]).continuous}
-        first = seen.setdefault((cell, arm, *(tuple(sorted(point.items())) for point in points)), seed)
+        first = seen.setdefault((cell, arm, frozenset(frozenset(point.items()) for point in points)), seed)
         if first != seed and len(continuous) >= 3:
             raise InputError(
                 f"{path}: {place(cell, arm, seed)}, has the curve of seed {first}: copies of one run; allowed: a run of its "

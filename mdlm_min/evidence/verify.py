@@ -76,8 +76,8 @@ def _unplanned(table: golden.Table) -> list[str]:
     """Runs that the plan does not name, or names in another configuration."""
     seeds = len({record["config"]["seed"] for record in table.runs.values()})
     specs = {spec.name: spec for spec in planned(Experiment(table.experiment), table.tier, seeds)}
-    known = [name for name, spec in specs.items() if holds(table, spec)]
-    return [f"{name} is no run of the plan in this configuration" for name in table.runs if name not in known]
+    unplanned = [name for name in table.runs if name not in specs or not holds(table, specs[name])]
+    return [f"{name} is no run of the plan in this configuration" for name in unplanned]
 
 
 def _copies(table: golden.Table) -> list[str]:

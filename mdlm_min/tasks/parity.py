@@ -212,10 +212,10 @@ def run(
     config = build(ParityRunConfig, settings)
     task = make(config, seed)
     folder.write_json("data.json", {"sha256": task.data.sha256(), "device": str(task.device), "dtype": "float32"})
-    train(task, config.train, folder, progress, engine_of(task))
+    train(task, config.train, folder, progress, engine_maker(task))
 
 
-def engine_of(task: ParityTask) -> EngineMaker:
+def engine_maker(task: ParityTask) -> EngineMaker:
     """How the task's steps are taken: on a GPU captured, where they can be."""
     captured = task.captured_step() if task.device.type == "cuda" else None
-    return TorchEngine if captured is None else lambda task, given: CapturedEngine(task, given, captured)
+    return TorchEngine if captured is None else lambda made, given: CapturedEngine(made, given, captured)

@@ -7,7 +7,7 @@ import torch
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError, RunError
 from mdlm_min.run.run_folder import RunFolder, open_run
-from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_of, run
+from mdlm_min.tasks.parity import ParityRunConfig, ParityTask, engine_maker, run
 from mdlm_min.tasks.summaries import stays_above
 from mdlm_min.tasks.summaries import summarise_parity as summarise
 from mdlm_min.theory.formulas import signal_probability
@@ -190,7 +190,7 @@ def test_the_loss_of_what_was_drawn_is_the_loss(changes, batch):
 )
 def test_a_step_is_captured_where_a_graph_can_take_it(train, is_captured):
     task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"], "train": {**EASY["train"], **train}}), 0)
-    assert engine_of(task) is TorchEngine  # on a CPU
+    assert engine_maker(task) is TorchEngine  # on a CPU
     task.device = torch.device("cuda")
-    engine = engine_of(task)(task, task.config.train)
+    engine = engine_maker(task)(task, task.config.train)
     assert isinstance(engine, CapturedEngine) == is_captured

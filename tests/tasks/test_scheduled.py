@@ -18,7 +18,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
-from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig, engine_of
+from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig, engine_maker
 from mdlm_min.tasks.pretrain import LladaShape
 from mdlm_min.tasks.scheduled import ScheduledFinetuneTask, ScheduledParityTask, ScheduledTask
 from mdlm_min.theory.density_signal import hard_signal, soft_signal
@@ -181,7 +181,7 @@ def test_a_scheduled_step_of_parity_is_never_captured():
     """On a GPU a graph would draw the masks of output supervision in place of the schedule's."""
     training = ScheduledParityTask(PARITY, 0, InformationDensity())
     training.device = torch.device("cuda")
-    assert engine_of(training) is TorchEngine
+    assert engine_maker(training) is TorchEngine
 
 
 def test_a_pair_is_two_samples_of_one_parity_sequence():
