@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mdlm_min.data import samples as module
 from mdlm_min.data.samples import HubRecords, JsonLines, Samples, SamplesConfig, TokenArray, open_data
-from mdlm_min.data.tokenizer import Bytes
+from mdlm_min.data.tokenizer import Bytes, byte_level_json, find_tokenizer
 from mdlm_min.run.errors import InputError, RunError
 
 END = 300
@@ -118,6 +118,15 @@ def test_corrupt_records_are_counted_and_skipped(tmp_path):
     samples = Samples(config(length=2), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
     samples.take(3)
     assert (samples.read, samples.corrupt) == (8, 6)
+
+
+def test_half_a_character_is_corrupt_for_a_tokenizer_json_too(tmp_path):
+    """The library of such tokenizers has no bytes for it, and raises what it raises for a text that is none."""
+    (tmp_path / "tokenizer.json").write_text(byte_level_json({bytes([byte]): byte for byte in range(256)}))
+    letters = find_tokenizer(str(tmp_path / "tokenizer.json"), list, "", tmp_path, None)
+    write_records(tmp_path / "a.jsonl", [b'{"text": "a\\ud800"}', {"text": "ab"}])
+    documents = JsonLines((tmp_path / "a.jsonl",), "text", letters, END)
+    assert [None if tokens is None else tokens.tolist() for tokens, _ in documents.read(None)] == [None, [97, 98, END]]
 
 
 def test_too_many_corrupt_records_stop_the_run(tmp_path):
