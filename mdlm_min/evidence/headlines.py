@@ -1,7 +1,8 @@
 """The short table of claims: a row for each thing that the paper says, with its verdicts at the paper's size and scaled down.
 
 experiments/headlines.toml says which claims make a row: [[headline]] with its `text`, the claim ids `paper_size` and
-`scaled_down`, and `missing`, what a column without claims says.
+`scaled_down`, and `missing`, what a column without claims says. Above the rows stand the sentences of `in_short`; a claim's id in
+braces stands there for its number.
 """
 
 import math
@@ -63,3 +64,18 @@ def headlines(judged: Judged, set_after: Mapping[str, str]) -> list[Headline]:
         paper_size, scaled_down = answers(row.get("paper_size", [])), answers(row.get("scaled_down", []))
         rows.append(Headline(row["text"], paper_size, scaled_down, row.get("missing", "")))
     return rows
+
+
+def in_short(judged: Judged, set_after: Mapping[str, str], page: str) -> list[str]:
+    """The sentences above the table, with our numbers, each a link to its claim on `page` and with the table's dagger. Raises
+    InputError where a sentence names an unknown claim, or one without a number."""
+    numbers = {
+        claim.id: f"[{text}]({page}#{claim.id.lower()})" + f" {DAGGER}" * (claim.id in set_after)
+        for claim, verdict in judged
+        if (text := short(verdict))
+    }
+    sentences = tomllib.loads(PATH.read_text()).get("in_short", [])
+    try:
+        return [sentence.format_map(numbers) for sentence in sentences]
+    except KeyError as error:
+        raise InputError(f"{PATH}: in_short: claim {error.args[0]!r} has no number; allowed: {', '.join(numbers)}") from None

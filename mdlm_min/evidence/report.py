@@ -18,7 +18,7 @@ import pandas as pd
 from mdlm_min.evidence import figure_record, golden, pages, verdicts
 from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, arms_of
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.headlines import headlines
+from mdlm_min.evidence.headlines import headlines, in_short
 from mdlm_min.evidence.interval import Interval, place
 from mdlm_min.run.files import write_whole
 
@@ -126,7 +126,13 @@ def _render(name: str, **context: Any) -> str:
 def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
     """The README's short table: what the paper says, the verdicts at its size and scaled down, and their counts."""
     counts = _counts(verdict for _, verdict in judged)
-    return _render("readme.md", headlines=headlines(judged, set_after), counts=counts, set_after=set_after)
+    return _render(
+        "readme.md",
+        in_short=in_short(judged, set_after, "results/report.md"),
+        headlines=headlines(judged, set_after),
+        counts=counts,
+        set_after=set_after,
+    )
 
 
 def other_pages(

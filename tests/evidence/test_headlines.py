@@ -1,7 +1,10 @@
-"""The short table: which claims stand in which column, and with which numbers."""
+"""The short table: which claims stand in which column, and with which numbers; and the sentences above it."""
+
+import pytest
 
 from mdlm_min.evidence import headlines
 from mdlm_min.evidence.claim import Claim, Verdict
+from mdlm_min.run.errors import InputError
 
 TABLE = """
 numbers = 1
@@ -17,15 +20,28 @@ missing = "none"
 """
 
 
+def judged():
+    said = {"A": Verdict("not run", ""), "B": Verdict("reproduced", "", 0.123), "C": Verdict("reproduced", "", 0.4)}
+    return [
+        (Claim(name, "", "exact", "", "", "", "cpu", lambda table: Verdict("not run", "")), one) for name, one in said.items()
+    ]
+
+
 def test_each_claim_stands_in_its_column_with_its_mark(tmp_path, monkeypatch):
     path = tmp_path / "headlines.toml"
     path.write_text(TABLE)
     monkeypatch.setattr(headlines, "PATH", path)
-    said = {"A": Verdict("not run", ""), "B": Verdict("reproduced", "", 0.123), "C": Verdict("reproduced", "", 0.4)}
-    claims = [
-        (Claim(name, "", "exact", "", "", "", "cpu", lambda table: Verdict("not run", "")), one) for name, one in said.items()
-    ]
-    first, second = headlines.headlines(claims, {"C": ""})
+    first, second = headlines.headlines(judged(), {"C": ""})
     assert [one.claims for one in first.paper_size] == [[("A", "")]]
     assert [one.claims for one in first.scaled_down] == [[("B", ""), ("C", "†")]]
     assert second.missing == "none"
+
+
+def test_a_sentence_has_the_numbers_of_the_claims_that_it_names(tmp_path, monkeypatch):
+    path = tmp_path / "headlines.toml"
+    path.write_text('in_short = ["x is {B}, y {C}."]\n' + TABLE)
+    monkeypatch.setattr(headlines, "PATH", path)
+    assert headlines.in_short(judged(), {"C": ""}, "page.md") == ["x is [0.12](page.md#b), y [0.4](page.md#c) †."]
+    path.write_text('in_short = ["x is {A}."]\n' + TABLE)
+    with pytest.raises(InputError, match="in_short: claim 'A' has no number; allowed: B, C"):
+        headlines.in_short(judged(), {}, "page.md")
