@@ -63,7 +63,7 @@ exp-parity: .venv/installed ## P1-P9: grokking and masked diffusion on parity (S
 exp-parity-map: .venv/installed ## where masked diffusion beats output supervision: n, k, N, depth, width, window (1 h)
 	$(RUN) parity_map $(OPTIONS)
 
-exp-parity-search: .venv/installed ## an open search: which network shows Fig 2 at the paper's own problem? (3 h)
+exp-parity-search: .venv/installed ## an open search: which network shows Fig 2 at the paper's own problem? (7 h)
 	$(RUN) parity_search $(OPTIONS)
 
 exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
@@ -75,7 +75,7 @@ exp-wikitext-bins: .venv/installed ## W1-W8, T9b, T10: which window of mask rate
 exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (12 h; DATA=folder)
 	$(RUN) wikitext_lasting $(OPTIONS)
 
-exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (3 h; DATA=folder); TIER=paper: 8B on 8 GPUs
+exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (5 h; DATA=folder); TIER=paper: 8B on 8 GPUs
 	$(RUN) 8b_pt $(OPTIONS)
 
 exp-8b-sft: .venv/installed ## B3, B4, G1-G4: fine-tuning on windows of mask rates, by likelihood and by generation (1 h; DATA=folder); TIER=paper: 8B on 8 GPUs

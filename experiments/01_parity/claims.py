@@ -105,7 +105,7 @@ def judge_p4(table: Table) -> Evidence:
     return Share(int(held.sum()), int(failed.sum()), int((~held & ~failed).sum()), note)
 
 
-_COST = "7 arms, 5 seeds, 20,000 steps on each of two networks: about 2 hours of two cores with one layer, 5 with two"
+_COST = "7 arms, 5 seeds, 20,000 steps on each of two networks: about 4 hours of two cores with one layer, 5 with two"
 _COST_FRESH = "2 arms, 16 seeds, 20,000 steps: about 3 hours of two cores"
 _SHARE = "share of seeds"
 _FIRST = "probability to generalise first"

@@ -286,7 +286,7 @@ def _answer(found: Boards) -> str:
         return "**No answer yet: no board has every entry of the contest.**"
     sure = decided(found)
     if not sure:
-        return f"**No entry is surely better than U[0,1] on any of these {len(found)} boards: take what you like.**"
+        return f"**No entry is surely better than U[0,1] on any of these {len(found)} boards.** Some may be surely worse."
     there, others = _places(sure), len(found) - len(sure)
     if names := [f"`{name}`" for name in advised(found)]:
         each = "Each is" if len(names) > 1 else "It is"
@@ -295,7 +295,7 @@ def _answer(found: Boards) -> str:
     else:
         text = f"**No entry is both surely better than U[0,1] and perhaps the best on all of {there}: see the table.**"
     if others:
-        text += f" Nothing is surely better than U[0,1] on the other {others} boards: there take what you like."
+        text += f" Nothing is surely better than U[0,1] on the other {others} boards; [some entries](LEADERBOARD.md) are surely worse."
     for name in advised(found):
         if worse := {
             place: lines for place, lines in found.items() if any(line.name == name and line.is_worse for line in lines)
