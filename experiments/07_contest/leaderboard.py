@@ -286,8 +286,8 @@ def _answer(found: Boards) -> str:
         return "**No answer yet: no board has every entry of the contest.**"
     sure = decided(found)
     if not sure:
-        return f"**No entry is surely better than U[0,1] on any of these {len(found)} boards.** Some may be surely worse."
-    there, others = _places(sure), len(found) - len(sure)
+        return f"**No entry is surely better than U[0,1] on any of these {len(found)} boards{_worse(found)}.**"
+    there, others = _places(sure), {place: lines for place, lines in found.items() if place not in sure}
     if names := [f"`{name}`" for name in advised(found)]:
         each = "Each is" if len(names) > 1 else "It is"
         text = f"**Take {' or '.join(names)} on {there}.** {each} surely better than U[0,1] there, and may be the best"
@@ -295,13 +295,19 @@ def _answer(found: Boards) -> str:
     else:
         text = f"**No entry is both surely better than U[0,1] and perhaps the best on all of {there}: see the table.**"
     if others:
-        text += f" Nothing is surely better than U[0,1] on the other {others} boards; [some entries](LEADERBOARD.md) are surely worse."
+        text += f" Nothing is surely better than U[0,1] on the other {len(others)} boards{_worse(others)}."
     for name in advised(found):
         if worse := {
             place: lines for place, lines in found.items() if any(line.name == name and line.is_worse for line in lines)
         }:
             text += f" But `{name}` is surely worse than U[0,1] on {_places(worse)}."
     return text
+
+
+def _worse(found: Boards) -> str:
+    """That some entry is surely worse than the reference on one of these boards, where one is."""
+    some = any(line.is_worse for lines in found.values() for line in lines)
+    return "; [some entries](LEADERBOARD.md) are surely worse" if some else ""
 
 
 def _places(found: Boards) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mdlm_min.data.chat import ChatTemplate
-from mdlm_min.data.conversations import ChatConfig, Conversations, collated
+from mdlm_min.data.conversations import ChatConfig, Conversations, collated, default_held_out
 from mdlm_min.data.tokenizer import Bytes
 from mdlm_min.run.errors import InputError
 
@@ -70,6 +70,7 @@ def test_a_question_is_on_one_side_under_every_system_s_turn(tmp_path):
     train, held_out = ({prompt.split("question")[1][:2] for prompt, _ in texts(side)} for side in (found.train, found.held_out))
     assert (len(train), len(held_out), len(found.held_out)) == (4, 2, 8)
     assert not train & held_out
+    assert default_held_out(str(tmp_path / "a.jsonl")) == 1  # a tenth of the questions, not of the 24 records
 
 
 @pytest.mark.parametrize("answers", ["last", "each"])

@@ -1,3 +1,4 @@
+import json
 import re
 from itertools import islice
 
@@ -67,6 +68,16 @@ def test_gsm8k_is_read_whole_without_its_calculator_notes(data_folder):
     for exercise in found:
         assert len(set(exercise.choices)) == CHOICES
         assert not {result_of(wrong) for wrong in exercise.choices[1:]} & {result_of(exercise.answer)}
+
+
+def test_gsm8k_s_wrong_results_are_near_the_right_one_and_differ_between_questions(tmp_path, monkeypatch):
+    (tmp_path / "gsm8k").mkdir()
+    records = [{"question": f"{index}?", "answer": "#### 3"} for index in range(50)]
+    (tmp_path / "gsm8k" / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path))
+    found = {exercise.choices[1:] for _, exercise in gsm8k()}
+    assert sorted(int(result_of(first)) for first, *_ in found) == [1, 2, 4, 5, 6, 8, 13]
+    assert not any("-" in wrong for choices in found for wrong in choices)
 
 
 def test_gsm8k_without_its_file_says_where_it_belongs(tmp_path, monkeypatch):

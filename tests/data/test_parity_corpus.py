@@ -18,6 +18,12 @@ def test_every_group_has_even_parity_and_its_parts_are_fair():
     assert start == 16
 
 
+def test_groups_of_all_orders_are_mixed():
+    orders = layout("parities:0.5*2+0.5*4", 64)
+    assert sorted(orders) == [2] * 16 + [4] * 8
+    assert orders not in (sorted(orders), sorted(orders, reverse=True))
+
+
 def test_shares_are_of_tokens():
     assert sorted(layout("parities:0.5*2+0.5*4", 16)) == [2, 2, 2, 2, 4, 4]
     assert parse_orders("parities:4") == {4: 1.0}

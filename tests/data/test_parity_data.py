@@ -23,8 +23,9 @@ def test_labels_are_the_product_of_the_secret_bits_and_inputs_are_distinct(n, k,
     assert len(values[:, :-1].unique(dim=0)) == 150
 
 
-def test_bits_are_uniform():
-    values = make_parity(ParityConfig(20, 6, 20_000, 10), 3).train - 1
+@pytest.mark.parametrize("n", [20, 40])
+def test_bits_are_uniform(n):
+    values = make_parity(ParityConfig(n, 6, 20_000, 20_000), 3).train - 1
     assert values.float().mean(dim=0).abs().max() < 0.03
 
 

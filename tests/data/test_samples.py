@@ -78,6 +78,12 @@ def test_a_shuffled_window_holds_each_of_its_samples_once():
     assert sorted(mixed[6:]) == plain[6:]
 
 
+@pytest.mark.parametrize("changes", [{"shuffle": 6}, {"random_lengths": 0.5}])
+def test_another_seed_gives_another_order_and_other_lengths(changes):
+    one, two = (taken(Samples(config(**changes), Numbers([500]), END, seed), 12) for seed in (0, 1))
+    assert one != two
+
+
 def test_a_hundredth_of_the_samples_is_short_and_no_token_is_lost_to_it():
     samples = Samples(config(length=100, random_lengths=0.01), Numbers([400_000]), END, 1)
     found = taken(samples, 3000)
@@ -142,6 +148,24 @@ def test_records_held_out_are_never_trained_on(tmp_path):
     assert data.vocab_size == 258
     assert set(torch.cat((data.valid, data.test)).flatten().tolist()) == {ord("a"), ord("b"), data.end_token}
     assert set(data.samples(0).take(40).tokens.flatten().tolist()) == {ord("c"), ord("d"), data.end_token}
+
+
+def test_the_first_half_of_what_is_held_out_is_to_validate_on_and_the_prior_counts_both(tmp_path):
+    write_records(tmp_path / "a.jsonl", [{"text": text} for text in ("aaa", "bbb", "c")])
+    data = open_data(config(source=str(tmp_path), held_out=2, length=4))
+    assert data.valid.tolist() == [[*b"aaa", data.end_token]]
+    assert data.test.tolist() == [[*b"bbb", data.end_token]]
+    assert data.prior[ord("a")] == data.prior[ord("b")] < data.prior[ord("c")]
+
+
+def test_the_hash_is_of_the_records_the_field_and_the_tokenizer(tmp_path):
+    def digest(letter, **changes):
+        write_records(tmp_path / "a.jsonl", [{"text": letter * 9, "other": letter * 9}] * 4)
+        return open_data(config(source=str(tmp_path / "a.jsonl"), held_out=4, length=4, **changes)).sha256
+
+    released = tokenizer_file(tmp_path / "released")
+    assert digest("a") == digest("a")
+    assert len({digest("a"), digest("b"), digest("a", field="other"), digest("a", tokenizer=released)}) == 4
 
 
 def test_plain_text_has_its_own_splits_and_no_end_tokens_inside(tmp_path):

@@ -2,13 +2,14 @@ import gzip
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mdlm_min.data import text
-from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text
+from mdlm_min.data.text import Source, TextConfig, TextData, check_tokens, find_sources, load_text, load_tokens
 from mdlm_min.data.tokenizer import GPT2, Bytes, TrainedBPE, Words, find_tokenizer
 from mdlm_min.run.errors import InputError
 
@@ -167,8 +168,15 @@ def test_a_name_that_no_file_can_have_is_refused_in_one_line(tmp_path, monkeypat
     assert len(str(error.value)) < 500
 
 
-def test_a_changed_corpus_has_another_hash(corpus):
+def test_token_ids_beyond_16_bits_are_kept(corpus):
+    ids = np.array([0, 65_535, 65_536, 69_999])
+    wide = SimpleNamespace(vocab_size=70_000, identity="wide", encode=lambda _: ids)
+    assert load_tokens(Source((corpus / "wiki.test.txt",)), "hash", wide).tolist() == ids.tolist()
+
+
+def test_a_changed_corpus_or_tokenizer_has_another_hash(corpus):
     before = load_text(TextConfig(str(corpus), "bytes", 16)).sha256
+    assert load_text(TextConfig(str(corpus), "bpe:300", 16)).sha256 != before
     (corpus / "wiki.test.txt").write_text("".join(LINES[350:])[:-2] + "!\n")
     assert load_text(TextConfig(str(corpus), "bytes", 16)).sha256 != before
 

@@ -137,11 +137,12 @@ def test_no_batch_is_longer_than_the_model_or_larger_than_allowed():
 
 
 def test_masks_are_of_the_seed_and_the_texts():
-    config = LikelihoodConfig(6)
-    assert torch.equal(masks_of(answer(20), config)[0], masks_of(answer(20), config)[0])
-    for other in (answer(20, seed=1), answer(20, prompt=6)):
-        assert not torch.equal(masks_of(answer(20), config)[0], masks_of(other, config)[0])
-    assert not torch.equal(masks_of(answer(20), config)[0], masks_of(answer(20), LikelihoodConfig(6, seed=1))[0])
+    config, one = LikelihoodConfig(6), answer(20)
+    assert torch.equal(masks_of(one, config)[0], masks_of(answer(20), config)[0])
+    parts = Answer(one.prompt.flip(0), one.answer), Answer(one.prompt, one.answer.flip(0))
+    for other in (answer(20, seed=1), answer(20, prompt=6), *parts):
+        assert not torch.equal(masks_of(one, config)[0], masks_of(other, config)[0])
+    assert not torch.equal(masks_of(one, config)[0], masks_of(one, LikelihoodConfig(6, seed=1))[0])
 
 
 def test_what_does_not_fit_is_cut_or_refused():

@@ -171,6 +171,7 @@ def test_caches_are_exact_where_nothing_that_is_kept_would_change(kind, conditio
     found, record = generated(model, PROMPTS, cached)
     exact, exact_record = generated(model, PROMPTS, config)
     assert found == exact
+    assert cached.exact == (condition == "refreshed in every pass")  # whatever the model and the steps
     assert record.passes == exact_record.passes
 
 
@@ -201,6 +202,8 @@ def test_only_what_may_be_fixed_now_is_scored_and_only_what_is_not_cached_is_rea
     assert reads(transformer(), [[1, 2, 3, 4, *[MASK] * 8]], dual)[0] == [[12, 4], [4, 3], [4, 2], [4, 1]] * 2
     first, second = [[12, 4], [8, 3], [8, 2], [8, 1]], [[12, 4], [4, 3], [4, 2], [4, 1]]
     assert reads(transformer(), [[1, 2, 3, 4, *[MASK] * 8]], prefix)[0] == first + second
+    renewed = dataclasses.replace(dual, refresh=2)
+    assert reads(transformer(), [[1, 2, 3, 4, *[MASK] * 8]], renewed)[0] == [[12, 4], [4, 3], [12, 2], [4, 1]] * 2
 
 
 def test_rows_that_are_done_leave_the_batch():

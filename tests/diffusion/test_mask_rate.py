@@ -54,6 +54,8 @@ def test_notation(text, intervals):
         "1/0",
         "9" * 400,
         "1/" + "9" * 5000,
+        "N[0.5,0.001]",
+        "N[0.5,20]",
     ],
 )
 def test_bad_notation_is_refused_with_the_value_and_what_is_allowed(text):
@@ -74,6 +76,11 @@ def test_draws_stay_in_their_window_and_are_never_zero(a, b, stratified, count):
     assert rate.min() >= low - 1e-6
     assert rate.max() <= high + 1e-6
     assert rate.min() > 0
+
+
+def test_a_draw_that_is_rounded_to_just_outside_its_window_has_its_density():
+    density = MaskRate.parse("U[0.45,0.55]").density(torch.tensor([0.45 - 5e-7, 0.55 + 5e-7, 0.44, 0.56]))
+    assert density.tolist() == pytest.approx([10, 10, 0, 0])
 
 
 def test_mixture_draws_have_the_mixture_s_moments():

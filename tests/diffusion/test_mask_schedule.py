@@ -88,6 +88,19 @@ def test_the_parts_of_a_batch_add_up_and_only_allowed_tokens_count():
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
+class ByLoss(Low):
+    name = "by loss"
+
+    def weight(self, rate: Tensor, mask: Tensor, context: Context) -> Tensor:
+        return in_place(context.nll, mask)
+
+
+def test_no_gradient_flows_through_a_weight_that_is_made_of_the_loss():
+    nll = torch.tensor([2.0], requires_grad=True)
+    ScheduledDiffusion(ByLoss()).loss(nll, torch.tensor([[True]]), torch.tensor([0.5])).backward()
+    assert nll.grad.item() == 2
+
+
 def test_what_a_schedule_needs_and_does_not_get_is_one_line():
     class Wanting(Low):
         name, needs = "wanting", ("tokens",)
@@ -120,9 +133,13 @@ def test_a_context_is_of_the_batch():
         InputError, match=r"tokens: shape \(4, 6\) and torch.int64 is not allowed; allowed: \(8, 6\) and torch.int64"
     ):
         Context(8, 6, tokens)
+    with pytest.raises(InputError, match=r"padding_mask: shape \(4, 6\) and torch.float32 is not allowed"):
+        Context(4, 6, padding_mask=torch.ones(4, 6))
     process = ScheduledDiffusion(RateSchedule(MaskRate.parse("U[0,1]")))
-    with pytest.raises(InputError, match="context: 4 rows of 6 are not the batch; allowed: 8 of 6"):
-        process.mask(8, 6, stream(0, "masks"), Context(4, 6, tokens))
+    for other in (Context(4, 6, tokens), Context(8, 5)):
+        message = f"context: {other.rows} rows of {other.length} are not the batch; allowed: 8 of 6"
+        with pytest.raises(InputError, match=message):
+            process.mask(8, 6, stream(0, "masks"), other)
 
 
 def test_the_copies_of_a_sequence_stand_next_to_each_other():
@@ -136,3 +153,5 @@ def test_the_copies_of_a_sequence_stand_next_to_each_other():
         process.mask(6, 6, stream(0, "masks"), Context(6, 6, tokens.repeat(2, 1), marks=marks.repeat(2, 1)))
     with pytest.raises(InputError, match="marks: schedule information_density masks each sequence 2 times"):
         process.mask(6, 6, stream(0, "masks"), Context(6, 6, twice[0], marks=marks.repeat(2, 1)))
+    with pytest.raises(InputError, match="allowed: schedule information_density masks each sequence 2 times"):
+        process.mask(6, 6, stream(0, "masks"), Context(6, 6, allowed=torch.eye(6) < 1, marks=twice[1]))

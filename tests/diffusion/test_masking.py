@@ -141,5 +141,6 @@ def test_marks_are_the_share_of_highest_surprisal():
         [False, False, False, True, False],
         [True, False, False, False, False],
     ]
+    assert top_marks(torch.tensor([[3.0, 2.0, 1.0]]), 0.6).tolist() == [[True, True, False]]  # 1.8 of 3
     assert not top_marks(surprisal, 0.0).any()
     assert top_marks(surprisal, 1.0).all()

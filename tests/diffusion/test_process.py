@@ -51,7 +51,7 @@ def test_on_a_window_the_exact_weight_gives_the_window_s_part_of_the_bound():
     assert window.loss(torch.ones(int(mask.sum())), mask, rates).item() == pytest.approx(0.5, rel=0.01)
 
 
-@pytest.mark.parametrize("text", ["U[0,1]", "0.25*U[0,0.5] + 0.75*U[0.2,1]", "stratified U[0.45,0.55]"])
+@pytest.mark.parametrize("text", ["U[0,1]", "0.25*U[0,0.5] + 0.75*U[0.2,1]", "stratified U[0.45,0.55]", "N[0.3,0.4]"])
 def test_a_density_integrates_to_one_and_draws_follow_it(text):
     rate = MaskRate.parse(text)
     grid = (torch.arange(100_000) + 0.5) / 100_000
@@ -63,6 +63,7 @@ def test_a_density_integrates_to_one_and_draws_follow_it(text):
         share = ((draws > low) & (draws <= high)).double().mean().item()
         assert share == pytest.approx((rate.density(grid) * inside).mean().item(), abs=0.005)
     assert rate.highest == pytest.approx(draws.max().item(), abs=1e-3)
+    assert rate.mean == pytest.approx(draws.double().mean().item(), abs=0.002)
 
 
 def test_masks_follow_the_rates_and_the_generator_alone():
@@ -83,7 +84,16 @@ def test_one_masked_position_per_sequence_counts_as_it_is():
     assert (mask.sum(dim=1) == 1).all()
     assert mask[:, [0, 2, 3]].sum() == 0
     assert mask[:, 1].double().mean().item() == pytest.approx(0.5, abs=0.03)
-    assert OneMasked(positions).loss(torch.arange(4000.0), mask).item() == pytest.approx(1999.5)
+    process, nll = OneMasked(positions), torch.arange(4000.0)
+    assert process.loss(nll, mask).item() == pytest.approx(1999.5)
+    parts = [process.loss(nll[part], mask[part], whole=(4000, 20_000)) for part in (slice(1), slice(1, None))]
+    assert sum(parts).item() == pytest.approx(1999.5)
+
+
+@pytest.mark.parametrize(("size", "field"), [((0, 4), "batch"), ((2, 0), "length")])
+def test_a_batch_without_sequences_or_tokens_is_refused(size, field):
+    with pytest.raises(InputError, match=f"{field}: 0 is not allowed; at least 1"):
+        MaskedDiffusion(MaskRate.parse("U[0,1]")).mask(*size, generator())
 
 
 def test_unusable_weights_name_field_value_and_what_is_allowed():

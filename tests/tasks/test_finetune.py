@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mdlm_min.data.chat import NAMES
+from mdlm_min.data.exercises import Exercise
 from mdlm_min.diffusion.objective import DIVISORS
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.identity import weights_sha256
@@ -324,6 +325,44 @@ def test_an_answer_does_not_depend_on_its_neighbours(settings, monkeypatch):
     assert together == [made.write([prompt], config)[0] for prompt in prompts]
     monkeypatch.setattr(finetune, "BATCH_TOKENS", 100)
     assert together == made.write(prompts, config)
+
+
+def test_an_answer_ends_at_the_end_of_the_text_too(settings):
+    made = task(merge(settings, EXERCISES))
+
+    def network(tokens, positions, padding_mask=None):
+        likes = F.one_hot(torch.tensor(made.template.special.end), made.model.config.outputs)
+        return 20.0 * likes.expand(int(positions.sum()), -1)
+
+    made.model.forward = network
+    [written] = made.write([made.template.render([], add_generation_prompt=True)], SamplingConfig("low-confidence", 14, 0.0))
+    assert written == finetune.Written("", 1, 0)
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning(settings):
+    made = task(merge(settings, EXERCISES))
+    [prompt] = made._prompts([Exercise("1" * 99, "", ("#1",))])
+    header = made.template.render([], add_generation_prompt=True)[1:]
+    assert len(prompt) == 64 - 14
+    assert prompt[-len(header) :] == header
+
+
+def test_choices_are_endings_of_what_is_given(settings, monkeypatch):
+    made = task(merge(settings, EXERCISES))
+    seen = []
+    monkeypatch.setattr(finetune, "answer_nll", lambda score, answers, *_: seen.extend(answers) or torch.zeros(len(answers)))
+    made._choose([Exercise("1+1", "Two ones. ", ("#2", "#3"))])
+    assert [one.prompt[-10:].tolist() for one in seen] == [[*b"Two ones. "]] * 2
+    assert [one.answer[:2].tolist() for one in seen] == [[*b"#2"], [*b"#3"]]
+
+
+def test_an_epoch_is_all_training_samples_once(settings):
+    assert task(settings).evaluate(13)["epoch"] == 13 * 8 / 26
+
+
+def test_each_seed_has_its_own_masks(settings):
+    one, two = (FinetuneTask(build(FinetuneConfig, settings), seed, None) for seed in (0, 1))
+    assert not torch.equal(one.drawn(0).rate, two.drawn(0).rate)
 
 
 @pytest.mark.slow

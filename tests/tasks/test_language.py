@@ -203,6 +203,13 @@ def test_a_probe_measures_every_rate_and_prefers_rates_with_a_signal():
     assert 0.1 < suggested_rate([row], "gain") < 0.8
 
 
+def test_gradients_of_pure_noise_have_no_signal():
+    task = ProbeTask(config(), 0)
+    task._gradient = lambda rate, generator, step, number: torch.randn(10_000, generator=generator)
+    row = task.evaluate(0)
+    assert [row[f"snr_{rate}"] for rate in RATES] == pytest.approx([0.0] * len(RATES), abs=0.02)
+
+
 def test_the_suggestion_is_the_mean_of_the_later_probes():
     low, high = ({f"gain_{rate}": float(rate == best) for rate in RATES} for best in (0.15, 0.75))
     assert suggested_rate([{"step": 0.0, **high}, {"step": 1.0, **low}], "gain") == 0.15

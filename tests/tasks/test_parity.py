@@ -66,6 +66,37 @@ def test_no_training_no_skill():
     assert 0.3 < task.evaluate(0)["validation_accuracy"] < 0.7
 
 
+def test_accuracy_is_the_share_of_labels_whose_sign_the_output_has():
+    task = ParityTask(build(ParityRunConfig, EASY), 0)
+    label = (task.train[:, -1:] - 1.5).sign()
+    right = torch.arange(150)[:, None] < 120
+    task.model = lambda tokens, mask: torch.where(right, label, -label)
+    assert task.accuracy(task.train) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("weight", "divisor"), [("1/t", 0.5), ("none", 9)], ids=["a sum by the rate", "a mean over tokens"])
+def test_an_inverse_weight_sums_over_a_sequence_as_in_equation_1(weight, divisor):
+    task = ParityTask(build(ParityRunConfig, {**EASY, "supervision": "masked", "mask_rate": "0.5", "weight": weight}), 0)
+    _, mask, _ = task._masked(0)
+    task.model = lambda tokens, mask: torch.zeros(int(mask.sum()), 1)
+    assert task.loss(0).item() == pytest.approx(math.log(2) * float(mask.sum()) / divisor / len(mask), rel=1e-5)
+
+
+def test_a_run_is_done_when_both_accuracies_have_been_high_often_enough():
+    task = ParityTask(build(ParityRunConfig, {**EASY, "stop_after": 2}), 0)
+    low, high = ({"train_accuracy": 1.0, "validation_accuracy": accuracy} for accuracy in (0.5, 0.99))
+    swapped = {"train_accuracy": 0.5, "validation_accuracy": 1.0}
+    assert task.is_done([low, high, high])
+    assert not any(task.is_done(rows) for rows in ([high], [low] * 3, [swapped] * 3, [high, high, low]))
+
+
+def test_each_seed_has_its_own_batches():
+    config = build(ParityRunConfig, {**EASY, "batch": 20})
+    one, two = ParityTask(config, 0), ParityTask(config, 0)
+    two.seed = 1
+    assert not torch.equal(one._masked(0)[0], two._masked(0)[0])
+
+
 def test_output_masks_are_the_label_and_secret_masks_one_secret_token():
     for arm, allowed in (("output", 1), ("secret", 3)):
         task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS[arm]}), 0)
@@ -186,7 +217,9 @@ def test_the_loss_of_what_was_drawn_is_the_loss(changes, batch):
 
 
 @pytest.mark.parametrize(
-    "train, is_captured", [({}, True), ({"spike": 3.0}, False), ({"warmup": 5}, False)], ids=["plain", "guarded", "warmed up"]
+    "train, is_captured",
+    [({}, True), ({"spike": 3.0}, False), ({"warmup": 5}, False), ({"schedule": "cosine"}, False)],
+    ids=["plain", "guarded", "warmed up", "cosine"],
 )
 def test_a_step_is_captured_where_a_graph_can_take_it(train, is_captured):
     task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"], "train": {**EASY["train"], **train}}), 0)

@@ -17,6 +17,7 @@ from mdlm_min.run.config import build, merge
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks import pretrain
+from mdlm_min.tasks.multiple_choice import Judged
 from mdlm_min.tasks.pretrain import PretrainConfig, PretrainTask
 from mdlm_min.tasks.text_model import TextModel, export
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint
@@ -92,6 +93,30 @@ def test_items_and_test_loss_come_with_the_last_evaluation(settings, data_folder
     assert len(lines) == 7
     assert last["arc_easy_nll"] == pytest.approx(sum(float(line.split(",")[4]) for line in lines[4:]) / 3, abs=1e-5)
     assert folder.read_json("finished.json")["items_sha256"]
+
+
+def test_what_was_judged_of_each_item_is_in_the_items_and_its_means_in_the_row(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "load_items", lambda task, count: [])
+    monkeypatch.setattr(pretrain, "judge_items", lambda *_: [Judged(True, False, 1.5), Judged(True, True, 2.5)])
+    with open_run(tmp_path / "run", {}) as folder:
+        row = task(settings, folder)._judge_items(True)
+    assert [row[f"arc_easy_{name}"] for name in ("acc", "acc_norm", "nll")] == [1.0, 0.5, 2.0]
+    lines = (tmp_path / "run" / "items.csv").read_text().splitlines()
+    assert lines[-2:] == ["arc_easy,0,1,0,1.5", "arc_easy,1,1,1,2.5"]
+
+
+def test_an_evaluation_says_how_often_the_records_were_read_and_how_many_were_corrupt(settings, tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps({"text": "x" * 40}) + "\n" for _ in range(8)) + 2 * "{broken\n")
+    data = {"source": str(path), "random_lengths": 0.0, "held_out": 4}
+    made = task(merge(settings, {"data": data, "validation_passes": 0}))
+    for step in range(3):
+        made.drawn(step)
+    samples = made.data.samples(0)
+    samples.take(3 * 8)
+    row = made.evaluate(3)
+    assert (row["epoch"], row["corrupt"]) == (samples.state()["epoch"], samples.state()["corrupt"])
+    assert row["corrupt"] > row["epoch"] > 1
 
 
 def test_answers_that_do_not_fit_are_refused_before_the_training(settings, data_folder, tmp_path):

@@ -194,6 +194,62 @@ def test_a_pair_is_two_samples_of_one_parity_sequence():
     assert torch.equal(schedule.masks[1::2], ~schedule.masks[::2])
 
 
+class Watched(RateSchedule):
+    """Keeps its calls, in order, and the context that it is shown at the end of a step."""
+
+    needs = ("confidence",)
+
+    def __init__(self):
+        super().__init__(MaskRate.parse("0.5"), name="watched")
+        self.calls = []
+
+    def weight(self, rate, mask, context):
+        self.calls.append("weight")
+        return super().weight(rate, mask, context)
+
+    def observe(self, rate, mask, context):
+        self.calls.append("observe")
+        self.context = context
+
+
+def test_a_schedule_learns_from_a_step_after_it_has_weighed_it():
+    schedule = Watched()
+    ScheduledParityTask(PARITY, 0, schedule).loss(1)
+    assert schedule.calls == ["weight", "observe"]
+
+
+def test_the_confidence_in_one_of_two_values_is_at_least_a_half():
+    schedule = Watched()
+    ScheduledParityTask(PARITY, 0, schedule).loss(0)
+    assert schedule.context.confidence.min() >= 0.5
+
+
+def test_a_schedule_knows_the_step_and_how_many_there_are(tmp_path):
+    schedule = Watched()
+    ScheduledParityTask(PARITY, 0, schedule).loss(1)
+    assert (schedule.context.step, schedule.context.steps) == (1, 4)
+    task(schedule).loss(3)
+    assert (schedule.context.step, schedule.context.steps) == (3, 12)
+    training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template))
+    training.loss(2)
+    assert (training.schedule.own.context.step, training.schedule.own.context.steps) == (2, 1000)
+
+
+def test_a_network_is_told_which_tokens_of_answers_are_padding(tmp_path):
+    talks = [[{"role": "user", "content": f"{size}?"}, {"role": "assistant", "content": "a" * size}] for size in range(1, 10)]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    data = ChatConfig(str(tmp_path / "talk.jsonl"), 64, padding="one", held_out=1)
+    config = FinetuneConfig(data=data, model=LladaShape(1, 1, 8), batch=8)
+    training = ScheduledFinetuneTask(config, 0, RunFolder(tmp_path), lambda _: Watched())
+    network, given = training.network, []
+    training.network = lambda *arguments: given.append(arguments) or network(*arguments)
+    training.loss(0)
+    [(_, _, padding_mask)] = given
+    batch = training.data.batch(0, 0, 8)
+    assert padding_mask.sum(dim=1).tolist() == batch.lengths.tolist()
+    assert batch.lengths.unique().numel() == 8
+
+
 def test_parity_resumes_with_the_schedule_s_state():
     training = ScheduledParityTask(PARITY, 0, make("puma", CORPUS))
     steps(training, 0, 3)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
@@ -43,7 +43,8 @@ def test_no_window_beats_the_signal_optimal_rate(k, window):
     assert formulas.signal_probability(*window, k) <= formulas.signal_probability(best, best, k) + 1e-12
 
 
-@given(st.integers(2, 30), windows)
+@given(orders, windows)
+@example(1, [0.1, 0.5])
 def test_no_window_beats_the_sample_optimal_one(k, window):
     assert formulas.sample_bound(*window, 20, k, 0.05) >= formulas.sample_bound(
         0, formulas.sample_optimal_high(k), 20, k, 0.05
@@ -92,6 +93,22 @@ def test_squaring_the_sum_does_not_move_its_optimum(weights):
 )
 def test_known_values(value, published):
     assert value == pytest.approx(published, abs=6e-6)
+
+
+def test_the_sample_bound_by_hand():
+    assert formulas.sample_bound(0.5, 0.5, 10, 1, 0.1) == pytest.approx(4 * math.log(400) / 0.125)
+
+
+def test_two_orders_by_hand():
+    t = np.asarray(0.3)
+    assert formulas.mixture_signal(t, (1, 2), "linear") == pytest.approx(0.3 * 0.7 + 2 * 0.3 * 0.49)
+    assert formulas.mixture_signal(t, (1, 2), "order") == pytest.approx(2 * 0.3 * 0.7 + 3 * 2 * 0.3 * 0.49)
+    assert formulas.mixture_signal(t, (1, 2), "inverse_rate") == pytest.approx(0.7 + 2 * 0.49)
+
+
+def test_at_mask_rate_0_all_is_visible_and_a_signal_that_only_falls_is_largest():
+    assert formulas.mean_visible_when_masked(0, 0, 3) == 1
+    assert formulas.mixture_optimum(form="inverse_rate") == 0
 
 
 def test_unknown_form_is_refused():

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import DivergedError, InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.training import distributed
-from mdlm_min.training.loop import format_seconds, progress_line, train
+from mdlm_min.training.loop import Trainer, format_seconds, progress_line, train
 from mdlm_min.training.optimizer import TrainConfig, make_optimizer
 from mdlm_min.training.task import Task
 
@@ -160,6 +160,48 @@ def test_a_checkpoint_without_its_fields_is_refused(tmp_path):
     newest.write_text(json.dumps(state))
     with open_run(tmp_path / "run", {}) as folder, pytest.raises(InputError, match="has no field 'metrics'; delete"):
         train(Line(), TrainConfig(steps=20), folder, lambda _: None)
+
+
+def test_a_task_that_was_done_at_its_checkpoint_takes_no_step_when_resumed(tmp_path):
+    for expected in ([*range(10)], []):
+        task = Line()
+        task.is_done = lambda rows: rows[-1]["step"] >= 10
+        with open_run(tmp_path / "run", {}) as folder:
+            train(task, TrainConfig(steps=20, eval_every=5), folder, lambda _: None)
+        assert task.steps == expected
+        (tmp_path / "run" / "finished.json").unlink()  # killed between the checkpoint and the end
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_starts(tmp_path):
+    class Stopping(Line):
+        def loss(self, step):
+            (tmp_path / "run" / "stop").touch()
+            return super().loss(step)
+
+    for _ in range(2):
+        with open_run(tmp_path / "run", {}) as folder:
+            trainer = Trainer(Stopping(), TrainConfig(steps=3), folder, lambda _: None)
+            trainer.started -= 1000
+            with pytest.raises(KeyboardInterrupt):
+                trainer.run()
+    with open_run(tmp_path / "run", {}) as folder:
+        train(Line(), TrainConfig(steps=3), folder, lambda _: None)
+    assert 2000 < folder.read_json("finished.json")["seconds"] < 3000
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
+    class Broken(Line):
+        def loss(self, step):
+            if step == 2:
+                torch.nn.init.constant_(self.model.bias, math.inf)
+            return super().loss(step)
+
+    with (
+        open_run(tmp_path / "run", {}) as folder,
+        pytest.raises(DivergedError, match="model.bias is not finite after 3 steps; lower train.learning_rate"),
+    ):
+        train(Broken(), TrainConfig(steps=5, checkpoint_seconds=0), folder, lambda _: None)
+    assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-000000001", "step-000000002"]
 
 
 def test_progress_says_rate_time_left_and_loss():

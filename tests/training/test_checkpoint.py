@@ -1,0 +1,10 @@
+import torch
+
+from mdlm_min.training.checkpoint import save_checkpoint
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_cleared_away(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f".new-{step:09d}").mkdir()
+    save_checkpoint(tmp_path, 2, [("model.weight", torch.ones(1))], {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002"]
