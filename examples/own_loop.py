@@ -18,7 +18,7 @@ class HarderOverTime(MaskSchedule):
 
     def sample(self, context: Context, generator: torch.Generator) -> Tensor:
         low = 0.1 + 0.4 * context.step / context.steps
-        return low + 0.4 * torch.rand(context.rows, generator=generator)
+        return low + 0.4 * torch.rand(context.rows, generator=generator, device=generator.device)
 
     def weight(self, rate: Tensor, mask: Tensor, context: Context) -> Tensor:
         return torch.ones_like(rate)

@@ -298,6 +298,11 @@ def test_p_pots_draws_by_the_second_moment_and_gives_it_back():
     torch.testing.assert_close(drawn.double(), shares, rtol=0, atol=0.005)
     weight = schedule.weight(middle, torch.ones(BINS, 1, dtype=torch.bool), Context(BINS, 1))
     torch.testing.assert_close(weight * middle * shares * BINS / (1 - EPSILON), torch.ones(BINS, dtype=torch.float64))
+    fresh, rate = PPots(), middle.repeat_interleave(200)
+    losses = torch.linspace(1, 3, len(rate), dtype=torch.float64)
+    fresh.observe(rate, torch.ones(len(rate), 1, dtype=torch.bool), Context(len(rate), 1, nll=losses * rate))
+    moments = losses.reshape(BINS, 200).square().mean(dim=1).sqrt()
+    torch.testing.assert_close(fresh.shares(), UNIFORM / BINS + (1 - UNIFORM) * moments / moments.sum(), rtol=1e-5, atol=0)
     by_hand = (schedule.squares / schedule.rows).sqrt()
     torch.testing.assert_close(shares, UNIFORM / BINS + (1 - UNIFORM) * by_hand / by_hand.sum())
 
@@ -317,6 +322,16 @@ def test_the_least_variance_window_is_found_and_kept_in_a_checkpoint():
     assert restored.window(FIRST + 1) == (0.3, 0.8)
     with pytest.raises(ValueError, match="no state of schedule least_variance_window"):
         restored.restore({"rows": []})
+
+
+def test_a_window_s_variance_is_also_that_between_its_rates():
+    """Within each rate the losses below .5 vary least; but there their mean falls with the rate."""
+    schedule = LeastVarianceWindow()
+    rate = (torch.arange(4000) + 0.5) / 4000
+    noise = torch.where(rate < 0.5, 0.1, 1.0) * torch.where(torch.arange(4000) % 2 == 0, 1, -1)
+    nll = (10 + 200 * (0.5 - rate).clamp(min=0) + noise) * rate
+    schedule.observe(rate, torch.ones(4000, 1, dtype=torch.bool), Context(4000, 1, nll=nll))
+    assert schedule.window(FIRST + 1) == (0.5, 1.0)
 
 
 def test_mirror_s_complementary_masks_partition_the_sequence_at_one_half_and_never_overlap_below():

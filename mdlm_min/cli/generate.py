@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 KEYS = ("prompt", "infill", "messages")
 WRITTEN = ("answer", "tokens", "nfe")  # what each line of the output has besides those of its prompt
 LENGTH = 128  # tokens of an answer, unless it is said
+BATCH = 8  # answers of a file generated together, likewise
 GIVEN, NEW, MASKED = "", "bold cyan", "dim"  # styles of tokens
 SHADE, REFRESH = "\u2591", 0.1  # the sign for a masked token; seconds between two pictures
 
@@ -53,7 +54,7 @@ def add_parsers(commands: Any) -> None:
         "--prompts", type=Path, metavar="FILE", help="JSON lines, each with prompt, infill or (with --chat) messages"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="for --prompts: the same lines, with answer, tokens and nfe")
-    parser.add_argument("--batch", type=int, default=8, help="for --prompts: answers generated together (default: 8)")
+    parser.add_argument("--batch", type=int, help=f"for --prompts: answers generated together (default: {BATCH})")
     parser.add_argument("--chat", action="store_true", help="wrap prompts in the chat template")
     parser.add_argument(
         "--length",
@@ -105,6 +106,8 @@ def generate(arguments: argparse.Namespace) -> int:
     for name in ("length", "batch"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise InputError(f"{name}: {value} is not allowed; at least 1")
+    if arguments.batch is not None and arguments.prompts is None:
+        raise InputError(f"batch: {arguments.batch} is not allowed without --prompts: one answer is generated")
     if (arguments.prompts is None) != (arguments.output is None):
         raise InputError("output: belongs to --prompts; both or neither are given")
     if arguments.output is not None:
@@ -331,7 +334,7 @@ def _write_all(
 
     partial = Partial(arguments.output, _configuration(model, requests, arguments))
     done = partial.records
-    batches = [batch for batch in _batches(requests, settings, arguments.batch) if not done.keys() >= {*batch}]
+    batches = [batch for batch in _batches(requests, settings, arguments.batch or BATCH) if not done.keys() >= {*batch}]
     if done:
         print(f"{partial.path}: {len(done)} of {len(requests)} answers are kept", file=sys.stderr)
     with open_display(len(batches), sys.stderr if own_descriptor(arguments.output) == 1 else None) as display:

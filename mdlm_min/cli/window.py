@@ -66,6 +66,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
     say = partial(print, flush=True)
     check_writable(arguments.figure, "figure")
+    if arguments.figure.suffix != ".png":
+        raise InputError(f"figure: {arguments.figure} is not allowed; a name that ends in .png")
     if arguments.probe:
         steps = STEPS if arguments.steps is None else arguments.steps
         if steps < 3:

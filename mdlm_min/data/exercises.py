@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdlm_min.data.text import data_folder, in_data_folder
+from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream_seed
@@ -60,6 +61,8 @@ def gsm8k() -> Iterator[tuple[str, Exercise | str]]:
 
 
 def _gsm8k_exercise(question: str, answer: str) -> Exercise:
+    if not all(isinstance(text, str) and is_unicode(text) for text in (question, answer)):
+        raise ValueError("question and answer are no text")
     working, mark, end = re.sub(r"<<.*?>>", "", answer).rpartition("#### ")
     right = result_of(f"{mark}{end}")
     if not right:

@@ -6,7 +6,8 @@ LLaDA's pre-training, so that the model sees short inputs too; what a short samp
 the last document the first one follows again.
 
 Documents are
-    a corpus of plain text (data/text.py): its training split, one document, through the cache of tokens;
+    a corpus of plain text (data/text.py): its training split, through the cache of tokens; it has no end token, and its
+    first token follows its last;
     a folder or a file of JSON lines (.jsonl, also .gz): one record a line;
     a hub data set by name ("mlfoundations/dclm-baseline-1.0"), streamed by `datasets`.
 A record without a text in `field` is corrupt: counted, and skipped while such records are few.

@@ -127,7 +127,8 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def find_sources(corpus: str) -> dict[str, Source]:
-    """The splits of a corpus. Raises InputError where it is nowhere to be found, saying which path to give."""
+    """The splits of a corpus. Where names say a split, files whose names say none, as README.txt, are no part of it. Raises
+    InputError where it is nowhere to be found, saying which path to give."""
     path = find_path(corpus)
     if path is None:
         if corpus not in HUB:

@@ -22,6 +22,7 @@ from mdlm_min.run.errors import InputError
 _NUMBER = r"[0-9]{0,30}\.?[0-9]{1,30}(?:/[0-9]{1,30}|[eE]-?[0-9]{1,2})?"  # 0.45, .45, 1/7, 1e-3
 _TERM = re.compile(rf"(?:(?P<weight>{_NUMBER})\*)?(?:U\[(?P<low>{_NUMBER}),(?P<high>{_NUMBER})\]|(?P<fixed>{_NUMBER}))")
 _NORMAL = re.compile(rf"N\[(?P<centre>{_NUMBER}),(?P<deviation>{_NUMBER})\]")
+LEAST = 1e-6  # of the upper end of a rate: below, float32 draws and what they hide come to nothing
 _ALLOWED = (
     "U[a,b] with 0 <= a < b <= 1, a fixed rate in [0,1], a mixture such as 0.5*U[0,0.2] + 0.5*0.3, or a normal distribution cut "
     "to [0,1], N[centre,deviation] with a centre in [0,1] and a deviation of .01 to 10"
@@ -126,6 +127,8 @@ class UniformMixture(MaskRate):
                 raise InputError(
                     f"mask_rate: {shown(text)} leaves [0,1], or its ends are equal or in the wrong order; allowed: {_ALLOWED}"
                 )
+            if 0 < high < LEAST:
+                raise InputError(f"mask_rate: {shown(text)} has rates below {LEAST:g}, which hide nothing; allowed: {_ALLOWED}")
             intervals.append(Interval(part.get("weight", 1.0 if len(terms) == 1 else 0.0), low, high))
         total = sum(interval.weight for interval in intervals)
         if abs(total - 1) > 1e-6 or any(interval.weight <= 0 for interval in intervals):

@@ -7,7 +7,7 @@ A schedule of one's own is a class with `sample` (mask rates), `mask` (which tok
         name = "low"
 
         def sample(self, context: Context, generator: torch.Generator) -> Tensor:
-            return 0.001 + 0.499 * torch.rand(context.rows, generator=generator)
+            return 0.001 + 0.499 * torch.rand(context.rows, generator=generator, device=generator.device)
 
 All three are given one `Context`, so a schedule that needs more than the batch's shape takes it from there, and one that does
 not never sees it:

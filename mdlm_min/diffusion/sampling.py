@@ -82,18 +82,20 @@ def generate(
     lengths: Sequence[int] | None = None,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Generation:
-    """`template` with every wanted token filled in, and what it took.
+    """`template`, int64 [batch, length], with every wanted token filled in, and what it took.
 
     `score` is called for each step that fixes anything, and only for the rows and positions that it needs. `items` number the
     rows (default: 0, 1, ...): a row's noise is a function of `seed`, its number and the step. `lengths`: each row's own length,
     behind which it is padding (default: no padding). With a stop token in `rules`, a row is done as soon as one is fixed and
     nothing before it is masked; what is wanted after it becomes the stop token too. `watch` sees the tokens after each step.
 
-    Raises InputError for fewer steps than a row has blocks, for rules that leave no token to choose, and for `defer` where no
-    confidence is used.
+    Raises InputError for an empty template, for fewer steps than a row has blocks, for rules that leave no token to choose, and
+    for `defer` where no confidence is used.
     """
     if rules.defer and config.remasking not in CONFIDENCES:
         raise InputError(f"defer: needs remasking by confidence ({', '.join(CONFIDENCES)}), not {config.remasking!r}")
+    if template.ndim != 2 or not template.numel():
+        raise InputError(f"template: the shape {list(template.shape)} is not allowed; [batch, length], each at least 1")
     started = time.perf_counter()
     batch, length = template.shape
     tokens, items = template.clone(), range(batch) if items is None else items

@@ -146,7 +146,10 @@ class MDLM(LM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer and the template, for lm-eval's cache of prompts."""
+        """Names the tokenizer and the template, for lm-eval's cache of prompts. It is read where a template is applied, also
+        where all prompts then come from that cache, so from here on prompts have special tokens. Raises InputError for a model
+        without them."""
+        self._chat = self._chat or self.text.chat_template()
         return f"mdlm-{self.text.tokenizer.identity}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
@@ -212,8 +215,8 @@ class MDLM(LM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """For each (context, continuation): log-likelihood in nats, and whether filling in one token at a time, the most
-        confident first, gives the continuation. That is asked only where a document has one continuation: choices are compared
-        by likelihood alone, and for them it is False."""
+        confident first, gives the continuation. That is asked only where a document has one continuation among these requests:
+        choices are compared by likelihood alone, and for them it is False."""
         count = Counter((request.task_name, request.doc_id) for request in requests)
         alone = [count[request.task_name, request.doc_id] == 1 for request in requests]
         keys = [_key("loglikelihood", request.args, one) for request, one in zip(requests, alone, strict=True)]

@@ -172,13 +172,17 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
     log: Log = {"folder": model.config.folder, **of, "scores": {}, "shots": {}, "prompts_cut": 0}
     items: list[Log] = []
     samples_files: list[Path] = []
+    recorded: set[str] = set()  # a task may be asked for alone and in a group, as MMLU-stem in MMLU: its items count once
     if kept := len(model.known.records):
         print(f"{model.known.path}: {kept} answers are kept", file=sys.stderr)
     for task in tasks:
         found = _evaluate_task(task, request, manager, model)
-        log["scores"] |= _scores(found)
-        log["shots"] |= found["n-shot"]
+        log["scores"] = _scores(found) | log["scores"]
+        log["shots"] = found["n-shot"] | log["shots"]
         for name, samples in sorted(found["samples"].items()):
+            if name in recorded:
+                continue
+            recorded.add(name)
             requests = {sample["doc_id"]: sample["arguments"] for sample in samples}  # a document is there once for each filter
             log["prompts_cut"] += sum(model.is_cut(arguments) for several in requests.values() for arguments in several)
             items += [_item(name, sample) for sample in samples]
@@ -225,7 +229,9 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
                 _check_shots(name, leaf, _shots(task, request) or 0)
             if leaf.get_config("output_type") == "generate_until":
                 generates = True
-                model.generation({**one_name_each(leaf.get_config("generation_kwargs")), **task.gen_kwargs, **request.gen_kwargs})
+                own = one_name_each(leaf.get_config("generation_kwargs"))
+                leaf.set_config("generation_kwargs", own)  # lm-eval replaces them by name
+                model.generation({**own, **task.gen_kwargs, **request.gen_kwargs})
     names = ", ".join(task.task for task in tasks)
     if request.shots and not takes_shots:
         raise InputError(f"shots: {request.shots} is not allowed with {names}, whose prompts are fixed; allowed: without --shots")

@@ -126,6 +126,7 @@ def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeyp
     [
         (["--text", "nowhere.txt"], "text: 'nowhere.txt' is neither a path nor a known name"),
         (["--text", "CORPUS", "--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
+        (["--text", "CORPUS", "--figure", "w.pdf"], "figure: w.pdf is not allowed; a name that ends in .png"),
         (["--text", "CORPUS", "--probe", "--steps", "1"], "steps: 1 is not allowed; at least 3"),
     ],
 )

@@ -17,14 +17,14 @@ def test_pairs_are_counted_in_their_order():
 
 
 def test_priors_are_given_nothing_the_token_before_and_the_token_after():
-    data = TextData({"train": np.array([0, 1, 0, 1, 2, 2], dtype=np.uint16)}, 3, "")
+    data = TextData({"train": np.array([0, 1, 0, 1, 2, 0, 1], dtype=np.uint16)}, 3, "")
     blocks = torch.tensor([[0, 1, 2], [1, 1, 0]])
     found = token_priors(data, blocks)
-    unigram = [(2 + 1) / 9, (2 + 1) / 9, (2 + 1) / 9]  # one is added to each count
-    assert found[..., 0] == pytest.approx(torch.full((2, 3), -math.log(unigram[0])))
-    after_0, before_2 = (2 + STRENGTH / 3) / (2 + STRENGTH), (1 + STRENGTH / 3) / (2 + STRENGTH)
-    assert float(found[0, 1, 1]) == pytest.approx(-math.log(after_0))  # 1 after 0
-    assert float(found[0, 1, 2]) == pytest.approx(-math.log(before_2))  # 1 before 2
-    assert float(found[1, 1, 1]) == pytest.approx(-math.log(STRENGTH / 3 / (2 + STRENGTH)))  # 1 after 1, never seen
+    unigram = torch.tensor([3 + 1, 3 + 1, 1 + 1]) / 10  # one is added to each count
+    torch.testing.assert_close(found[..., 0], -unigram[blocks].log())
+    share = [float(STRENGTH * of) for of in unigram]
+    assert float(found[0, 1, 1]) == pytest.approx(-math.log((3 + share[1]) / (3 + STRENGTH)))  # 1 after 0, which is there thrice
+    assert float(found[0, 1, 2]) == pytest.approx(-math.log((1 + share[1]) / (1 + STRENGTH)))  # 1 before 2, which is there once
+    assert float(found[1, 1, 1]) == pytest.approx(-math.log(share[1] / (3 + STRENGTH)))  # 1 after 1, never seen
     assert torch.equal(found[:, 0, 1], found[:, 0, 0])  # nothing is before the first
     assert torch.equal(found[:, -1, 2], found[:, -1, 0])

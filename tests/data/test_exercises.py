@@ -93,3 +93,11 @@ def test_a_record_that_is_no_exercise_is_named_by_its_line(tmp_path, monkeypatch
     (_, good), (where, bad) = gsm8k()
     assert good.choices[0] == "#### 1"
     assert (where, bad) == ("train.jsonl line 2", "no exercise (ValueError: the answer has no #### and number)")
+
+
+@pytest.mark.parametrize("record", ['{"question": 5, "answer": "#### 3"}', '{"question": "2?", "answer": "\\ud800 #### 3"}'])
+def test_a_record_that_is_no_text_is_no_exercise(tmp_path, monkeypatch, record):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "train.jsonl").write_text(f"{record}\n")
+    monkeypatch.setenv("MDLM_DATA", str(tmp_path))
+    assert list(gsm8k()) == [("train.jsonl line 1", "no exercise (ValueError: question and answer are no text)")]

@@ -121,9 +121,15 @@ def test_records_are_read_file_by_file_each_closed_by_the_end_token(tmp_path):
 def test_corrupt_records_are_counted_and_skipped(tmp_path):
     corrupt = [b"{no json", {"other": 1}, {"text": 5}, b"\xff\xfe", b"[" * 200_000, b'{"text": "half \\ud800"}']
     write_records(tmp_path / "a.jsonl", [{"text": "abc"}, *corrupt, {"text": "de"}])
-    samples = Samples(config(length=2), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
+    samples = Samples(config(length=2, corrupt=0.9), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
     samples.take(3)
     assert (samples.read, samples.corrupt) == (8, 6)
+    resumed = Samples(config(length=2, corrupt=0.9), JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END), END, 0)
+    resumed.restore(json.loads(json.dumps(samples.state())))
+    for one in (samples, resumed):
+        one.take(9)
+    assert (resumed.read, resumed.corrupt, resumed.epoch) == (samples.read, samples.corrupt, samples.epoch)
+    assert resumed.corrupt > 6
 
 
 def test_half_a_character_is_corrupt_for_a_tokenizer_json_too(tmp_path):

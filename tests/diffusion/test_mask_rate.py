@@ -56,6 +56,9 @@ def test_notation(text, intervals):
         "1/" + "9" * 5000,
         "N[0.5,0.001]",
         "N[0.5,20]",
+        "1e-50",
+        "U[0,1e-7]",
+        "0.5*U[0,1]+0.5*1e-7",
     ],
 )
 def test_bad_notation_is_refused_with_the_value_and_what_is_allowed(text):

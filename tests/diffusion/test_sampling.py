@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, unmask
+from mdlm_min.diffusion.remasking import TokenRules
+from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, generate, unmask
 from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
@@ -183,6 +184,12 @@ def test_bad_settings_are_named(settings, message):
     with pytest.raises(InputError) as error:
         SamplingConfig(**settings)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (4,)])
+def test_a_template_without_tokens_is_refused(shape):
+    with pytest.raises(InputError, match=r"template: the shape \[.*\] is not allowed; \[batch, length\], each at least 1"):
+        generate(table_model, torch.zeros(shape, dtype=torch.int64), TokenRules(MASK), SamplingConfig("random", 4))
 
 
 def test_confidence_is_the_model_s_own_probability_of_the_chosen_token():

@@ -154,6 +154,39 @@ def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
     assert not any(b"SECRET" in path.read_bytes() for path in files)
 
 
+def test_a_task_that_is_also_in_a_group_counts_once(released, tmp_path):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "t_own.yaml").write_text(GPQA.replace("gpqa_tiny", "t_own"))
+    (tasks / "tiny.py").write_text(
+        "from datasets import Dataset\n\n\ndef load(**_):\n"
+        "    return {'test': Dataset.from_list([{'query': 'a', 'choices': ['b', 'c'], 'gold': 0}])}\n"
+    )
+    (tasks / "group.yaml").write_text("group: mine\ntask: [t_own]\n")
+    command = ["eval", str(released), "--tasks", "mine,t_own", "--include-path", str(tasks), "--passes", "1", "--log-samples"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert len((tmp_path / "out" / "items.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "out" / "samples_t_own.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_length_replaces_a_task_s_own_under_another_name(released, tmp_path):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    own = ["output_type: generate_until", "generation_kwargs: {max_new_tokens: 6, until: []}", "doc_to_target: '{{query}}'"]
+    metric = "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]"
+    kept = [
+        line for line in GPQA.splitlines() if not line.startswith(("output_type", "doc_to_choice", "doc_to_target", "metric"))
+    ]
+    (tasks / "t_own.yaml").write_text("\n".join([*kept, *own, metric]).replace("gpqa_tiny", "t_own") + "\n")
+    (tasks / "tiny.py").write_text(
+        "from datasets import Dataset\n\n\ndef load(**_):\n    return {'test': Dataset.from_list([{'query': 'a'}])}\n"
+    )
+    command = ["eval", str(released), "--tasks", "t_own", "--include-path", str(tasks), "--log-samples"]
+    assert main([*command, "--gen-kwargs", "max_gen_toks=3,steps=3", "--output", str(tmp_path / "out")]) == 0
+    [sample] = map(json.loads, (tmp_path / "out" / "samples_t_own.jsonl").read_text().splitlines())
+    assert len(sample["resps"][0][0].encode("utf-8", "surrogateescape")) <= 3
+
+
 def test_lm_eval_s_own_command_line_gives_the_same(released, tiny_data, tmp_path):
     assert (
         main(["eval", str(released), "--tasks", "hellaswag_local", "--limit", "2", "--passes", "2", "--output", str(tmp_path)])

@@ -142,6 +142,13 @@ def test_a_chat_prompt_has_the_template_s_tokens_and_an_answer_behind_it(harness
         model.chat_template("other")
 
 
+def test_a_chat_prompt_from_lm_eval_s_cache_has_the_template_s_tokens_too(harness, text_model):
+    prompt = harness().apply_chat_template([{"role": "user", "content": "Why?"}])
+    model = harness()
+    assert model.tokenizer_name == "mdlm-bytes"  # all that lm-eval asks of it where the prompts are in its cache
+    assert model._tokens(prompt).tolist() == ChatTemplate(Bytes()).render([{"role": "user", "content": "Why?"}], True)
+
+
 def test_a_turn_ends_a_generated_answer(harness, text_model):
     with torch.no_grad():
         text_model.model.head.weight[261] = text_model.model.head.weight[:256].sum(dim=0) * 50  # <|eot_id|>, often
