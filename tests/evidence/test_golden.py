@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import shutil
@@ -11,6 +12,7 @@ from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.sweep import execute
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.files import sha256
 from mdlm_min.run.run_folder import RunFolder, metrics_sha256
 
 COMMITTED = sorted((ROOT / "results").glob("*/*/table.csv")) + sorted((ROOT / "results" / "published").glob("*.csv"))
@@ -58,8 +60,6 @@ def test_a_table_altered_with_its_hash_is_found_by_its_curves(results, tmp_path,
     table = results / "00_theory" / "cpu" / "table.csv"
     table.write_text(table.read_text().replace("T9,t* linear,0.46", "T9,t* linear,0.47").replace("0.46296", "0.47296"))
     hashes = json.loads((results / "hashes.json").read_text())
-    from mdlm_min.run.files import sha256
-
     hashes["00_theory/cpu/table.csv"] = sha256(table)
     (results / "hashes.json").write_text(json.dumps(hashes))
     assert verify.verify(None, accept=False) == 1
@@ -132,6 +132,33 @@ def test_unfinished_and_altered_runs_are_no_results(fresh, tmp_path):
     (folder / "finished.json").unlink()
     with pytest.raises(RunError, match="this run is not finished"):
         golden.collect(specs(), tmp_path / "runs")
+
+
+def test_items_that_were_altered_after_the_run_are_no_results(fresh, tmp_path):
+    shutil.copytree(fresh, tmp_path / "runs")
+    spec = specs()[0]
+    items, finished = (spec.folder(tmp_path / "runs") / name for name in ("items.csv", "finished.json"))
+    items.write_text("task,item,acc\nsums,0,1\n")
+    finished.write_text(json.dumps(json.loads(finished.read_text()) | {"items_sha256": sha256(items)}))
+    table = golden.collect(specs(), tmp_path / "runs")
+    assert table.items == {spec.name: items.read_text()}
+    assert table.forged() == []
+    assert dataclasses.replace(table, items={}).forged() == [spec.name]
+    assert dataclasses.replace(table, items=dict.fromkeys(table.runs, items.read_text())).forged() == [specs()[1].name]
+    items.write_text("task,item,acc\nsums,0,0\n")
+    with pytest.raises(RunError, match="items.csv was altered after the run"):
+        golden.collect(specs(), tmp_path / "runs")
+
+
+def test_items_of_no_run_and_starts_without_a_commit_are_named(fresh, tmp_path):
+    table = golden.collect(specs(), fresh)
+    dataclasses.replace(table, items={"nobody": "task,item,acc\nsums,0,1\n"}).write(tmp_path)
+    with pytest.raises(InputError, match="items.csv.gz: cannot be read .*nobody is no run of runs.json"):
+        golden.read(tmp_path, table.experiment, table.tier)
+    table.runs["output/seed0"]["environment"]["starts"] = [{"torch": "2"}]
+    (tmp_path / "runs.json").write_text(json.dumps(table.runs))
+    with pytest.raises(InputError, match="environment.starts of output/seed0 is no list of starts with their commits"):
+        golden.read(tmp_path, table.experiment, table.tier)
 
 
 def test_fresh_runs_are_compared_with_golden_ones(fresh, results, tmp_path, capsys):

@@ -7,8 +7,10 @@ import subprocess
 import pytest
 
 from mdlm_min.evidence import history
+from mdlm_min.evidence.claim import Claim
 from mdlm_min.evidence.golden import Table, commits_of
 from mdlm_min.evidence.history import History, set_after, untraceable
+from mdlm_min.evidence.statistics import Mean
 from mdlm_min.run.environment import ROOT
 
 CLAIMS = '''"""Claims."""
@@ -139,6 +141,7 @@ def test_a_rule_that_stays_is_no_mark_and_comments_docstrings_notes_and_names_do
         ('smallest=0.1, family="f"),\n]', 'smallest=0.05, family="f"),\n]', {"F3": "other smallest effect"}),
         ('smallest=0.1, family="f"),\n]', 'smallest=0.1),\n]', {"F1": "other family", "F3": "other family"}),
         ('"F3"', '"F4"', {"F1": "other family", "F4": "no such claim"}),
+        ("judge_large),", 'judge_large, family="f"),', {}),  # more claims in a family make its p-values larger
     ],
 )  # fmt: skip
 def test_what_decides_is_compared_and_named(repository, old, new, marks):
@@ -180,6 +183,36 @@ def test_runs_that_a_note_alone_lists_give_no_mark(repository):
     later = repository.commit(CLAIMS.replace(line, fresh))
     assert "F1" not in repository.marks(table(repository, [repository.first, later, later]))
     assert "F1" in repository.marks(table(repository, [later, repository.first, later]))
+
+
+def test_every_commit_at_which_the_rule_was_another_is_named(repository):
+    second = repository.commit(CLAIMS)
+    third = repository.commit(CLAIMS.replace("LEAST = 0.25", "LEAST = 0.2"))
+    found = repository.marks(table(repository, [repository.first, third, second]))
+    assert found == {"F2": f"other tolerance and judge at {repository.first}, {second}"}
+
+
+def test_runs_that_move_the_note_of_an_exact_claim_alone_count(repository):
+    said = 'else "not reproduced", ""'
+    assert said in CLAIMS
+    later = repository.commit(CLAIMS.replace("LEAST = 0.25", "LEAST = 0.2").replace(said, f'{said[:-2]}f"{{len(table.runs)}}"'))
+    rows = table(repository, [later, repository.first])
+    rows.curves["full/seed1"] = rows.curves["full/seed0"]
+    assert set(repository.marks(rows)) == {"F2"}
+
+
+@pytest.mark.parametrize(
+    ("values", "note", "same"), [((1.0, 2.0), "b", True), ((0.0, 3.0), "a", False), ((1.0, 1.5, 2.0), "a", False)]
+)
+def test_a_claim_about_trained_models_says_its_interval_and_seeds_but_not_its_note(values, note, same):
+    first, second = (
+        history._said(
+            Claim("X", "", "ordinal", "", "", "", "cpu", lambda table, said=said: said, scale="difference", smallest=0.1), None
+        )
+        for said in (Mean((1.0, 2.0), "a"), Mean(values, note))
+    )
+    assert first is not None
+    assert (first == second) is same
 
 
 def test_uncommitted_sources_and_unknown_commits_prove_nothing(repository):

@@ -1,9 +1,11 @@
 """`mdlm verify` on damaged and on forged results: one line that names the file, never a traceback, nothing changed."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
+import math
 import shutil
 
 import pytest
@@ -230,6 +232,42 @@ def test_fresh_tables_that_differ_or_cannot_be_compared_are_found(results, tmp_p
     assert message in capsys.readouterr().out
 
 
+def test_fresh_runs_on_the_same_machine_have_the_tolerance_alone(results, tmp_path):
+    def little(runs, curves):
+        for rows in curves.values():
+            rows[-1]["validation_accuracy"] -= 0.06
+
+    fresh(results, tmp_path, little)
+    found = verify._fresh_differences(tmp_path / "fresh")[1]
+    assert any(line.endswith("differs by 0.06 from the golden mean, allowed 0.05") for line in found)
+
+
+@pytest.mark.parametrize("what", ["torch", "processor"])
+def test_fresh_runs_elsewhere_have_three_standard_errors_more(results, tmp_path, what):
+    """Of two seeds, both lower by .4: the two means differ with an error of their distance over the root of two."""
+
+    def lower_elsewhere(runs, curves):
+        lower(runs, curves)
+        for record in runs.values():
+            record["environment"][what] = "another"
+
+    fresh(results, tmp_path, lower_elsewhere)
+    first, second = golden.accepted(*SMALL[0].split("/")).frame().query("arm == 'adamw_gpt2'")["final_validation"]
+    allowed = 0.05 + 3 * abs(first - second) / math.sqrt(2)
+    found = verify._fresh_differences(tmp_path / "fresh")[1]
+    [line] = [line for line in found if line.startswith(f"{SMALL[0]} adamw_gpt2: final_validation ")]
+    assert line.endswith(f"differs by 0.4 from the golden mean, allowed {allowed:.3g}")
+
+
+def test_a_number_of_theory_is_the_same_everywhere(tmp_path):
+    table = golden.accepted("00_theory", "cpu")
+    for record in table.runs.values():
+        record["environment"]["processor"] = "another"
+    table.curves["T9/seed0"][0]["t* linear|check"] += 0.2
+    table.write(tmp_path / "00_theory" / "cpu")
+    assert any("t* linear: difference differs by 0.2" in line for line in verify._fresh_differences(tmp_path)[1])
+
+
 def test_equal_fresh_tables_are_accepted(results, tmp_path):
     assert main(["verify", "--runs", fresh(results, tmp_path)]) == 0
 
@@ -262,6 +300,29 @@ def moved(capsys, *options):
     lines = [line.removeprefix("MOVED ") for line in capsys.readouterr().out.splitlines() if line.startswith("MOVED")]
     assert code == bool(lines)
     return lines
+
+
+def test_an_accepted_number_that_is_a_thousandth_off_and_a_claim_that_is_gone_are_found(results, capsys):
+    records = json.loads((results / "verdicts.json").read_text())
+    record = next(one for one in records if one["ours"])
+    gone = {**record, "id": "gone"}
+    record["ours"] *= 1.001
+    (results / "verdicts.json").write_text(json.dumps([*records, gone]))
+    lines = moved(capsys)
+    assert "gone: accepted, but no longer a claim" in lines
+    assert any(line.startswith(f"{record['id']}: ours was ") for line in lines)
+
+
+def test_a_verdict_whose_number_is_not_a_number_is_found(results, monkeypatch, capsys):
+    def judge_each(tables):
+        found = original(tables)
+        (claim, verdict), *others = found["02_uniform_attention"]
+        blank = dataclasses.replace(verdict, verdict="reproduced", ours=math.nan, low=math.nan, high=math.nan)
+        return found | {"02_uniform_attention": [(claim, blank), *others]}
+
+    original = verify.judge_each
+    monkeypatch.setattr(verify, "judge_each", judge_each)
+    assert "P5: its number is not a number" in moved(capsys)
 
 
 def uncited(name):
