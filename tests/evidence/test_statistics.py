@@ -121,6 +121,11 @@ def test_shares_hold_their_level_and_five_of_five_decide():
         assert passing <= 0.05
 
 
+def test_the_bounds_of_a_share_are_one_sided():
+    assert Share(5, 0).interval() == pytest.approx((0.05**0.2, 1.0))
+    assert Share(0, 5).interval() == pytest.approx((0.0, 1 - 0.05**0.2))
+
+
 def test_unknown_seeds_count_against_whatever_is_shown():
     assert verdict(Share(6, 0, 2), 0.5, 0.625) == "underpowered"
     assert verdict(Share(0, 5, 3), 0.5, 0.625) == "underpowered"
@@ -193,6 +198,10 @@ def test_all_of_several_parts_shows_the_least_and_counts_the_fewest_seeds():
     assert verdict(found, 0.0, 0.1) == "underpowered"
 
 
+def test_all_of_several_shares_have_the_level_of_a_share():
+    assert verdict(AllOf((Share(5, 0), Share(5, 0))), 0.5, 0.625) == "reproduced"
+
+
 def test_items_alone_do_not_make_an_interval():
     """Three models that differ among each other: over the items alone the interval would exclude zero."""
     random = np.random.default_rng(0)
@@ -213,6 +222,7 @@ def test_a_quotient_has_fieller_s_interval():
     assert 0.93 <= covered / 800 <= 0.97
     nothing = Quotient((0.1, -0.1, 0.2, 0.0, 0.1), (0.1, -0.3, 0.2, -0.1, 0.2))
     assert nothing.interval() == (-math.inf, math.inf)
+    assert nothing.p_at_least(99.0) == nothing.p_at_most(-99.0) == 1.0
     assert verdict(nothing, 0.0, 0.25) == "underpowered"
 
 
@@ -316,10 +326,28 @@ def test_what_could_have_been_seen():
     assert math.log(Ratio(ratios).detectable(1.0)) == pytest.approx(Mean(tuple(np.log(ratios))).detectable(0.0))
 
 
+def test_what_could_have_been_seen_lies_above_the_null():
+    quotient = Quotient((0.1, -0.1, 0.2, 0.0, 0.1), (2.0, 2.1, 1.9, 2.0, 2.2))
+    assert quotient.detectable(0.5) == pytest.approx(0.5 + quotient.detectable(0.0))
+    assert Share(4, 1).detectable(0.5) == pytest.approx(0.8**0.2)  # at which all five have it in four of five cases
+    assert Sooner(Times.of([1.0], [9.0]), Times.of([2.0], [9.0])).detectable(0.5) == math.inf
+
+
 def test_an_effect_is_shown_absent_with_holm_s_adjustment():
     member = (Mean(tuple(-value for value in UNEVEN)), -0.2, 0.0)
     assert decide([member])[0].verdict == "not reproduced"
     assert decide([member] * 2)[0].verdict == "underpowered"
+
+
+def test_seeds_that_agree_on_a_value_reject_it_on_neither_side():
+    assert Mean((1.0,) * 5).p_at_least(1.0) == Mean((1.0,) * 5).p_at_most(1.0) == 1.0
+
+
+def test_the_adjusted_p_value_is_that_of_the_null_whatever_the_verdict():
+    few = decide([(Mean(UNEVEN[:4]), 0.0, 1.0)] * 2)[0]
+    assert (few.verdict, few.adjusted) == ("underpowered", pytest.approx(2 * few.raw))
+    absent = decide([(Share(0, 5), 0.5, 0.625)])[0]
+    assert (absent.verdict, absent.adjusted) == ("not reproduced", 1.0)
 
 
 def test_no_effect_at_all_is_a_true_null():

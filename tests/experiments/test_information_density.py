@@ -1,8 +1,10 @@
 """06_information_density: its plan, its predictions, and its judges on made tables."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mdlm_min.evidence.experiment import Experiment
@@ -128,6 +130,17 @@ def test_the_better_arm_is_the_one_with_the_lower_loss_or_the_larger_share(colum
         assert "uniform 0.520" in evidence.note
     assert CLAIMS["D1-arithmetic"].quantity == "share written rightly, w = 2, soft, pairs - uniform"
     assert CLAIMS["D1-bytes"].quantity == "test loss, uniform - w = 2, soft, pairs"
+
+
+def test_the_published_benchmarks_are_judged_by_how_much_more_is_right():
+    accuracies = {"density": 0.6, "uniform": 0.5, "hard": 0.45, "density_single": 0.55, "density_5": 0.7}
+    runs = {f"{arm}{seed}": {"config": {"arm": arm, "seed": seed}} for arm in accuracies for seed in (1, 0)}
+    rows = [
+        {**run["config"], "accuracy": accuracies[run["config"]["arm"]] + 0.01 * run["config"]["seed"]} for run in runs.values()
+    ]
+    found = SimpleNamespace(runs=runs, frame=lambda: pd.DataFrame(rows))
+    for name, gain in (("D1", 0.1), ("D2", 0.15), ("D3", 0.05), ("D4", -0.1)):
+        assert CLAIMS[name].judge(found).values == pytest.approx((gain, gain))
 
 
 def test_parity_is_judged_by_who_generalises_first():
