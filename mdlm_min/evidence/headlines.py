@@ -67,15 +67,14 @@ def headlines(judged: Judged, set_after: Mapping[str, str]) -> list[Headline]:
 
 
 def in_short(judged: Judged, set_after: Mapping[str, str], page: str) -> list[str]:
-    """The sentences above the table, with our numbers, each a link to its claim on `page` and with the table's dagger. Raises
-    InputError where a sentence names an unknown claim, or one without a number."""
+    """The sentences above the table, with our numbers (or "not run"), each a link to its claim on `page` and with the table's
+    dagger. Raises InputError where a sentence names an unknown claim."""
     numbers = {
-        claim.id: f"[{text}]({page}#{claim.id.lower()})" + f" {DAGGER}" * (claim.id in set_after)
+        claim.id: f"[{short(verdict) or verdict.verdict}]({page}#{claim.id.lower()})" + f" {DAGGER}" * (claim.id in set_after)
         for claim, verdict in judged
-        if (text := short(verdict))
     }
     sentences = tomllib.loads(PATH.read_text()).get("in_short", [])
     try:
         return [sentence.format_map(numbers) for sentence in sentences]
     except KeyError as error:
-        raise InputError(f"{PATH}: in_short: claim {error.args[0]!r} has no number; allowed: {', '.join(numbers)}") from None
+        raise InputError(f"{PATH}: in_short: claim {error.args[0]!r} is unknown; allowed: {', '.join(numbers)}") from None

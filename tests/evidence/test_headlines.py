@@ -43,5 +43,7 @@ def test_a_sentence_has_the_numbers_of_the_claims_that_it_names(tmp_path, monkey
     monkeypatch.setattr(headlines, "PATH", path)
     assert headlines.in_short(judged(), {"C": ""}, "page.md") == ["x is [0.12](page.md#b), y [0.4](page.md#c) †."]
     path.write_text('in_short = ["x is {A}."]\n' + TABLE)
-    with pytest.raises(InputError, match="in_short: claim 'A' has no number; allowed: B, C"):
+    assert headlines.in_short(judged(), {}, "page.md") == ["x is [not run](page.md#a)."]
+    path.write_text('in_short = ["x is {P99}."]\n' + TABLE)
+    with pytest.raises(InputError, match="in_short: claim 'P99' is unknown; allowed: A, B, C"):
         headlines.in_short(judged(), {}, "page.md")
