@@ -77,7 +77,8 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
     """Evaluate the model that `settings` (HarnessConfig's fields) describe; writes the folder and returns results.json.
 
     All tasks are built and checked before the first is evaluated; then the folder is locked. Raises InputError for an
-    unknown task, for one whose data cannot be had, for shots or generation settings that one cannot have or none has a use for,
+    unknown task, for one whose data cannot be had or that would be asked twice with different settings, for shots or generation
+    settings that one cannot have or none has a use for,
     for a folder that another evaluation is writing or that holds the results of another one, and, when its task is reached, for
     an item that the model cannot read.
     """
@@ -177,8 +178,8 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
         print(f"{model.known.path}: {kept} answers are kept", file=sys.stderr)
     for task in tasks:
         found = _evaluate_task(task, request, manager, model)
-        log["scores"] = _scores(found) | log["scores"]
-        log["shots"] = found["n-shot"] | log["shots"]
+        log["scores"] |= _scores(found)
+        log["shots"] |= found["n-shot"]
         for name, samples in sorted(found["samples"].items()):
             if name in recorded:
                 continue
@@ -217,6 +218,7 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
     digest = hashlib.sha256()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     takes_shots = generates = False
+    settings: dict[str, tuple[int | None, Log]] = {}  # of each task, its shots and how it generates
     for task in tasks:
         with _data_needed(task), _own_file(task, request):
             leaves = manager.load([task.task])["tasks"]
@@ -224,14 +226,23 @@ def _check_tasks(tasks: list[PaperTask], request: Request, manager: Tasks, model
                 for document in itertools.islice(leaf.eval_docs, request.limit or None):
                     digest.update(json.dumps([name, document], sort_keys=True, default=str).encode())
         for name, leaf in leaves.items():
-            if leaf.get_config("num_fewshot") != 0:  # lm-eval never changes 0
+            shots, generation = leaf.get_config("num_fewshot"), {}
+            if shots != 0:  # lm-eval never changes 0
                 takes_shots = True
-                _check_shots(name, leaf, _shots(task, request) or 0)
+                given = _shots(task, request)
+                _check_shots(name, leaf, given or 0)
+                shots = shots if given is None else given
             if leaf.get_config("output_type") == "generate_until":
                 generates = True
                 own = one_name_each(leaf.get_config("generation_kwargs"))
                 leaf.set_config("generation_kwargs", own)  # lm-eval replaces them by name
-                model.generation({**own, **task.gen_kwargs, **request.gen_kwargs})
+                generation = {**own, **task.gen_kwargs, **request.gen_kwargs}
+                model.generation(generation)
+            if settings.setdefault(name, (shots, generation)) != (shots, generation):
+                raise InputError(
+                    f"tasks: {name} is asked for alone and in a group, with {settings[name][0]} and {shots} shots or other "
+                    "generation settings; allowed: once, or with --shots and --gen-kwargs for both"
+                )
     names = ", ".join(task.task for task in tasks)
     if request.shots and not takes_shots:
         raise InputError(f"shots: {request.shots} is not allowed with {names}, whose prompts are fixed; allowed: without --shots")

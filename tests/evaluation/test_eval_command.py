@@ -128,15 +128,20 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 
 
-def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
+def task_folder(tmp_path, name, text, record):
+    """A folder of lm-eval's task files with one task, of one record."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
-    (tasks / "gpqa_tiny.yaml").write_text(GPQA)
+    (tasks / f"{name}.yaml").write_text(text.replace("gpqa_tiny", name))
     (tasks / "tiny.py").write_text(
-        "from datasets import Dataset\n\n\ndef load(**_):\n"
-        "    record = {'query': 'SECRET question', 'choices': ['SECRET a', 'b']}\n"
-        "    return {'test': Dataset.from_list([record | {'gold': 0}])}\n"
+        f"from datasets import Dataset\n\n\ndef load(**_):\n    return {{'test': Dataset.from_list([{record!r}])}}\n"
     )
+    return tasks
+
+
+def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
+    record = {"query": "SECRET question", "choices": ["SECRET a", "b"], "gold": 0}
+    tasks = task_folder(tmp_path, "gpqa_tiny", GPQA, record)
     command = ["eval", str(released), "--tasks", "gpqa_tiny", "--include-path", str(tasks), "--passes", "1", "--log-samples"]
     command += ["--cache", str(tmp_path / "out" / "cache"), "--output", str(tmp_path / "out")]
     assert main(command) == 0
@@ -154,33 +159,34 @@ def test_gpqa_s_text_is_neither_stored_nor_printed(released, tmp_path, capfd):
     assert not any(b"SECRET" in path.read_bytes() for path in files)
 
 
-def test_a_task_that_is_also_in_a_group_counts_once(released, tmp_path):
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tasks / "t_own.yaml").write_text(GPQA.replace("gpqa_tiny", "t_own"))
-    (tasks / "tiny.py").write_text(
-        "from datasets import Dataset\n\n\ndef load(**_):\n"
-        "    return {'test': Dataset.from_list([{'query': 'a', 'choices': ['b', 'c'], 'gold': 0}])}\n"
-    )
+@pytest.mark.parametrize("names", ["mine,t_own", "t_own,mine"])
+def test_a_task_that_is_also_in_a_group_counts_once(released, tmp_path, names):
+    tasks = task_folder(tmp_path, "t_own", GPQA, {"query": "a", "choices": ["b", "c"], "gold": 0})
     (tasks / "group.yaml").write_text("group: mine\ntask: [t_own]\n")
-    command = ["eval", str(released), "--tasks", "mine,t_own", "--include-path", str(tasks), "--passes", "1", "--log-samples"]
+    command = ["eval", str(released), "--tasks", names, "--include-path", str(tasks), "--passes", "1", "--log-samples"]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     assert len((tmp_path / "out" / "items.jsonl").read_text().splitlines()) == 1
     assert len((tmp_path / "out" / "samples_t_own.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("names", ["mine,gsm8k_local", "gsm8k_local,mine"])
+def test_a_task_alone_and_in_a_group_with_other_shots_is_refused(released, tiny_data, tmp_path, names, capsys):
+    """By its own name it has the paper's four shots, in a group of one's own those of its file."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "group.yaml").write_text("group: mine\ntask: [gsm8k_local]\n")
+    command = ["eval", str(released), "--tasks", names, "--include-path", str(tmp_path / "tasks"), "--limit", "1"]
+    command += ["--gen-kwargs", "max_gen_toks=4,steps=4"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert "tasks: gsm8k_local is asked for alone and in a group, with " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_length_replaces_a_task_s_own_under_another_name(released, tmp_path):
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
     own = ["output_type: generate_until", "generation_kwargs: {max_new_tokens: 6, until: []}", "doc_to_target: '{{query}}'"]
-    metric = "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]"
-    kept = [
-        line for line in GPQA.splitlines() if not line.startswith(("output_type", "doc_to_choice", "doc_to_target", "metric"))
-    ]
-    (tasks / "t_own.yaml").write_text("\n".join([*kept, *own, metric]).replace("gpqa_tiny", "t_own") + "\n")
-    (tasks / "tiny.py").write_text(
-        "from datasets import Dataset\n\n\ndef load(**_):\n    return {'test': Dataset.from_list([{'query': 'a'}])}\n"
-    )
+    own += ["metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]"]
+    replaced = ("output_type", "doc_to_choice", "doc_to_target", "metric")
+    kept = [line for line in GPQA.splitlines() if not line.startswith(replaced)]
+    tasks = task_folder(tmp_path, "t_own", "\n".join([*kept, *own]) + "\n", {"query": "a"})
     command = ["eval", str(released), "--tasks", "t_own", "--include-path", str(tasks), "--log-samples"]
     assert main([*command, "--gen-kwargs", "max_gen_toks=3,steps=3", "--output", str(tmp_path / "out")]) == 0
     [sample] = map(json.loads, (tmp_path / "out" / "samples_t_own.jsonl").read_text().splitlines())

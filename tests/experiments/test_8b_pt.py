@@ -8,16 +8,12 @@ from mdlm_min.evidence.claim import MissingArmError
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.tasks.plan import GPUS
+from tests.experiments.made_run import made_run
 
 EXPERIMENT = Experiment("04_8b_pt")
 CLAIMS = EXPERIMENT.module("claims")
 JUDGED = {claim.id: claim for claim in CLAIMS.CLAIMS}
 ARMS = ("uniform_0_1", "middle")
-RECORD = {
-    "environment": {"commit": "0"},
-    "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
-    "finished": {"seconds": 1.0, "log_sha256": "0"},
-}
 
 
 def rates(cell, arm):
@@ -68,7 +64,7 @@ def table(cells, items=None):
         for arm, seeds in arms.items():
             for seed, rows in enumerate(seeds):
                 name = f"{cell}/{arm}/seed{seed}"
-                runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+                runs[name] = made_run(cell, arm, seed)
                 curves[name] = rows
                 if items:
                     texts[name] = "\n".join(["task,item,acc,acc_norm,nll", *items[arm][seed]]) + "\n"

@@ -14,6 +14,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.tasks.summaries import DECODERS
+from tests.experiments.made_run import made_run
 
 EXPERIMENT = Experiment("8b_sft")
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.module("claims").CLAIMS}
@@ -33,7 +34,7 @@ def table(scores, cell="arithmetic", **metrics):
         for seed in range(1, 6):
             name = f"{cell}/{arm}/seed{seed}"
             right = {"acc": round(chosen * ITEMS) + seed % 2, "solved_1": round(solved * ITEMS) + seed % 3}
-            runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+            runs[name] = made_run(cell, arm, seed)
             curves[name] = [{"step": 9.0, **{key: value / ITEMS for key, value in right.items()}, **metrics.get(arm, {})}]
             lines = [f"task,item,{','.join(COLUMNS)}"]
             for item in range(ITEMS):
@@ -43,11 +44,6 @@ def table(scores, cell="arithmetic", **metrics):
     return Table("05_8b_sft", "cpu", runs, curves, items)
 
 
-RECORD = {
-    "environment": {"commit": "0"},
-    "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
-    "finished": {"seconds": 1.0, "log_sha256": "0"},
-}
 PAPER_LIKE = {"middle": (0.7, 0.3), "from_0": (0.5, 0.5), "from_2": (0.5, 0.5), "from_3": (0.5, 0.6), "from_5": (0.5, 0.7)}
 
 
@@ -117,7 +113,7 @@ def decoded(solved, passes, pace, cell, arms=("middle", "from_0", "from_5")):
     for arm in arms:
         for number, seed in enumerate(DECODINGS[cell], 1):
             name = f"{cell}/{arm}/seed{seed}"
-            runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+            runs[name] = made_run(cell, arm, seed)
             row = {"step": 0.0}
             for way in DECODERS:
                 row |= {f"solved_{way}": (round(solved[arm][way] * ITEMS) + number % 2) / ITEMS}

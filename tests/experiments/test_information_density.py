@@ -14,6 +14,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig
+from tests.experiments.made_run import made_run
 
 EXPERIMENT = Experiment("information_density")
 RUN, JUDGES = EXPERIMENT.module("run"), EXPERIMENT.module("claims")
@@ -27,13 +28,7 @@ def table(cell, rows_of):
     for arm in JUDGES.ARMS:
         for seed in range(5):
             name = f"{cell}/{arm}/seed{seed}"
-            runs[name] = {
-                "cell": cell,
-                "config": {"arm": arm, "seed": seed},
-                "environment": {"commit": "0"},
-                "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
-                "finished": {"seconds": 1.0, "log_sha256": "0"},
-            }
+            runs[name] = made_run(cell, arm, seed)
             curves[name] = rows_of(arm, seed)
     return Table("06_information_density", "cpu", runs, curves)
 

@@ -5,14 +5,10 @@ import pytest
 from mdlm_min.evidence.claim import MissingArmError
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table, published
+from tests.experiments.made_run import made_run
 
 CLAIMS = {claim.id: claim for claim in Experiment("uniform_attention").module("claims").CLAIMS}
 STEPS = range(0, 25_001, 100)
-RECORD = {
-    "environment": {"commit": "0"},
-    "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
-    "finished": {"seconds": 1.0, "log_sha256": "0"},
-}
 
 
 def curve(train, validation, last=25_000):
@@ -39,7 +35,7 @@ def table(tier, *groups):
     for cell, arm, found in groups:
         for seed, rows in enumerate(found):
             name = f"{cell}/{arm}/seed{seed}"
-            runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+            runs[name] = made_run(cell, arm, seed)
             curves[name] = rows
     return Table("02_uniform_attention", tier, runs, curves)
 

@@ -5,14 +5,10 @@ import pytest
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.theory.formulas import WIKITEXT_WEIGHTS
+from tests.experiments.made_run import made_run
 
 JUDGES = Experiment("wikitext_bins").module("claims")
 CLAIMS = {claim.id: claim for claim in JUDGES.CLAIMS}
-RECORD = {
-    "environment": {"commit": "0"},
-    "data": {"sha256": "0", "device": "cpu", "dtype": "float32"},
-    "finished": {"seconds": 1.0, "log_sha256": "0"},
-}
 WINDOWS = dict(zip(JUDGES.BINS, (4.9, 4.6, 4.3, 4.25, 4.0, 4.2, 4.3, 4.4, 4.7, 5.2), strict=True))
 OTHERS = {"uniform_0_1": 4.5, "middle": 3.9, "uniform_unweighted": 4.3, "middle_unweighted": 4.15}
 CONTROLS = {"uniform_stratified": 4.4, "uniform_unit_gradient": 4.35, "middle_unit_gradient": 4.05}
@@ -26,7 +22,7 @@ def table(cells):
     for cell, found in cells.items():
         for (arm, seed), rows in found.items():
             name = f"{cell}/{arm}/seed{seed}"
-            runs[name] = {"cell": cell, "config": {"arm": arm, "seed": seed}, **RECORD}
+            runs[name] = made_run(cell, arm, seed)
             curves[name] = rows
     return Table("03_wikitext_bins", "cpu", runs, curves)
 
