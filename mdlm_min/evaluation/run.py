@@ -78,9 +78,8 @@ def evaluate(request: Request, settings: dict[str, Any]) -> Log:
 
     All tasks are built and checked before the first is evaluated; then the folder is locked. Raises InputError for an
     unknown task, for one whose data cannot be had or that would be asked twice with different settings, for shots or generation
-    settings that one cannot have or none has a use for,
-    for a folder that another evaluation is writing or that holds the results of another one, and, when its task is reached, for
-    an item that the model cannot read.
+    settings that one cannot have or none has a use for, for a folder that another evaluation is writing or that holds the
+    results of another one, and, when its task is reached, for an item that the model cannot read.
     """
     names = list(dict.fromkeys(task for name in request.tasks for task in GROUPS.get(name, [name])))
     tasks = [_described(name) for name in names]
