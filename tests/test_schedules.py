@@ -324,6 +324,19 @@ def test_the_least_variance_window_is_found_and_kept_in_a_checkpoint():
         restored.restore({"rows": []})
 
 
+@pytest.mark.parametrize("kind", [PPots, LeastVarianceWindow])
+def test_a_row_with_nothing_to_mask_is_not_counted(kind):
+    """As a sequence whose every token is prompt or padding; its loss per token would be 0 / 0."""
+    rate, mask = torch.tensor([0.21, 0.62, 0.9]), torch.tensor([[True, False], [False, False], [True, True]])
+    allowed = torch.tensor([[True, True], [False, False], [True, True]])
+    nll = torch.tensor([1.0, 2.0, 3.0])
+    with_it, without = kind(), kind()
+    with_it.observe(rate, mask, Context(3, 2, allowed=allowed, nll=nll))
+    kept = torch.tensor([0, 2])
+    without.observe(rate[kept], mask[kept], Context(2, 2, nll=nll))
+    assert with_it.state() == without.state()
+
+
 def test_a_window_s_variance_is_also_that_between_its_rates():
     """Within each rate the losses below .5 vary least; but there their mean falls with the rate."""
     schedule = LeastVarianceWindow()

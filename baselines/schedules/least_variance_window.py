@@ -52,8 +52,10 @@ class LeastVarianceWindow(MaskSchedule):
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
         if self.scouts(context.step):
-            loss = in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * context.sizes())
-            place = (rate * BINS).long().clamp(0, BINS - 1)
+            sizes = torch.as_tensor(context.sizes(), device=rate.device).expand(rate.shape)
+            some = sizes > 0  # a row without a token to mask has no loss per token
+            loss = (in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * sizes))[some]
+            place = (rate[some] * BINS).long().clamp(0, BINS - 1)
             seen = [torch.bincount(place, loss**power, minlength=BINS) for power in range(3)]
             self.moments += torch.stack(seen).cpu()
 

@@ -53,8 +53,10 @@ class PPots(MaskSchedule):
         return 1 / (rate.double() * density)
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
-        loss = in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * context.sizes())
-        place, loss = self.bins(rate).cpu(), loss.cpu()
+        sizes = torch.as_tensor(context.sizes(), device=rate.device).expand(rate.shape)
+        some = sizes > 0  # a row without a token to mask has no loss per token
+        loss = in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * sizes)
+        place, loss = self.bins(rate[some]).cpu(), loss[some].cpu()
         self.rows = MEMORY * self.rows + torch.bincount(place, minlength=BINS)
         self.squares = MEMORY * self.squares + torch.bincount(place, loss.square(), minlength=BINS)
 

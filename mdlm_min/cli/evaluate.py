@@ -70,8 +70,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(f"{task}: {numbers}{items}")
     if fixed := [task for task, shots in log["shots"].items() if arguments.shots and not shots]:
         print(f"shots: {', '.join(fixed)}: the prompts are fixed, and --shots has no effect on them")
-    if log["prompts_cut"]:
-        print(f"{log['prompts_cut']} prompts were too long for this model and lost their beginning")
+    if log["items_cut"]:
+        print(f"{log['items_cut']} items have prompts that are too long for this model, which lost their beginning")
     if log["generation"]["sequences"]:
         print(generation_line(log["generation"]))
     print(f"results: {output}/results.json, every item: {output}/items.jsonl")

@@ -220,13 +220,14 @@ def _request(
 
 
 def _length(model: "TextModel", prompt: int, arguments: argparse.Namespace) -> int:
-    """Tokens of an answer: what was asked for, or LENGTH, or where the model reads fewer as many as it does, in whole blocks."""
+    """Tokens of an answer: what was asked for, or LENGTH, or where the model reads fewer as many as it does, in whole blocks if
+    one is read."""
     room, block = model.length - prompt, arguments.block_length or 1
     if room < 1:
         raise InputError(f"prompt: it has {prompt} tokens; allowed: fewer than the {model.length} that this model can read")
     if arguments.length is not None:
         return int(arguments.length)
-    return min(LENGTH, max(room // block, 1) * block)
+    return min(LENGTH, room // block * block or room)
 
 
 @contextmanager
@@ -268,7 +269,8 @@ def _ids(name: str, text: str, ends: set[int], vocabulary: int) -> set[int]:
 def _text(model: "TextModel", request: _Request, tokens: list[int], count: int) -> str:
     """What is said: the answer before its stop token, or the whole text that had gaps."""
     if request.start is None:
-        return model.decode(tokens[: len(request.template)])
+        pairs = zip(request.template, tokens, strict=False)
+        return model.decode([token for was, token in pairs if was != model.mask_token or token not in model.suppressed])
     return model.decode([token for token in tokens[request.start : request.start + count] if token not in model.suppressed])
 
 

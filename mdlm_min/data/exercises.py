@@ -7,6 +7,7 @@ writes, whose result must be the right one.
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,5 +88,5 @@ def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path.name} line {number}", line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -10,13 +10,14 @@ Documents are
     first token follows its last;
     a folder or a file of JSON lines (.jsonl, also .gz): one record a line;
     a hub data set by name ("mlfoundations/dclm-baseline-1.0"), streamed by `datasets`.
-A record without a text in `field` is corrupt: counted, and skipped while such records are few.
+A record without a text in `field` is corrupt: counted, and skipped while such records are few. An empty line is no record.
 """
 
 import gzip
 import hashlib
 import itertools
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,9 @@ class JsonLines:
             try:
                 with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                     for number, data in enumerate(file, start=1):
-                        if number > line:
+                        if number > line and data.strip():
                             yield self._tokens(data), {"file": index, "line": number}
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"{path}: cannot be read ({error})") from error
             line = 0
 
@@ -298,6 +299,8 @@ def open_data(config: SamplesConfig) -> PretrainData:
     """Everything that a configuration reads. Raises InputError for what is not there, and for a vocabulary that is too small."""
     files = json_files(config.source)
     if files is None and not is_hub_name(config.source):
+        if config.held_out:
+            raise InputError(f"data.held_out: {config.held_out} is for records; plain text has a split to validate on: use 0")
         data = load_text(TextConfig(config.source, config.tokenizer, config.length))
         tokenizer = data.tokenizer
         assert tokenizer is not None  # text was tokenized by something

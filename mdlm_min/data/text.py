@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ class Source:
                         if end:
                             yield _decode(rest[:end], path)
                             rest = rest[end:]
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"{path}: cannot be read ({error})") from error
             if size == 0:
                 raise InputError(f"{path}: the file is empty; a corpus needs text")

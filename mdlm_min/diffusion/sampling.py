@@ -46,7 +46,7 @@ class SamplingConfig:
 
     remasking: Annotated[str, OneOf(REMASKING)] = "low-confidence"
     steps: Annotated[int, Range(1)] = 64
-    temperature: Annotated[float, Range(0, float("inf"), open_most=True)] = 1.0
+    temperature: Annotated[float, Range(0, 1e6)] = 1.0
     block_length: Annotated[int, Range(0)] = 0  # blocks are filled from left to right; 0: one block
     cfg_scale: Annotated[float, Range(0, 1e6)] = 0.0  # classifier-free guidance; 0: none
     # Approximate: see the top of the file. 0 turns them off.

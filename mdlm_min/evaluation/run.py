@@ -169,7 +169,7 @@ def _check_results(folder: Path, of: Log) -> None:
 
 
 def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: MDLM, of: Log) -> Log:
-    log: Log = {"folder": model.config.folder, **of, "scores": {}, "shots": {}, "prompts_cut": 0}
+    log: Log = {"folder": model.config.folder, **of, "scores": {}, "shots": {}, "items_cut": 0}
     items: list[Log] = []
     samples_files: list[Path] = []
     recorded: set[str] = set()  # a task may be asked for alone and in a group, as MMLU-stem in MMLU: its items count once
@@ -184,7 +184,7 @@ def _evaluate(tasks: list[PaperTask], request: Request, manager: Tasks, model: M
                 continue
             recorded.add(name)
             requests = {sample["doc_id"]: sample["arguments"] for sample in samples}  # a document is there once for each filter
-            log["prompts_cut"] += sum(model.is_cut(arguments) for several in requests.values() for arguments in several)
+            log["items_cut"] += sum(any(map(model.is_cut, several)) for several in requests.values())
             items += [_item(name, sample) for sample in samples]
             if request.log_samples and not is_gpqa(name):
                 samples_files.append(request.output / f"samples_{name}.jsonl")

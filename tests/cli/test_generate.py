@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from mdlm_min.cli.generate import SHADE, picture
 from mdlm_min.cli.main import main
 from mdlm_min.data.chat import NAMES, ChatTemplate
+from mdlm_min.data.tokenizer import Bytes, TrainedBPE
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.llada import SpecialTokens, scaled
 from mdlm_min.model.llada_weights import save_weights
@@ -146,6 +147,21 @@ def test_gaps_are_filled_in(folder, capsys):
     assert err.startswith("NFE 3,")
 
 
+def test_a_deferred_token_that_stands_in_no_text_is_left_out_of_a_filled_text(folder, monkeypatch, capsys):
+    monkeypatch.setattr(TrainedBPE, "decode", Bytes.decode)  # which has no text for an id above 255
+    others = ",".join(str(token) for token in range(280) if token != 270)
+    out, _ = said(folder, "--infill", "ab__", "--defer", "270", "--suppress", others, capsys=capsys)
+    assert out == TextModel.load(folder).decode(TextModel.load(folder).before_gap("ab")) + "\n"
+
+
+def test_a_block_longer_than_what_is_left_to_read_is_cut(folder, capsys):
+    model = TextModel.load(folder)
+    prompt = "a" * (model.length - 5)
+    out, err = said(folder, "--prompt", prompt, "--block-length", "16", "--no-stop", "--suppress", "end", capsys=capsys)
+    assert err.startswith("NFE 5,")
+    assert len(out) == 6
+
+
 def test_a_file_of_prompts_keeps_its_order_and_answers_do_not_depend_on_the_batch(folder, tmp_path, capsys):
     prompts = ["the cat sat on the mat", "a", "what is this?", "of", "one two three"]
     lines = [{"prompt": prompt, "id": number} for number, prompt in enumerate(prompts)] + [{"infill": "a__b"}]
@@ -192,6 +208,7 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
         (["--infill", "__", "--chat"], "chat: is not allowed with --infill"),
         (["--infill", "__", "--length", "9"], "length: 9 is not allowed with --infill, whose text has its own length"),
         (["--prompt", "a", "--remasking", "beam"], "remasking: 'beam' is unknown"),
+        (["--prompt", "a", "--temperature", "1e308"], "temperature: 1e+308 is not allowed; at least 0 and at most 1e+06"),
         (["--prompt", "a", "--steps", "0"], "steps: 0 is not allowed"),
         (["--prompt", "a", "--steps", "2", "--block-length", "8"], "steps: 2 is not allowed with 12 blocks of 8"),
         (["--prompt", "a", "--cache", "all"], "cache: 'all' is unknown"),

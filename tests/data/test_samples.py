@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_min.data import samples as module
+from mdlm_min.data.exercises import json_lines
 from mdlm_min.data.samples import HubRecords, JsonLines, Samples, SamplesConfig, TokenArray, open_data
 from mdlm_min.data.tokenizer import Bytes, byte_level_json, find_tokenizer
 from mdlm_min.run.errors import InputError, RunError
@@ -130,6 +131,31 @@ def test_corrupt_records_are_counted_and_skipped(tmp_path):
         one.take(9)
     assert (resumed.read, resumed.corrupt, resumed.epoch) == (samples.read, samples.corrupt, samples.epoch)
     assert resumed.corrupt > 6
+
+
+def test_an_empty_line_is_no_record(tmp_path):
+    write_records(tmp_path / "a.jsonl", [b"", {"text": "ab"}, b" ", {"text": "c"}, b""])
+    documents = JsonLines((tmp_path / "a.jsonl",), "text", Bytes(), END)
+    found = list(documents.read(None))
+    assert [tokens.tolist() for tokens, _ in found] == [[97, 98, END], [99, END]]
+    assert [tokens.tolist() for tokens, _ in documents.read(found[0][1])] == [[99, END]]
+
+
+def test_a_gz_that_is_damaged_inside_is_named(tmp_path):
+    write_records(tmp_path / "a.jsonl.gz", [{"text": str(number**3)} for number in range(1000)])
+    data = (tmp_path / "a.jsonl.gz").read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(data[:60] + bytes(40) + data[100:])
+    with pytest.raises(InputError, match="a.jsonl.gz: cannot be read"):
+        list(JsonLines((tmp_path / "a.jsonl.gz",), "text", Bytes(), END).read(None))
+    with pytest.raises(InputError, match="a.jsonl.gz: cannot be read"):
+        list(json_lines(tmp_path / "a.jsonl.gz"))
+
+
+def test_a_plain_text_has_no_records_to_hold_out(tmp_path):
+    (tmp_path / "a.txt").write_text("one line of text\n" * 100)
+    with pytest.raises(InputError, match=r"data.held_out: 2 is for records; plain text has a split to validate on: use 0"):
+        open_data(config(source=str(tmp_path / "a.txt"), held_out=2))
+    assert len(open_data(config(source=str(tmp_path / "a.txt"))).valid)
 
 
 def test_half_a_character_is_corrupt_for_a_tokenizer_json_too(tmp_path):

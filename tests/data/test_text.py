@@ -221,8 +221,10 @@ def test_what_is_no_corpus_is_refused_in_one_line(tmp_path, content, message):
     assert "\n" not in str(refused.value)
 
 
-def test_a_damaged_gzip_file_is_named(tmp_path):
-    (tmp_path / "corpus.txt.gz").write_bytes(gzip.compress(b"some text\n" * 1000)[:-20])
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:30] + bytes(20) + data[50:]])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    text = "\n".join(str(number**3) for number in range(1000))
+    (tmp_path / "corpus.txt.gz").write_bytes(damage(gzip.compress(text.encode())))
     with pytest.raises(InputError, match=r"corpus.txt.gz: cannot be read"):
         load_text(TextConfig(str(tmp_path / "corpus.txt.gz"), "bytes", 4))
 

@@ -24,7 +24,7 @@ def test_answers_from_a_cache_are_those_of_the_first_start(released, tiny_data, 
     for folder in ("first", "second"):
         assert main([*command, str(tmp_path / folder)]) == 0
         logs.append(read(tmp_path / folder))
-        assert "2 prompts were too long for this model and lost their beginning" in capsys.readouterr().out
+        assert "2 items have prompts that are too long for this model, which lost their beginning" in capsys.readouterr().out
         monkeypatch.setattr(MDLM, "_logits", None)  # nothing is computed any more
         monkeypatch.setattr(MDLM, "_write", None)
     assert logs[0] == logs[1]
