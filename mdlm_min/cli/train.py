@@ -120,8 +120,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _loss_line(model: "TextModel", data: "TextData", row: "Row") -> str:
     blocks = data.blocks("test", model.length)
-    text = sum(len(model.tokenizer.decode(block).encode()) for block in blocks.tolist())
-    bits = row["test_loss"] / math.log(2) * blocks.numel() / text
+    size = len(model.tokenizer.decode(blocks.flatten().tolist()).encode())  # in one piece: a block's edge may cut a character
+    bits = row["test_loss"] / math.log(2) * blocks.numel() / size
     return (
         f"test loss: {row['test_loss']:.3f} +- {row['test_error']:.3f} nats per token over t in [0, 1], {bits:.2f} bits per byte"
     )

@@ -233,3 +233,10 @@ def test_a_finished_run_without_its_metrics_is_one_line(corpus, tmp_path, capsys
     capsys.readouterr()
     assert train(corpus, tmp_path / "run") == 2
     assert "metrics.csv: is missing or empty; delete" in capsys.readouterr().err
+
+
+def test_a_character_cut_at_a_block_s_edge_counts_as_its_own_bytes(tmp_path, capsys):
+    (tmp_path / "c.txt").write_text("水火木金土\n" * 800)  # 16 bytes a line: every block of 17 bytes cuts characters
+    assert train(tmp_path / "c.txt", tmp_path / "run", 1, ("--length", "17")) == 0
+    nats, bits = map(float, re.search(r"test loss: (\S+) \+- .* (\S+) bits per byte", capsys.readouterr().out).groups())
+    assert bits == pytest.approx(nats / math.log(2), rel=0.01)  # a token is a byte; but both ends may be cut
