@@ -20,7 +20,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("experiment", help="one that trains LLaDA: 04_8b_pt, 05_8b_sft")
     parser.add_argument("--tier", default="paper", help=f"one of {', '.join(TIERS)} (default: paper)")
     parser.add_argument("--arm", default="", help="whose settings (default: the tier's first arm)")
-    parser.add_argument("--gpus", type=int, default=8, help="how many GPUs (default: 8)")
+    parser.add_argument("--gpus", type=int, help="how many GPUs (default: as many as the tier's engine has processes)")
     parser.add_argument("--gpu", default="h100", help="a100, h100, h800, h200, b200 (default: h100)")
     parser.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the GPUs' peak rate that is reached (default: 0.4)"
@@ -44,13 +44,14 @@ def plan(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.plan import GPUS, config_of, describe, model_of
 
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
-    print("a step is followed on tensors without values, to find its peak memory: half a minute for 8B", file=sys.stderr)
-    print(describe(settings, arguments.gpus, arguments.gpu, arguments.utilisation))
     config = config_of(settings)
+    gpus = config.engine.processes if arguments.gpus is None else arguments.gpus
+    print("a step is followed on tensors without values, to find its peak memory: half a minute for 8B", file=sys.stderr)
+    print(describe(config, gpus, arguments.gpu, arguments.utilisation))
     if isinstance(config, FinetuneConfig):
         from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
 
-        print(evaluation.describe(model_of(config), arguments.gpus, GPUS[arguments.gpu], arguments.utilisation))
+        print(evaluation.describe(model_of(config), gpus, GPUS[arguments.gpu], arguments.utilisation))
     return 0
 
 

@@ -255,20 +255,22 @@ def alternatives(config: Config, gpus: int) -> list[tuple[str, Config]]:
     return found
 
 
-def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) -> str:
-    """The plan as text. Raises InputError for an unknown GPU and for settings that are not allowed."""
+def describe(config: Config, gpus: int, gpu: str, utilisation: float) -> str:
+    """The plan as text. Raises InputError for an unknown GPU and for as many as the configuration cannot use."""
     if gpu not in GPUS:
         raise InputError(f"gpu: {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
     if gpus < 1:
         raise InputError(f"gpus: {gpus} is not allowed; at least 1")
     if not 0 < utilisation <= 1:
         raise InputError(f"utilisation: {utilisation} is not allowed; a share above 0, at most 1")
-    config = config_of(settings)
+    if config.engine.kind == "torch" and gpus > 1:
+        raise InputError(f"gpus: {gpus} is not allowed with engine.kind = 'torch', which is one process; allowed: 1")
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))
     found = plan(config, gpus, GPUS[gpu])
     need, model = found.memory, model_of(config)
     passes = config.engine.parts(config.batch, gpus)
+    kept = 3 * DTYPES[config.weights].itemsize * found.parameters  # of a checkpoint: weights and Adam's two moments
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, "
         f"vocabulary {model.vocab_size:,}",
@@ -284,7 +286,7 @@ def describe(settings: dict[str, Any], gpus: int, gpu: str, utilisation: float) 
         f"{need.logits_in_full / GB:.2f} GB at all positions)",
         f"  together    {need.total / GB:8.2f} GB of {found.available / GB:.0f} GB, {RESERVE / GB:.0f} GB of them in reserve",
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
-        f"disk        {3 * 12 * found.parameters / GB:,.0f} GB: two checkpoints and a third while it is written",
+        f"disk        {3 * kept / GB:,.0f} GB: two checkpoints and a third while it is written",
         f"work        {found.tokens / 1e9:,.3f} billion tokens, {found.operations:.3g} operations",
         f"time        {hours_text(found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s ({SEEN})",
     ]

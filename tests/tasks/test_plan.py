@@ -1,9 +1,11 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
+from mdlm_min.cli.main import main
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.model.llada import LLADA_8B, SpecialTokens, released_config, scaled
 from mdlm_min.model.scoring import SLICE
@@ -13,7 +15,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.tasks import plan
 from mdlm_min.tasks.pretrain import PretrainConfig
-from mdlm_min.training.engine import EngineConfig
+from mdlm_min.training.engine import EngineConfig, named_state
 from mdlm_min.training.optimizer import TrainConfig, make_optimizer
 
 
@@ -96,14 +98,14 @@ def test_a_plan_that_does_not_fit_says_what_to_change():
     paper = Experiment("8b_pt").runs("paper")[0].settings
     small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 128}
     small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 64}
-    text = plan.describe(small, 2, "h100", 0.4)
+    text = plan.describe(plan.config_of(small), 2, "h100", 0.4)
     assert "not yet with engine.recompute = true" in text
     assert text.splitlines()[-1].startswith("fits        no. It does with engine.micro_batch = 1")
     assert "scores alone" in text
     with pytest.raises(InputError, match="gpu: 'toaster' is unknown; allowed: a100"):
-        plan.describe(small, 2, "toaster", 0.4)
+        plan.describe(plan.config_of(small), 2, "toaster", 0.4)
     with pytest.raises(InputError, match="batch: 128 cannot be cut evenly into 3 processes"):
-        plan.describe(small, 3, "h100", 0.4)
+        plan.describe(plan.config_of(small), 3, "h100", 0.4)
 
 
 def test_changes_come_cheapest_first_and_add_up():
@@ -119,9 +121,33 @@ def test_changes_come_cheapest_first_and_add_up():
     assert found[-1][1].engine == EngineConfig("deepspeed", 4, "", 3, 1, True, True)
 
 
+def test_a_tier_is_planned_for_the_gpus_that_its_engine_uses(capsys):
+    for tier, gpus in (("gpu", 1), ("paper", 8)):
+        engine = plan.config_of(Experiment("8b_pt").runs(tier)[0].settings).engine
+        assert engine.processes == gpus
+    assert main(["plan", "8b_pt", "--tier", "cpu"]) == 0
+    assert re.search(r"^step .* sequences: 1 GPUs x", capsys.readouterr().out, re.MULTILINE)
+    assert main(["plan", "8b_pt", "--tier", "cpu", "--gpus", "2"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "mdlm: gpus: 2 is not allowed with engine.kind = 'torch', which is one process; allowed: 1"
+
+
+@pytest.mark.parametrize(("weights", "kept"), [("float32", 12), ("bfloat16", 6)])
+def test_the_disk_holds_three_checkpoints_in_the_type_of_the_weights(weights, kept):
+    planned = config(model={"layers": 1, "heads": 4, "width": 2048}, dtype="bfloat16", weights=weights)
+    found = plan.describe(planned, 1, "h100", 0.4)
+    assert f"disk        {3 * kept * plan.parameter_count(plan.model_of(planned)) / plan.GB:,.0f} GB:" in found
+    network = torch.nn.Linear(64, 64).to(torch.bfloat16 if weights == "bfloat16" else torch.float32)
+    network(torch.ones(1, 64, dtype=network.weight.dtype)).sum().backward()
+    optimizer = make_optimizer(network, TrainConfig())
+    optimizer.step()
+    bytes_kept = sum(tensor.nbytes for name, tensor in named_state(network, optimizer) if not name.endswith(".step"))
+    assert bytes_kept == kept * sum(parameter.numel() for parameter in network.parameters())
+
+
 @pytest.mark.slow
 def test_the_paper_s_own_plan_fits_eight_h100s():
-    text = plan.describe(Experiment("8b_pt").runs("paper")[0].settings, 8, "h100", 0.4)
+    text = plan.describe(plan.config_of(Experiment("8b_pt").runs("paper")[0].settings), 8, "h100", 0.4)
     assert "8,015,581,184 parameters" in text
     assert "7.864 billion tokens" in text
     assert text.endswith("fits        yes")
@@ -146,7 +172,7 @@ def test_fine_tuning_is_planned_from_its_start(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_paper_s_own_fine_tuning_fits_eight_h100s(monkeypatch):
     monkeypatch.delenv("LLADA_8B_BASE", raising=False)
-    text = plan.describe(Experiment("8b_sft").runs("paper", "from_5")[0].settings, 8, "h100", 0.4)
+    text = plan.describe(plan.config_of(Experiment("8b_sft").runs("paper", "from_5")[0].settings), 8, "h100", 0.4)
     assert "8,015,581,184 parameters" in text
     assert "0.315 billion tokens" in text
     assert text.endswith("fits        yes")
