@@ -15,6 +15,7 @@ from mdlm_min.run.errors import InputError
 if TYPE_CHECKING:
     from mdlm_min.run.run_folder import RunFolder
 
+TOKENIZER = "bpe:512"  # of a text, unless it is said: what is predicted for a text and what trains on it read the same tokens
 MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
 
 

@@ -5,7 +5,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, source_name, text_name, trained_run, use_threads
+from mdlm_min.cli.command import (
+    TOKENIZER,
+    add_threads,
+    fields_as_options,
+    folder_path,
+    source_name,
+    text_name,
+    trained_run,
+    use_threads,
+)
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +53,7 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
     parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t, 1/(t p(t)) or mean")
-    parser.add_argument("--tokenizer", default="bpe:512", help="bytes, gpt2 or bpe:SIZE (default: bpe:512)")
+    parser.add_argument("--tokenizer", default=TOKENIZER, help=f"bytes, gpt2 or bpe:SIZE (default: {TOKENIZER})")
     parser.add_argument("--steps", type=int, default=4000, help="training steps (default: 4000, about three minutes on one core)")
     parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
     parser.add_argument("--batch", type=int, default=8, help="blocks per step (default: 8)")

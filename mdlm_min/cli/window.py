@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command, fields_as_options, folder_path, source_name, text_name
+from mdlm_min.cli.command import TOKENIZER, add_command, fields_as_options, folder_path, source_name, text_name, trained_run
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import check_writable
 
@@ -46,7 +46,9 @@ def add_parsers(commands: Any) -> None:
         help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2",
     )
     parser.add_argument(
-        "--tokenizer", default="bytes", help="what the model will read: bytes (default), gpt2, bpe:SIZE; or words, to count only"
+        "--tokenizer",
+        default=TOKENIZER,
+        help=f"what the model will read: bytes, gpt2 or bpe:SIZE (default: {TOKENIZER}, as for mdlm train); or words, to count",
     )
     parser.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
     parser.add_argument("--steps", type=int, help=f"with --probe: training steps (default: {STEPS}, some two minutes)")
@@ -128,7 +130,7 @@ def say_record(predictor: str, say: Callable[[str], None]) -> None:
         return
     say(
         f"    in our tables within .1 of the best window in {record['ours']:.0%} of the seeds, on the worst of three corpora "
-        f"(W5-{predictor}: {record['verdict']}). {record['note'].partition('. Smallest value')[0]}"
+        f"(W5-{predictor}: {record['verdict']}; each seed's in results/report.md)"
     )
 
 
@@ -198,8 +200,6 @@ def _draw_signal(counts: "Counts", title: str, path: Path) -> None:
 def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_path: Path, say: Callable[[str], None]) -> float:
     """Train a small model for a few steps, measure each rate's gradients, say and draw them; returns the suggested rate."""
     from mdlm_min.diffusion.mask_rate import window_around
-    from mdlm_min.run.progress import open_display
-    from mdlm_min.run.run_folder import open_run
     from mdlm_min.tasks.gradient_probe import ProbeTask
     from mdlm_min.tasks.language import run
     from mdlm_min.tasks.summaries import suggested_rate
@@ -214,11 +214,11 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
             "clip": 1.0,
         },
     }
-    with open_run(runs / "probe", {"seed": seed, **settings}) as folder:
-        if not folder.is_finished({"seed": seed, **settings}):
-            with open_display(1) as display:
-                run(settings, seed, folder, partial(display.update, "probe"), ProbeTask)
+    path = runs / "probe"
+    with trained_run(path, seed, settings, partial(run, make=ProbeTask)) as folder:
         rows = folder.metrics()
+    if not any(row["step"] > 0 for row in rows):
+        raise InputError(f"{path / 'metrics.csv'}: is missing or has no step above 0; delete {path} to train again")
     for measure in ("snr", "gain"):
         say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
         say_record(measure, say)

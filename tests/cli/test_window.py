@@ -9,6 +9,7 @@ from mdlm_min.cli import window
 from mdlm_min.cli.main import main
 from mdlm_min.data.text import TextConfig, load_text
 from mdlm_min.diffusion.mask_rate import window_around
+from mdlm_min.run.errors import InputError
 from mdlm_min.tasks.summaries import RATES, suggested_rate
 
 
@@ -37,16 +38,16 @@ def test_the_command_counts_predicts_and_draws(corpus, tmp_path, capsys):
 
 
 def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right(corpus, tmp_path, capsys, monkeypatch):
-    record = {"id": "W5-ngrams", "verdict": "not reproduced", "ours": 0.2, "note": "bytes: 0.31 and 0.45. Smallest value that"}
+    record = {"id": "W5-ngrams", "verdict": "not reproduced", "ours": 0.2, "note": "bytes: 0.31 and 0.45"}
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", lambda: {"W5-ngrams": record})
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     text = capsys.readouterr().out
-    trained = load_text(TextConfig(str(corpus))).splits["train"]  # by what `mdlm train` would read
-    assert f"corpus.txt: {len(trained):,} training tokens (bytes)" in text
+    trained = load_text(TextConfig(str(corpus), "bpe:512")).splits["train"]  # by what `mdlm train` would read
+    assert f"corpus.txt: {len(trained):,} training tokens (bpe:512)" in text
     window = text.partition("predicted window, around the first of these: mask_rate = ")[2].splitlines()[0]
-    assert f"to train on it: mdlm train --text {corpus} --tokenizer bytes --mask-rate '{window}' --weight 1/t\n" in text
-    assert "within .1 of the best window in 20% of the seeds" in text
-    assert "not reproduced). bytes: 0.31 and 0.45\n" in text
+    assert f"to train on it: mdlm train --text {corpus} --tokenizer bpe:512 --mask-rate '{window}' --weight 1/t\n" in text
+    [record] = [line for line in text.splitlines() if "within .1 of the best window in 20% of the seeds" in line]
+    assert record.endswith("(W5-ngrams: not reproduced; each seed's in results/report.md)")
     monkeypatch.setattr("mdlm_min.evidence.verdicts.read_accepted", dict)
     assert main(["window", "--text", str(corpus), "--figure", str(tmp_path / "w.png")]) == 0
     assert "this predictor was not tried yet" in capsys.readouterr().out
@@ -128,6 +129,7 @@ def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeyp
         (["--text", "CORPUS", "--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
         (["--text", "CORPUS", "--figure", "w.pdf"], "figure: w.pdf is not allowed; a name that ends in .png"),
         (["--text", "CORPUS", "--probe", "--steps", "1"], "steps: 1 is not allowed; at least 3"),
+        (["--text", "CORPUS", "--probe", "--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(corpus, options, message, capsys):
@@ -211,7 +213,7 @@ def test_the_probe_suggests_by_the_gain_and_not_before_the_first_step(tmp_path, 
     later = {"step": 1.0} | {f"gain_{rate}": float(rate == 0.25) for rate in RATES}
     assert suggested_rate([first, later], "gain") == 0.25
 
-    def run(settings, seed, folder, *rest):
+    def run(settings, seed, folder, *rest, **make):
         folder.append_metrics(later | {f"snr_{rate}": float(rate == 0.75) for rate in RATES})
         folder.finish({"steps": 1, "seconds": 1.0})
 
@@ -220,6 +222,9 @@ def test_the_probe_suggests_by_the_gain_and_not_before_the_first_step(tmp_path, 
         monkeypatch.setattr(window, name, lambda *given: None)
     config = TextConfig("c.txt", "bytes", length=64)
     assert window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None) == 0.25
+    (tmp_path / "probe" / "metrics.csv").unlink()
+    with pytest.raises(InputError, match=r"metrics.csv: is missing or has no step above 0; delete .*probe to train again"):
+        window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None)
 
 
 def test_a_draft_among_the_submissions_does_not_stop_a_prediction(monkeypatch, tmp_path):
