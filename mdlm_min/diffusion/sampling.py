@@ -127,10 +127,13 @@ def generate(
             asked = top(confidence, asked, steps.count.maximum(sure))
         tokens, masked = torch.where(asked, chosen, tokens), masked & ~asked
         if rules.stop:
-            tokens, masked = _stopped(tokens, masked, wanted, rules.stop)
+            end = _end(tokens, masked, wanted, rules.stop)
+            after = wanted & (column > end)
+            tokens = torch.where(after, tokens.gather(1, end.clamp(max=length - 1)), tokens)
+            masked = masked & ~after
         if watch is not None:
             watch(tokens)
-    answer = wanted & ~_after_stop(tokens, masked, wanted, rules.stop, with_stop=True)
+    answer = wanted & (column < _end(tokens, masked, wanted, rules.stop))
     counts, passes = answer.sum(dim=1).tolist(), reader.passes.tolist()  # waits for the device
     return Generation(tokens, passes, counts, time.perf_counter() - started)
 
@@ -163,16 +166,9 @@ def _asked(steps: UnmaskingSteps, remasking: str, noise: list[torch.Generator | 
     return places & (u < 1 / steps.left[:, None])  # (t - s) / t with s one step below t
 
 
-def _after_stop(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int], with_stop: bool = False) -> Tensor:
-    """Wanted positions after the first stop token of each row before which nothing is masked: bool [batch, length]."""
-    ends = torch.isin(tokens, torch.tensor(sorted(stop), dtype=tokens.dtype, device=tokens.device)) & wanted & ~masked
-    settled = ends & (masked.cumsum(dim=1) == 0)
-    ended = settled.cumsum(dim=1) > 0
-    return wanted & ended if with_stop else wanted & ended & ~(settled & (settled.cumsum(dim=1) == 1))
-
-
-def _stopped(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int]) -> tuple[Tensor, Tensor]:
-    """Tokens and masked positions where rows that have ended are done: their stop token fills what was wanted after it."""
-    after = _after_stop(tokens, masked, wanted, stop)
-    first = (_after_stop(tokens, masked, wanted, stop, with_stop=True) & ~after).int().argmax(dim=1, keepdim=True)
-    return torch.where(after, tokens.gather(1, first), tokens), masked & ~after
+def _end(tokens: Tensor, masked: Tensor, wanted: Tensor, stop: Collection[int]) -> Tensor:
+    """Where each row's first stop token stands before which nothing is masked, or the length where there is none:
+    int64 [batch, 1]."""
+    stops = torch.isin(tokens, torch.tensor(sorted(stop), dtype=tokens.dtype, device=tokens.device))
+    settled = stops & wanted & ~masked & (masked.cumsum(dim=1) == 0)
+    return torch.where(settled.any(dim=1), settled.int().argmax(dim=1), tokens.shape[1])[:, None]
