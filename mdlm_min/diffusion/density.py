@@ -3,7 +3,7 @@
 t ~ U[0.3,0.8] per sequence and the mean over a row's masked tokens, no 1/t, as published; the tokens' probabilities are those
 of masking.priority_probabilities. The marks come with the data (context.marks), or from the corpus's surprisal: the top share
 of each sequence's tokens (ours). In a pair the second row has the complement of the first row's mask: a rate of 1 - t. The
-loss is the mean over both rows (ours).
+loss is the mean over both rows (ours); rows of unequal size count by their allowed tokens.
 """
 
 from collections.abc import Callable
@@ -40,10 +40,10 @@ class InformationDensity(MaskSchedule):
         share: float = 0.2,
         name: str = "information_density",
     ) -> None:
-        """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight that is not positive, a
-        share outside [0, 1] and a rate that is no MaskRate."""
-        if not (isinstance(density_weight, int | float) and 0 < density_weight < float("inf")):
-            raise InputError(f"density_weight: {shown(density_weight)} is not allowed; a number above 0, finite")
+        """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight outside [1e-6, 1e6] (in
+        float32 larger ones overflow), a share outside [0, 1] and a rate that is no MaskRate."""
+        if not (isinstance(density_weight, int | float) and 1e-6 <= density_weight <= 1e6):
+            raise InputError(f"density_weight: {shown(density_weight)} is not allowed; a number from 1e-6 to 1e6")
         if not (isinstance(share, int | float) and 0 <= share <= 1):
             raise InputError(f"share: {shown(share)} is not allowed; a number from 0 to 1")
         if surprisal is not None and not callable(surprisal):

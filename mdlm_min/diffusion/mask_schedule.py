@@ -148,7 +148,8 @@ class MaskSchedule(ABC):
 
 
 class RateSchedule(MaskSchedule):
-    """Masked diffusion as MaskedDiffusion has it, as a schedule: the same draws, the same weights.
+    """Masked diffusion as MaskedDiffusion has it, as a schedule: the same draws, the same weights. One thing differs: with weight
+    "mean" a row counts by its share of the batch's allowed tokens, there all rows count alike. Of equal sizes this is the same.
 
     With weight "1/t" on one interval, or "1/(t p(t))", it estimates a part of the bound without bias.
     """

@@ -72,8 +72,10 @@ def test_the_loss_is_the_mean_over_each_row_s_masked_tokens():
 
 
 def test_unusable_settings_name_field_value_and_what_is_allowed():
-    with pytest.raises(InputError, match="density_weight: 0 is not allowed; a number above 0, finite"):
+    with pytest.raises(InputError, match="density_weight: 0 is not allowed; a number from 1e-6 to 1e6"):
         InformationDensity(density_weight=0)
+    with pytest.raises(InputError, match=r"density_weight: 1e\+308 is not allowed"):
+        InformationDensity(density_weight=1e308)
     with pytest.raises(InputError, match=r"share: 1.5 is not allowed; a number from 0 to 1"):
         InformationDensity(share=1.5)
     with pytest.raises(InputError, match="density_weight: '2' is not allowed"):
