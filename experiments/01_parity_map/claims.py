@@ -46,7 +46,8 @@ def settings(table: Table) -> pd.DataFrame:
 
 def counts(tables: dict[str, Table]) -> dict[str, int]:
     """Of the cpu tier's problems at one layer of width 64: how many, in how many an arm generalises, in how many each arm is
-    first, and in how many it memorises without generalising."""
+    first, in how many it memorises without generalising, and in how many masked diffusion and output supervision are before each
+    other."""
     runs = _plain(settings(tables["cpu"]))
     runs = runs[(runs["layers"] == 1) & (runs["width"] == 64)]
     times = runs.pivot(index=["n", "k", "N"], columns="arm", values="t_gen")
@@ -54,6 +55,10 @@ def counts(tables: dict[str, Table]) -> dict[str, int]:
     only = np.isfinite(runs["t_mem"]) & ~np.isfinite(runs["t_gen"])
     found = {f"{arm}_first": int((there[arm] == there.min(axis=1)).sum()) for arm in ARMS}
     found |= {f"{arm}_memorises_only": int(only[runs["arm"] == arm].sum()) for arm in ARMS}
+    found |= {
+        "masked_before_output": int((there["masked"] < there["output"]).sum()),
+        "output_before_masked": int((there["output"] < there["masked"]).sum()),
+    }
     return found | {"problems": len(times), "generalised": len(there)}
 
 

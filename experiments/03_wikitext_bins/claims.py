@@ -242,6 +242,7 @@ def _main(where: str, suffix: str = "", cell: str = "", **tier: str) -> list[Cla
         scale="share",
         paper=1.0,
         smallest=quarter(1.0, 0.5),
+        family="W1b",
         **tier,
     )
     return [*claims, place]

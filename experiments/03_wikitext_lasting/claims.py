@@ -278,7 +278,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
 
 def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
     batch = next(iter(table.runs.values()))["config"]["batch"]
-    for suffix, colour, text in (("", 2, "with 1/t"), ("_unweighted", 0, "without 1/t")):
+    for suffix, colour, text in (("", "black", "with 1/t"), ("_unweighted", "grey", "without 1/t")):  # no schedule's colour
         rival, arm = f"uniform{suffix}", f"middle{suffix}"
         if not {rival, arm} <= set(arms_of(table)):
             continue
@@ -288,22 +288,22 @@ def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
                          for row, mine in zip(theirs, ours, strict=True) if row["step"] > 0)
             for theirs, ours in pairs
         ]  # fmt: skip
-        figure.seed_band(ax, gaps, "gap", figure.COLOURS[colour], f"U[0,1] - U[.45,.55], {text}")
+        figure.seed_band(ax, gaps, "gap", colour, f"U[0,1] - U[.45,.55], {text}")
         slope, end = trend(table, rival, arm)
         low, high = slope.interval()
         last = float(gaps[0]["step"].iloc[-1])
         tokens = np.linspace(last / 4, last, 50)
-        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling"
+        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling (mean of seeds, fitted after the runs)"
         if not np.isfinite(low):
             line = f"{slope.estimate:+.3f} nats per doubling, one seed"
         ax.plot(
-            tokens, end + slope.estimate * np.log2(tokens / last), "--", color=figure.COLOURS[colour], linewidth=2, label=line
+            tokens, end + slope.estimate * np.log2(tokens / last), "--", color=colour, linewidth=2, label=line
         )
     ax.axhline(0, color="grey", linewidth=0.8)
     ratio = Ratio(tuple(step_ratios(table, "uniform", "middle"))).estimate
     ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats")
     ax.set_title(f"does the gain last? {cell}: to equal loss U[0,1] needs {ratio:.1f} times the steps", fontsize=9)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=6)
 
 
 def _draw_losses(ax: figure.Axes, table: Table, cell: str) -> None:

@@ -50,7 +50,7 @@ class Section:
     @property
     def counts(self) -> dict[str, int]:
         """How many claims have each verdict."""
-        return _counts(card.verdict for card in self.cards)
+        return count_verdicts(card.verdict for card in self.cards)
 
 
 def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) -> list[Path]:
@@ -59,7 +59,8 @@ def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) 
     return paths
 
 
-def _counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+def count_verdicts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """How many verdicts of each kind there are."""
     found = Counter(verdict.verdict for verdict in verdicts)
     return {verdict: found[verdict] for verdict in VERDICTS}
 
@@ -125,7 +126,7 @@ def _render(name: str, **context: Any) -> str:
 
 def readme_table(judged: verdicts.Judged, set_after: Mapping[str, str]) -> str:
     """The README's short table: what the paper says, the verdicts at its size and scaled down, and their counts."""
-    counts = _counts(verdict for _, verdict in judged)
+    counts = count_verdicts(verdict for _, verdict in judged)
     return _render(
         "readme.md",
         in_short=in_short(judged, set_after, "results/report.md"),
@@ -165,7 +166,7 @@ def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[P
     return {
         "sections": [_section(Experiment(name), by_tier[name], judged[name], figures.get(name, [])) for name in judged],
         "headlines": headlines(flat, set_after),
-        "counts": _counts(verdict for _, verdict in flat),
+        "counts": count_verdicts(verdict for _, verdict in flat),
         "set_after": set_after,
     }
 

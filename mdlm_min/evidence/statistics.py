@@ -10,7 +10,7 @@ the smallest value that would matter. `Evidence` is what the runs say of the qua
 
 Where both of the first two hold, the effect is there, but smaller than what would matter: reproduced, and the note says so.
 
-Claims of one family (several ratios, windows or sizes, or two looks at one question) are adjusted together by Holm's method (Holm
+Claims of one family (several ratios, windows, sizes or places, or two looks at one question) are adjusted together by Holm's method (Holm
 1979); those that were not run count too. The adjusted p-values decide; the raw ones stand beside them. Intervals are not
 adjusted: in a family an interval can lie above the null value and the claim be underpowered all the same.
 

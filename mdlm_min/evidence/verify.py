@@ -12,7 +12,7 @@ from mdlm_min.evidence import crate, golden
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.history import prove
 from mdlm_min.evidence.publishing import holds, planned
-from mdlm_min.evidence.report import stale
+from mdlm_min.evidence.report import count_verdicts, stale
 from mdlm_min.evidence.verdicts import Judged, as_json, judge_each, print_verdicts, read_accepted, read_json
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import sha256, write_whole
@@ -199,5 +199,6 @@ def verify(runs: Path | None, accept: bool) -> int:
     ]
     for line in moved:
         print(f"MOVED {line}")
-    print(f"{len(judged)} claims; {compared} fresh tables compared with golden ones; {len(moved)} differences")
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(verdict for _, verdict in judged).items())
+    print(f"{len(judged)} claims: {counted}; {compared} fresh tables compared with golden ones; {len(moved)} differences")
     return 1 if moved else 0
