@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mdlm_min.run.run_folder import RunFolder
 
 TOKENIZER = "bpe:512"  # of a text, unless it is said: what is predicted for a text and what trains on it read the same tokens
+BATCH = 8  # texts generated together, unless it is said
 MOST_THREADS = 4096  # torch takes no number beyond 32 bits, and no machine has more cores
 
 
@@ -114,11 +115,11 @@ def fields_as_options(**renamed: str) -> Iterator[None]:
 
 def say_if_unfinished(path: Path) -> None:
     """Say on stderr that a run has not reached its end, and at which step the state is that is used."""
-    if (path / "checkpoints").is_dir() and not (path / "finished.json").exists():
-        from mdlm_min.training.checkpoint import checkpoints
+    from mdlm_min.training.checkpoint import checkpoints, step_of
 
-        steps = checkpoints(path / "checkpoints")[-1].name.partition("-")[2]
-        print(f"note: {path} is not finished; this is its state at step {int(steps)}", file=sys.stderr)
+    found = checkpoints(path / "checkpoints")
+    if found and not (path / "finished.json").exists():
+        print(f"note: {path} is not finished; this is its state at step {step_of(found[-1])}", file=sys.stderr)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 import argparse
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import folder_path, say_if_unfinished
+from mdlm_min.cli.command import BATCH, folder_path, say_if_unfinished
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Print the chosen number of texts; returns the exit code."""
-    import torch
-
+    """Print the chosen number of texts, batch by batch; returns the exit code."""
     from mdlm_min.diffusion.sampling import SamplingConfig
     from mdlm_min.tasks.text_model import TextModel, check_gaps
 
@@ -63,13 +62,16 @@ def sample(arguments: argparse.Namespace) -> int:
     say_if_unfinished(arguments.run)
     template = model.template(arguments.infill) if filling else model.continuation(arguments.prompt or "", arguments.length or 0)
     steps = template.count(model.mask_token) if arguments.steps is None else arguments.steps
-    templates = torch.tensor([template]).expand(arguments.count, -1)
     config = SamplingConfig(config.remasking, steps, config.temperature)
     rules = model.rules_behind(arguments.prompt or "")
-    for index, filled in enumerate(model.fill(templates, config, arguments.seed, rules).tolist()):
-        if arguments.count > 1:
-            print(f"--- {index + 1} of {arguments.count}")
-        show(model, template, filled, marked=filling)
+    for first in range(0, arguments.count, BATCH):
+        batch = range(first, min(first + BATCH, arguments.count))
+        made = model.generate([template] * len(batch), config, arguments.seed, rules, items=batch)
+        for index, filled in zip(batch, made.tokens.tolist(), strict=True):
+            if arguments.count > 1:
+                print(f"--- {index + 1} of {arguments.count}")
+            show(model, template, filled, marked=filling)
+        sys.stdout.flush()
     return 0
 
 

@@ -121,7 +121,12 @@ def _all_well(trouble: OSError | None, folder: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders below `folder`, oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}*"))
+    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint folder, by its name: from 10^9 steps on, names in alphabetical order are not in this one."""
+    return int(path.name.removeprefix(_PREFIX))
 
 
 class Checkpoint:

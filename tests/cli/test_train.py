@@ -104,6 +104,23 @@ def test_texts_differ_by_number_and_seed_and_can_be_had_again(run, capsys):
     assert sampled(run, *options, "--seed", "1", capsys=capsys) != texts[0]
 
 
+def test_many_texts_come_batch_by_batch_and_are_those_of_one_batch(run, monkeypatch, capsys):
+    options = ["--length", "12", "--temperature", "3", "--count", "5"]
+    whole = sampled(run, *options, capsys=capsys)
+    sizes = []
+    generate = TextModel.generate
+
+    def counted(self, templates, *rest, **more):
+        sizes.append(len(templates))
+        return generate(self, templates, *rest, **more)
+
+    monkeypatch.setattr("mdlm_min.cli.sample.BATCH", 2)
+    monkeypatch.setattr(TextModel, "generate", counted)
+    assert sampled(run, *options, capsys=capsys) == whole
+    assert sizes == [2, 2, 1]
+    assert whole.count("--- ") == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
