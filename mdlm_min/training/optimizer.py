@@ -40,6 +40,8 @@ class TrainConfig:
             raise InputError(f"train.momentum: {self.momentum} is not allowed; only with train.optimizer = sgd")
         if self.clip and self.unit_gradient:
             raise InputError(f"train.clip: {self.clip} is not allowed; 0 where train.unit_gradient is set")
+        if self.schedule == "cosine" and self.warmup >= self.steps:
+            raise InputError(f"train.warmup: {self.warmup} is not allowed with schedule = cosine; below steps = {self.steps}")
         if 0 < self.spike <= 1:
             raise InputError(f"train.spike: {self.spike} is not allowed; above 1, or 0 to take every step")
 

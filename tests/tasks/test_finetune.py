@@ -41,6 +41,11 @@ def settings(tmp_path):
     }
 
 
+def started(settings, folder, more=None):
+    """The settings of a run that starts from a folder, whose shape it has."""
+    return merge({name: value for name, value in settings.items() if name != "model"}, {"start": str(folder)}, more or {})
+
+
 def task(settings, folder=None):
     return FinetuneTask(build(FinetuneConfig, settings), 0, folder)
 
@@ -143,7 +148,7 @@ def test_malformed_records_are_in_the_log_and_the_record(settings, tmp_path):
 
 def test_other_data_or_another_start_under_a_begun_run_is_refused(settings, tmp_path):
     execute(tmp_path / "base", settings)
-    again = merge(settings, {"start": str(tmp_path / "base"), "data": {"length": 48}})
+    again = started(settings, tmp_path / "base", {"data": {"length": 48}})
     with open_run(tmp_path / "run", {"arm": "any", "seed": 0, **again}) as folder:
         finetune.prepare(again, 0, folder)
         execute(tmp_path / "other", settings, seed=1)
@@ -163,7 +168,7 @@ def test_a_pretrained_run_is_the_start_and_gets_rows_for_the_template(settings, 
     with open_run(tmp_path / "base", {"arm": "any", "seed": 0, "kind": "pretrain", **before}) as folder:
         pretrain.run(before, 0, folder, lambda line: None)
     base = TextModel.load(tmp_path / "base")
-    made = task(merge(settings, {"start": str(tmp_path / "base")}))
+    made = task(started(settings, tmp_path / "base"))
     assert (base.model.config.vocab_size, made.model.config.vocab_size, made.model.config.layers) == (258, 262, 1)
     assert (made.template.special.mask, made.template.special.end) == (base.mask_token, base.end_token)
     for name, value in base.model.state_dict().items():
@@ -187,11 +192,11 @@ def test_a_released_folder_is_the_start_with_its_own_tokenizer_and_ids(settings,
     ids = [made.token_to_id(name) for name in NAMES]
     save_weights(folder, model, SpecialTokens(ids[0], ids[1], ids[1]))
     made.save(str(folder / "tokenizer.json"))
-    started = task(merge(settings, {"start": str(folder)}))
-    assert started.template.special.mask == ids[0]
-    assert started.template.special.end_turn == ids[5]
-    assert weights_sha256(started.model) == weights_sha256(model)
-    rows = execute(tmp_path / "run", merge(settings, {"start": str(folder)}))
+    first = task(started(settings, folder))
+    assert first.template.special.mask == ids[0]
+    assert first.template.special.end_turn == ids[5]
+    assert weights_sha256(first.model) == weights_sha256(model)
+    rows = execute(tmp_path / "run", started(settings, folder))
     assert rows[-1]["valid_loss"] < rows[0]["valid_loss"]
     assert TextModel.load(tmp_path / "run").mask_token == ids[0]
 
@@ -209,10 +214,10 @@ def test_a_run_and_its_export_answer_in_the_template_that_they_were_trained_in(s
     }  # fmt: skip
     with open_run(tmp_path / "base", {"arm": "any", "seed": 0, "kind": "pretrain", **before}) as folder:
         pretrain.run(before, 0, folder, lambda line: None)
-    started = merge(settings, {"start": str(tmp_path / "base")})
-    execute(tmp_path / "run", started)
+    tuned = started(settings, tmp_path / "base")
+    execute(tmp_path / "run", tuned)
     export(tmp_path / "run", tmp_path / "export", "float32")
-    wanted = task(started).template.special
+    wanted = task(tuned).template.special
     assert len(wanted.ids) == 6
     assert wanted.end == more.get("end_token", 257)
     for place in ("run", "export"):
@@ -387,7 +392,10 @@ def test_two_processes_with_accumulation_on_deepspeed_take_the_steps_of_one(sett
         ({"weight": "mean"}, "weight: 'mean' is not allowed in fine-tuning"),
         ({"mask_rate": "U[0.5,2]"}, "mask_rate: "),
         ({"start": "x", "data": {"tokenizer": "bytes"}}, "data.tokenizer: 'bytes' is not allowed with start"),
-        ({"generation_tokens": 2000}, "generation_tokens: 2000 is not allowed; below data.length = 1024"),
+        ({"start": "x", "model": {"layers": 3}}, "model: LladaShape.* is not allowed with start, whose shape is used"),
+        ({"start": "x", "vocab_size": 300}, "vocab_size: 300 is not allowed with start"),
+        ({"generation_tokens": 8}, "generation_tokens: 8 is not allowed with items = 0"),
+        ({"generation_tokens": 2000, "items": 1}, "generation_tokens: 2000 is not allowed; below data.length = 1024"),
         ({"batch": 3, "engine": {"micro_batch": 2}}, "engine.micro_batch: 2 is not allowed; a divisor of 3"),
     ],
 )
@@ -399,12 +407,12 @@ def test_bad_settings_are_named(changes, message):
 def test_bad_starts_are_named(settings, tmp_path):
     for start in (str(tmp_path / "nothing"), "$MDLM_NO_SUCH_NAME"):
         with pytest.raises(InputError, match=r"start: .* is no folder; allowed: a run folder, a released folder, or \$NAME"):
-            finetune.check(merge(settings, {"start": start}))
+            finetune.check(started(settings, start))
     with pytest.raises(InputError, match="is not a run folder"):
-        task(merge(settings, {"start": str(tmp_path)}))
+        task(started(settings, tmp_path))
     execute(tmp_path / "base", merge(settings, {"train": {"steps": 1}}))
     with pytest.raises(InputError, match=r"data.length: 65 is not allowed; .* reads at most 64 tokens"):
-        task(merge(settings, {"start": str(tmp_path / "base"), "data": {"length": 65}}))
+        task(started(settings, tmp_path / "base", {"data": {"length": 65}}))
     with pytest.raises(InputError, match="data.tokenizer: 'bpe:300' is for plain text"):
         task(merge(settings, {"data": {"tokenizer": "bpe:300"}}))
     with pytest.raises(InputError, match=r"items: 5 are wanted, .* has 0 held out"):
