@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.model.flops import Work, training_operations
-from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.summaries import LEVELS
@@ -20,10 +19,10 @@ from mdlm_min.tasks.summaries import LEVELS
 class AutoregressiveTask(LanguageTask):
     """A run of the autoregressive model as the training loop sees it. Raises InputError unless model.causal is true."""
 
+    causal = True
+
     def __init__(self, config: LanguageRunConfig, seed: int) -> None:
         super().__init__(config, seed)
-        if not config.model.causal:
-            raise InputError("model.causal: false is not allowed for the autoregressive model; set it to true")
         operations = training_operations(self.model.config, config.batch, selected=1.0)
         self.work = Work(self.work.tokens, operations, self.work.ceiling)
 

@@ -85,9 +85,15 @@ class LanguageRunConfig:
 
 
 class LanguageTask(Task):
-    """A run on text as the training loop sees it."""
+    """A run on text as the training loop sees it. Raises InputError unless model.causal is `causal`: a masked token's right
+    neighbours are seen."""
+
+    causal = False
 
     def __init__(self, config: LanguageRunConfig, seed: int, data: TextData | None = None) -> None:
+        if config.model.causal != self.causal:
+            asked, allowed = (str(causal).lower() for causal in (config.model.causal, self.causal))
+            raise InputError(f"model.causal: {asked} is not allowed for this kind of run; allowed: {allowed}")
         self.config, self.seed = config, seed
         self.data = data or load_data(config.data)
         self.priors: dict[str, Tensor] = {}  # by split, for the estimate of its loss

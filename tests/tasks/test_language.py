@@ -176,8 +176,10 @@ def test_the_autoregressive_model_sees_only_what_came_before():
     with torch.no_grad():
         torch.testing.assert_close(task.nll_in_order(changed)[:, :5], task.nll_in_order(tokens)[:, :5])
         assert not torch.allclose(task.nll_in_order(changed)[:, 5], task.nll_in_order(tokens)[:, 5])
-    with pytest.raises(InputError, match="model.causal: false"):
+    with pytest.raises(InputError, match="model.causal: false is not allowed for this kind of run; allowed: true"):
         AutoregressiveTask(config(), 0)
+    with pytest.raises(InputError, match="model.causal: true is not allowed for this kind of run; allowed: false"):
+        LanguageTask(config(model={**SMALL["model"], "causal": True}), 0)
 
 
 def test_the_autoregressive_loss_is_that_of_the_whole_split():
