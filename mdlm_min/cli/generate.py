@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command, say_if_unfinished
+from mdlm_min.cli.command import BATCH, add_command, say_if_unfinished
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
@@ -34,18 +34,20 @@ if TYPE_CHECKING:
 KEYS = ("prompt", "infill", "messages")
 WRITTEN = ("answer", "tokens", "nfe")  # what each line of the output has besides those of its prompt
 LENGTH = 128  # tokens of an answer, unless it is said
-BATCH = 8  # answers of a file generated together, likewise
 GIVEN, NEW, MASKED = "", "bold cyan", "dim"  # styles of tokens
 SHADE, REFRESH = "\u2591", 0.1  # the sign for a masked token; seconds between two pictures
 
 
 def add_parsers(commands: Any) -> None:
     """`mdlm generate`."""
-    text = "Generate answers to a prompt or to a file of prompts, or fill in gaps, and say what it took."
+    text = (
+        "Generate answers to a prompt or to a file of prompts, or fill in gaps, and say what it took. NFE is the number of "
+        "forward passes."
+    )
     parser = add_command(commands, "generate", text, generate)
     parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="text to answer or continue (without --chat a last space is left to the answer)")
+    what.add_argument("--prompt", help="text to answer or continue (without --chat, of subwords, a last space is the answer's)")
     what.add_argument(
         "--infill",
         help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; of subwords the space before is the gap's",
@@ -84,11 +86,13 @@ def add_parsers(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Request:
-    """A template, where its answer starts (None: it has gaps), and the line of the file that it comes from."""
+    """A template, where its answer starts (None: it has gaps), the line of the file that it comes from, and whether the answer
+    begins with the space that the prompt ends with."""
 
     template: list[int]
     start: int | None
     line: dict[str, Any]
+    spaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,12 @@ def generate(arguments: argparse.Namespace) -> int:
     say_if_unfinished(arguments.model)
     chat = model.chat_template() if arguments.chat else None
     requests = [_request(model, chat, line, arguments, number) for number, line in lines]
-    rules = {gaps: _rules(model, chat, arguments, gaps) for gaps in (False, True)}
+    kinds = {(request.start is None, request.spaced) for request in requests}
+    rules = {kind: _rules(model, chat, arguments, *kind) for kind in kinds}
     settings = [
         _Setting(
             config if arguments.steps is not None else replace(config, steps=request.template.count(model.mask_token)),
-            rules[request.start is None],
+            rules[request.start is None, request.spaced],
         )
         for request in requests
     ]
@@ -216,7 +221,8 @@ def _request(
                 prompt = model.before_gap(text)
             else:
                 prompt = chat.render(check_messages([{"role": "user", "content": text}]), add_generation_prompt=True)
-        return _Request(model.with_answer(prompt, _length(model, len(prompt), arguments)), len(prompt), line)
+        spaced = chat is None and model.leaves_space(line["prompt"])
+        return _Request(model.with_answer(prompt, _length(model, len(prompt), arguments)), len(prompt), line, spaced)
 
 
 def _length(model: "TextModel", prompt: int, arguments: argparse.Namespace) -> int:
@@ -239,14 +245,19 @@ def _at_line(arguments: argparse.Namespace, number: int) -> Iterator[None]:
         raise InputError(f"prompts: {arguments.prompts}, line {number}: {error}" if arguments.prompts else str(error)) from error
 
 
-def _rules(model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.Namespace, gaps: bool) -> "TokenRules":
-    """Roles of tokens in an answer or, where a text has `gaps`, in these: nothing ends there."""
+def _rules(
+    model: "TextModel", chat: "ChatTemplate | None", arguments: argparse.Namespace, gaps: bool, spaced: bool
+) -> "TokenRules":
+    """Roles of tokens in an answer, which begins with a space where it is `spaced`, or, where a text has `gaps`, in these:
+    nothing ends there."""
     ends = set() if model.end_token is None else {model.end_token}
     ends |= set() if chat is None else {chat.special.end, chat.special.end_turn}
     given = {
         name: _ids(name, getattr(arguments, name), ends, model.model.config.outputs)
         for name in ("suppress", "begin_suppress", "defer")
     }
+    if spaced:
+        given["begin_suppress"] |= model.inside_words()
     if arguments.no_stop or gaps:
         return model.rules(suppress=given["suppress"] | ends, begin_suppress=given["begin_suppress"], defer=given["defer"])
     return model.rules(stop=ends, **given)

@@ -119,19 +119,20 @@ class TextModel:
 
     def before_gap(self, text: str) -> list[int]:
         """Tokens of a text that a gap follows. A last space is left to the gap: subword tokens begin with their space."""
-        return self._encode(text.removesuffix(" ") if self._leaves_space(text) else text)
+        return self._encode(text.removesuffix(" ") if self.leaves_space(text) else text)
 
-    def _leaves_space(self, text: str) -> bool:
+    def leaves_space(self, text: str) -> bool:
+        """Whether the last space of a text is left to the gap that follows."""
         return text.endswith(" ") and self.tokenizer.vocab_size > 256
 
     def rules_behind(self, prompt: str) -> TokenRules:
         """Roles of tokens behind a prompt: the first one begins with the space that `before_gap` has left to it."""
-        inside = [
-            token
-            for token in range(self.tokenizer.vocab_size if self._leaves_space(prompt) else 0)
-            if not self.tokenizer.decode([token]).startswith(" ")
-        ]
-        return self.rules(begin_suppress=inside)
+        return self.rules(begin_suppress=self.inside_words() if self.leaves_space(prompt) else ())
+
+    def inside_words(self) -> set[int]:
+        """Tokens that do not begin with a space."""
+        tokens = range(self.tokenizer.vocab_size)
+        return {token for token in tokens if not self.tokenizer.decode([token]).startswith(" ")}
 
     def _encode(self, text: str) -> list[int]:
         if not is_unicode(text):

@@ -472,3 +472,16 @@ def test_answers_to_other_prompts_or_of_another_model_are_not_mixed(folder, tmp_
     assert main(command) == 2
     assert f"{output}.partial holds work of another configuration ({change}: " in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_an_answer_begins_with_the_prompt_s_last_space_as_in_a_sample(folder, tmp_path, capsys):
+    """Of subwords only: in bytes the space is the prompt's own."""
+    hot = ["--temperature", "5", "--length", "4", "--no-stop"]
+    for seed in map(str, range(4)):
+        assert said(folder, "--prompt", "ab ", *hot, "--seed", seed, capsys=capsys)[0].startswith(" ")
+    assert not all(said(folder, "--prompt", "ab", *hot, "--seed", seed, capsys=capsys)[0].startswith(" ") for seed in "0123")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "ab "}\n{"prompt": "ab"}\n{"infill": "ab __"}\n')
+    files = ["--prompts", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    said(folder, *files, *hot, "--seed", "0", capsys=capsys)
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert first["answer"].startswith(" ")
