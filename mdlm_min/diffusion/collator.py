@@ -117,6 +117,9 @@ class MaskCollator:
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise InputError(f"input_ids: {tokens.dtype} is not allowed; whole numbers")
         tokens = tokens.long()
+        if (wrong := tokens[(tokens < 0) | (tokens == self.mask_token)]).numel():
+            allowed_ids = f"token ids, at least 0, without mask_token = {self.mask_token}"
+            raise InputError(f"input_ids: {int(wrong[0])} is not allowed; {allowed_ids}")
         real = _values(sample, "attention_mask", len(tokens), 1) != 0
         allowed = real & (_values(sample, "labels", len(tokens), 0) != IGNORED)
         marks = _values(sample, "marks", len(tokens), 0).bool().repeat(copies, 1) if "marks" in sample else None

@@ -201,6 +201,8 @@ def test_what_cannot_be_used_is_one_line():
         ({"step": 0.0}, r"step: 0\.0 is not allowed; a whole number"),
         ({"sample": 3.0}, r"sample: 3\.0 is not allowed; a whole number"),
         ({"input_ids": [1.7, 2.0]}, "input_ids: torch.float32 is not allowed; whole numbers"),
+        ({"input_ids": [1, -100]}, "input_ids: -100 is not allowed; token ids, at least 0, without mask_token = 90"),
+        ({"input_ids": [MASK, 1]}, "input_ids: 90 is not allowed; token ids, at least 0, without mask_token = 90"),
         ({"input_ids": None}, "input_ids: None is not allowed; a list or tensor of numbers"),
         ({"labels": None}, "labels: None is not allowed; a list or tensor of numbers"),
     ):
