@@ -45,11 +45,11 @@ class Trainer:
     """One run: steps, evaluations, checkpoints, the end. A resumed run gives the same metrics as an undisturbed one, bit for bit
     on a CPU.
 
-    A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it), at the end, and upon a stop
-    request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt. `engine_of` makes the
-    engine once the weights are in place. Raises DivergedError for a loss that is not finite where `config.spike` does not skip
-    it, and keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are not those that it was written
-    with.
+    A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it; none with inf), at the end,
+    and upon a stop request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt.
+    `engine_of` makes the engine once the weights are in place. Raises DivergedError for a loss that is not finite where
+    `config.spike` does not skip it, and keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are
+    not those that it was written with.
     """
 
     def __init__(
@@ -159,7 +159,10 @@ class Trainer:
         if (due or stop) and math.isfinite(self.checkpoint_seconds):
             self._save()
         if stop and not self.done:
-            self.folder.log(f"stopped at step {self.step} as asked")
+            kept = "" if math.isfinite(self.checkpoint_seconds) else "; train.checkpoint_seconds = inf: no state is kept"
+            self.folder.log(f"stopped at step {self.step} as asked{kept}")
+            if kept:
+                self._say(f"stopped{kept}, and the same command begins anew")
             self.folder.clear_stop_request()
             raise KeyboardInterrupt
 

@@ -221,6 +221,18 @@ def test_no_checkpoint_where_none_is_wanted(tmp_path):
     assert folder.read_json("finished.json")["steps"] == 3
 
 
+def test_a_stop_says_where_nothing_is_kept(tmp_path):
+    for seconds, said in ((math.inf, True), (20.0, False)):
+        lines = []
+        with open_run(tmp_path / f"{seconds}", {}) as folder:
+            (folder.path / "stop").touch()
+            with pytest.raises(KeyboardInterrupt):
+                train(Line(), TrainConfig(steps=3, checkpoint_seconds=seconds), folder, lines.append)
+        nothing = "stopped; train.checkpoint_seconds = inf: no state is kept, and the same command begins anew"
+        assert (lines[-1] == nothing) == said
+        assert ("no state is kept" in (folder.path / "log.txt").read_text()) == said
+
+
 @pytest.mark.parametrize("asked", ["abc", "nan", "-1", ""])
 def test_seconds_between_checkpoints_that_are_no_number_are_one_line(asked, tmp_path, monkeypatch):
     monkeypatch.setenv("MDLM_CHECKPOINT_SECONDS", asked)
