@@ -56,12 +56,18 @@ def list_experiments(arguments: argparse.Namespace) -> int:
             line = f"  {tier:6} {len(experiment.runs(tier)):4} runs"
             if (table := golden.RESULTS / experiment.name / tier).is_dir():
                 records = golden.read_records(table).values()
-                hours = sum(record["finished"]["seconds"] for record in records) / 3600
+                seconds = sum(record["finished"]["seconds"] for record in records)
                 devices = ", ".join(sorted({record["data"]["device"] for record in records}))
-                line += f"; {len(records)} in the golden table took {hours:.2g} hours one by one ({devices})"
+                line += f"; {len(records)} in the golden table took {_duration(seconds)} one by one ({devices})"
             print(line)
         print(f"  arms   {', '.join(experiment.plan['arms'])}")
     return 0
+
+
+def _duration(seconds: float) -> str:
+    """In hours from two hours on, in minutes from two minutes on."""
+    unit, size = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
+    return f"{seconds / size:.1f} {unit}"
 
 
 def run(arguments: argparse.Namespace) -> int:

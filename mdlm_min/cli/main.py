@@ -15,6 +15,7 @@ from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
 GROUPS = (experiments, contest, evidence, judge, train, sample, finetune, generate, window, pretraining, evaluate)
+NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU; it need not be imported here
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
   mdlm run parity                      the cpu tier of 01_parity, all cores, then its verdicts
@@ -72,3 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     except RunError as error:
         print(f"mdlm: {error}", file=sys.stderr)
         return 3
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
+            raise
+        print(
+            "mdlm: memory: this takes more than the machine has; allowed: what fits, such as a smaller model or batch",
+            file=sys.stderr,
+        )
+        return 2

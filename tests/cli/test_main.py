@@ -1,5 +1,7 @@
 import pytest
+import torch
 
+from mdlm_min.cli.experiments import _duration
 from mdlm_min.cli.main import main
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
@@ -46,7 +48,29 @@ def test_list_names_every_experiment_and_arm(capsys):
     assert "md_0.246_none" in text
     table = golden.accepted("01_parity_map", "cpu")
     hours = sum(record["finished"]["seconds"] for record in table.runs.values()) / 3600
-    assert f"  cpu     174 runs; 174 in the golden table took {hours:.2g} hours one by one (cpu)\n" in text
+    assert f"  cpu     174 runs; 174 in the golden table took {hours:.1f} hours one by one (cpu)\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1.74, "1.7 seconds"), (119, "119.0 seconds"), (120, "2.0 minutes"), (7200, "2.0 hours")]
+)
+def test_what_runs_took_is_in_readable_units(seconds, text):
+    assert _duration(seconds) == text
+
+
+@pytest.mark.parametrize("take", [lambda: torch.empty(1 << 50), lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA"))])
+def test_more_memory_than_there_is_is_one_line(take, monkeypatch, capsys):
+    monkeypatch.setattr("mdlm_min.cli.train.train", lambda arguments: take())
+    assert main(["train", "--text", "x"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "mdlm: memory: this takes more than the machine has; allowed: what fits, such as a smaller model or batch"
+    ]
+
+
+def test_another_error_of_torch_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("mdlm_min.cli.train.train", lambda arguments: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["train", "--text", "x"])
 
 
 def test_gpu_queue_is_in_order_of_worth(capsys):
