@@ -5,7 +5,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_threads, fields_as_options, folder_path, source_name, text_name, trained_run, use_threads
+from mdlm_min.cli.command import (
+    add_threads,
+    fields_as_options,
+    folder_path,
+    say_if_unfinished,
+    source_name,
+    text_name,
+    trained_run,
+    use_threads,
+)
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,9 +117,10 @@ def finetune(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel
 
     use_threads(arguments.threads)
-    length = arguments.length or TextModel.load(finetune.start_folder(arguments.start)).length
-    settings = settings_from(arguments, length)
+    start = finetune.start_folder(arguments.start)
+    settings = settings_from(arguments, arguments.length or TextModel.load(start).length)
     finetune.check(settings)
+    say_if_unfinished(start)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
         rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", DATA)
@@ -134,8 +144,8 @@ def finetune(arguments: argparse.Namespace) -> int:
 
 
 def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], data: dict[str, Any]) -> "list[Sample]":
-    """The first held-out samples of the run's data. Raises InputError where these have changed: they could be some that it was
-    trained on."""
+    """The first held-out samples of the run's data, each prompt once. Raises InputError where these have changed: they could be
+    some that it was trained on."""
     from mdlm_min.data.conversations import ChatConfig, Conversations
     from mdlm_min.run.config import build
     from mdlm_min.tasks.finetune import data_sha256
@@ -143,7 +153,8 @@ def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], da
     found = Conversations(build(ChatConfig, settings["data"], "data."), template)
     if data_sha256(found.sha256, data["start_sha256"]) != data["sha256"]:
         raise InputError(f"data: {settings['data']['source']} has changed since {path} was trained; bring the old data back")
-    return found.held_out[:SHOWN]
+    different = {tuple(sample.prompt.tolist()): sample for sample in reversed(found.held_out)}  # the first of each prompt
+    return list(reversed(different.values()))[:SHOWN]
 
 
 def _show_answers(model: "TextModel", template: "ChatTemplate", held_out: "list[Sample]") -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import add_command, folder_path
+from mdlm_min.cli.command import add_command, folder_path, say_if_unfinished
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,5 +67,6 @@ def export(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import export
 
     export(arguments.run, arguments.output, arguments.dtype)
+    say_if_unfinished(arguments.run)
     print(arguments.output)
     return 0

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,3 +206,21 @@ def test_a_loss_that_is_no_number_ends_the_run(base, talk, tmp_path, capsys):
 def test_a_run_folder_s_name_is_text(base, talk, tmp_path, capsys):
     for name in ("", f"{tmp_path}/run\udcff"):
         assert finetune(talk, base, name) == 2
+
+
+def test_prompts_that_are_shown_are_different_ones_and_an_unfinished_start_is_named(base, tmp_path, monkeypatch, capsys):
+    def record(number):
+        user, assistant = ({"role": "user", "content": f"say {number}"}, {"role": "assistant", "content": "yes"})
+        return json.dumps({"messages": [user, assistant]}) + "\n"
+
+    (tmp_path / "talk.jsonl").write_text("".join(record(number // 3) for number in range(60)))
+    shutil.copytree(base, tmp_path / "start")
+    (tmp_path / "start" / "finished.json").unlink()
+    assert finetune(tmp_path / "talk.jsonl", tmp_path / "start", tmp_path / "run", "--steps", "1") == 0
+    said = capsys.readouterr()
+    shown = [line for line in said.out.splitlines() if line.startswith("say ")]
+    assert len(shown) == len(set(shown)) == 3
+    assert f"note: {tmp_path / 'start'} is not finished; this is its state at step " in said.err
+    monkeypatch.setattr("mdlm_min.tasks.text_model.export", lambda *given: None)
+    assert main(["export", str(tmp_path / "start"), "--output", str(tmp_path / "out")]) == 0
+    assert f"note: {tmp_path / 'start'} is not finished; this is its state at step " in capsys.readouterr().err
