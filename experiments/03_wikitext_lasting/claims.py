@@ -276,6 +276,9 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     return paths
 
 
+LINES = "heavy: median of the seeds; dashed: mean of their fits, made after the runs"
+
+
 def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
     batch = next(iter(table.runs.values()))["config"]["batch"]
     for suffix, colour, text in (("", "black", "with 1/t"), ("_unweighted", "grey", "without 1/t")):  # no schedule's colour
@@ -293,17 +296,15 @@ def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
         low, high = slope.interval()
         last = float(gaps[0]["step"].iloc[-1])
         tokens = np.linspace(last / 4, last, 50)
-        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling (mean of seeds, fitted after the runs)"
+        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling"
         if not np.isfinite(low):
             line = f"{slope.estimate:+.3f} nats per doubling, one seed"
-        ax.plot(
-            tokens, end + slope.estimate * np.log2(tokens / last), "--", color=colour, linewidth=2, label=line
-        )
+        ax.plot(tokens, end + slope.estimate * np.log2(tokens / last), "--", color=colour, linewidth=2, label=line)
     ax.axhline(0, color="grey", linewidth=0.8)
     ratio = Ratio(tuple(step_ratios(table, "uniform", "middle"))).estimate
     ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats")
-    ax.set_title(f"does the gain last? {cell}: to equal loss U[0,1] needs {ratio:.1f} times the steps", fontsize=9)
-    ax.legend(fontsize=6)
+    ax.set_title(f"does the gain last? {cell}: to equal loss U[0,1] needs {ratio:.1f} times the steps\n{LINES}", fontsize=9)
+    ax.legend(fontsize=7)
 
 
 def _draw_losses(ax: figure.Axes, table: Table, cell: str) -> None:

@@ -10,9 +10,9 @@ the smallest value that would matter. `Evidence` is what the runs say of the qua
 
 Where both of the first two hold, the effect is there, but smaller than what would matter: reproduced, and the note says so.
 
-Claims of one family (several ratios, windows, sizes or places, or two looks at one question) are adjusted together by Holm's method (Holm
-1979); those that were not run count too. The adjusted p-values decide; the raw ones stand beside them. Intervals are not
-adjusted: in a family an interval can lie above the null value and the claim be underpowered all the same.
+Claims of one family (several ratios, windows, sizes or places, or two looks at one question) are adjusted together by Holm's
+method (Holm 1979); those that were not run count too. The adjusted p-values decide; the raw ones stand beside them. Intervals are
+not adjusted: in a family an interval can lie above the null value and the claim be underpowered all the same.
 
 Levels. Means, ratios and probabilities have two-sided 95% intervals, so each side has 2.5%. A share of seeds has one-sided 95%
 bounds (Clopper and Pearson 1934): of five seeds in five the two-sided bound is .478, which no claim could ever pass, the
