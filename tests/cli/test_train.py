@@ -223,6 +223,7 @@ def test_the_example_runs(corpus, tmp_path, monkeypatch, capsys):
         ("bpe:512", "bytes"),
         ('"steps": 4000', '"steps": 2'),
         ('"eval_every": 1000', '"eval_every": 2'),
+        ('"warmup": 200', '"warmup": 1'),
         ('"mask_rate"', '"validation_passes": 240, "test_passes": 240, "mask_rate"'),
     ):
         assert source.count(old) == 1

@@ -67,14 +67,16 @@ def test_the_papers_own_curves_have_what_it_says_of_them():
     assert [part.estimate for part in CLAIMS.QUESTIONS["P3"].judge(fig2).parts] == [1.0, 1.0]
 
 
-def test_what_is_asked_twice_is_adjusted_together():
-    """A second set of seeds is a second look: the two are one family. The paper's own networks are each one of their own."""
+def test_a_question_asked_in_several_places_is_adjusted_together():
+    """A share of seeds over all places, fresh seeds among them; a race with the other races of its place."""
     families = {claim.id: claim.family for claim in CLAIMS.CLAIMS}
-    for place, names in CLAIMS.TWICE.items():
-        for name in names:
+    for name in CLAIMS.TWICE:
+        for place in ("", "-N600"):
             assert families[f"{name}{place}"] == families[f"{name}{place}-fresh"] != ""
-    assert families["P1"] == families["P1-output"] == ""
+    for name in ("P1", "P1b", "P2", "P4"):
+        assert {families[name + suffix] for suffix in ("", "-output", "-16-6", "-N600", "-N300")} == {name}
     assert len({families[f"P2b{suffix}"] for suffix in ("", "-output", "-16-6", "-N600", "-N300")}) == 5
+    assert len({families[f"{name}-N600"] for name in ("P2b", "P3", "P6", "P7", "P8", "P9")}) == 1
 
 
 def timed(rows):
