@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, in_place
+from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, row_losses
 
 EPSILON, BINS = 0.001, 20
 WIDTHS = (10, 12, 14, 16, 18)  # in bins of .05
@@ -52,10 +52,8 @@ class LeastVarianceWindow(MaskSchedule):
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
         if self.scouts(context.step):
-            sizes = torch.as_tensor(context.sizes(), device=rate.device).expand(rate.shape)
-            some = sizes > 0  # a row without a token to mask has no loss per token
-            loss = (in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * sizes))[some]
-            place = (rate[some] * BINS).long().clamp(0, BINS - 1)
+            rate, loss = row_losses(rate, mask, context, self.name)
+            place = (rate * BINS).long().clamp(0, BINS - 1)
             seen = [torch.bincount(place, loss**power, minlength=BINS) for power in range(3)]
             self.moments += torch.stack(seen).cpu()
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, in_place
+from mdlm_min.diffusion.mask_schedule import BoundPart, Context, MaskSchedule, row_losses
 
 EPSILON, BINS, UNIFORM, MEMORY = 0.001, 20, 0.1, 0.99
 LEAST_ROWS = 8.0  # of each bin, before the moments are used
@@ -53,10 +53,8 @@ class PPots(MaskSchedule):
         return 1 / (rate.double() * density)
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
-        sizes = torch.as_tensor(context.sizes(), device=rate.device).expand(rate.shape)
-        some = sizes > 0  # a row without a token to mask has no loss per token
-        loss = in_place(context.need("nll", self.name).double(), mask).sum(dim=1) / (rate * sizes)
-        place, loss = self.bins(rate[some]).cpu(), loss[some].cpu()
+        rate, loss = row_losses(rate, mask, context, self.name)
+        place, loss = self.bins(rate).cpu(), loss.cpu()
         self.rows = MEMORY * self.rows + torch.bincount(place, minlength=BINS)
         self.squares = MEMORY * self.squares + torch.bincount(place, loss.square(), minlength=BINS)
 

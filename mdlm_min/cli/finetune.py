@@ -153,8 +153,10 @@ def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], da
     found = Conversations(build(ChatConfig, settings["data"], "data."), template)
     if data_sha256(found.sha256, data["start_sha256"]) != data["sha256"]:
         raise InputError(f"data: {settings['data']['source']} has changed since {path} was trained; bring the old data back")
-    different = {tuple(sample.prompt.tolist()): sample for sample in reversed(found.held_out)}  # the first of each prompt
-    return list(reversed(different.values()))[:SHOWN]
+    different: dict[tuple[int, ...], Sample] = {}
+    for sample in found.held_out:
+        different.setdefault(tuple(sample.prompt.tolist()), sample)
+    return list(different.values())[:SHOWN]
 
 
 def _show_answers(model: "TextModel", template: "ChatTemplate", held_out: "list[Sample]") -> None:

@@ -5,9 +5,7 @@ An exercise is scored both ways of section 5.2.2: by the likelihood of its right
 writes, whose result must be the right one.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from mdlm_min.data.text import data_folder, in_data_folder
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.files import open_bytes
 from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream_seed
 
@@ -83,10 +82,7 @@ def _near(right: int, seed: int) -> list[int]:
 def json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Every line of a file, also of a .gz, with its place: "name line 7"; but for empty ones. Raises InputError for a file that
     cannot be read."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path.name} line {number}", line
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path.name} line {number}", line

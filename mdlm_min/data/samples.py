@@ -13,11 +13,9 @@ Documents are
 A record without a text in `field` is corrupt: counted, and skipped while such records are few. An empty line is no record.
 """
 
-import gzip
 import hashlib
 import itertools
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from mdlm_min.data.text import CHUNK, HUB, TextConfig, cache_folder, data_folder
 from mdlm_min.data.tokenizer import Tokenizer, check_tokenizer, find_tokenizer, is_unicode
 from mdlm_min.run.config import Range, check_fields
 from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.files import open_bytes
 from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream
 
@@ -97,13 +96,10 @@ class JsonLines:
         first, line = (place["file"], place["line"]) if place else (0, 0)
         for index in range(first, len(self.files)):
             path = self.files[index]
-            try:
-                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                    for number, data in enumerate(file, start=1):
-                        if number > line and data.strip():
-                            yield self._tokens(data), {"file": index, "line": number}
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{path}: cannot be read ({error})") from error
+            with open_bytes(path) as file:
+                for number, data in enumerate(file, start=1):
+                    if number > line and data.strip():
+                        yield self._tokens(data), {"file": index, "line": number}
             line = 0
 
     def _tokens(self, data: bytes) -> np.ndarray | None:

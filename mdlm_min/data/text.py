@@ -6,11 +6,9 @@ says (SPLIT_WORDS); where no name says anything, the last tenth of the text is h
 Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of the text and of the tokenizer.
 """
 
-import gzip
 import hashlib
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from mdlm_min.data.cache import cached
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
 from mdlm_min.run.config import Range, check_fields, shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
+from mdlm_min.run.files import open_bytes, write_whole
 from mdlm_min.run.random_streams import stream
 
 SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
@@ -90,23 +88,18 @@ class Source:
         position, rest = 0, b""
         for path in self.files:
             size = 0
-            try:
-                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                    while data := file.read(CHUNK):
-                        if b"\0" in data:
-                            raise InputError(
-                                f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text"
-                            )
-                        size += len(data)
-                        low, high = self.start - position, len(data) if self.stop is None else self.stop - position
-                        position += len(data)
-                        rest += data[max(low, 0) : max(high, 0)]
-                        end = rest.rfind(b"\n") + 1
-                        if end:
-                            yield _decode(rest[:end], path)
-                            rest = rest[end:]
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{path}: cannot be read ({error})") from error
+            with open_bytes(path) as file:
+                while data := file.read(CHUNK):
+                    if b"\0" in data:
+                        raise InputError(f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text")
+                    size += len(data)
+                    low, high = self.start - position, len(data) if self.stop is None else self.stop - position
+                    position += len(data)
+                    rest += data[max(low, 0) : max(high, 0)]
+                    end = rest.rfind(b"\n") + 1
+                    if end:
+                        yield _decode(rest[:end], path)
+                        rest = rest[end:]
             if size == 0:
                 raise InputError(f"{path}: the file is empty; a corpus needs text")
         if rest:

@@ -239,3 +239,11 @@ def of_masked(weight: Tensor, mask: Tensor) -> Tensor:
 def in_place(values: Tensor, mask: Tensor) -> Tensor:
     """Values of the masked tokens ([masked], row-major) at their positions, zero elsewhere: [rows, length]."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def row_losses(rate: Tensor, mask: Tensor, context: Context, schedule: str) -> tuple[Tensor, Tensor]:
+    """Mask rate and loss of each row, sum over its masked tokens of -log p / (t L), L its allowed tokens: both [rows]. Rows
+    without a token to mask have no such loss and are left out. Raises InputError where the context lacks nll."""
+    sizes = torch.as_tensor(context.sizes(), device=rate.device).expand(rate.shape)
+    loss = in_place(context.need("nll", schedule).double(), mask).sum(dim=1) / (rate * sizes)
+    return rate[sizes > 0], loss[sizes > 0]

@@ -3,12 +3,15 @@
 import errno
 import fcntl
 import glob
+import gzip
 import hashlib
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
@@ -47,6 +50,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
                 temporary.unlink()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; what stood there before is unchanged") from error
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BufferedIOBase]:
+    """A file to be read, of a .gz what is packed in it. Raises InputError where it cannot be read to its end."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _remove_left_over(target: Path) -> None:

@@ -70,8 +70,8 @@ class FinetuneConfig(TransformerConfig):
             raise InputError("weight: 'mean' is not allowed in fine-tuning; weight = none with divisor = masked is its mean")
         if self.start and self.data.tokenizer:
             raise InputError(f"data.tokenizer: {self.data.tokenizer!r} is not allowed with start, whose tokenizer is used")
-        for name, default in (("model", LladaShape()), ("vocab_size", 0)):
-            if self.start and getattr(self, name) != default:
+        for name in ("model", "vocab_size"):
+            if self.start and getattr(self, name) != getattr(FinetuneConfig, name):  # the default
                 raise InputError(f"{name}: {getattr(self, name)} is not allowed with start, whose shape is used; allowed: none")
         if self.generation_tokens and not self.items:
             raise InputError(f"generation_tokens: {self.generation_tokens} is not allowed with items = 0; allowed: 0")

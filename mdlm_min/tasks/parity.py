@@ -49,8 +49,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "network.")
-        for name, default in (("layers", 1), ("heads", 4), ("attention", "learned")):
-            if self.kind == "mlp" and getattr(self, name) != default:
+        for name in ("layers", "heads", "attention"):
+            if self.kind == "mlp" and getattr(self, name) != getattr(NetworkConfig, name):  # the default
                 raise InputError(f"network.{name}: {getattr(self, name)!r} is not allowed with network.kind = 'mlp'; it has none")
 
 
