@@ -1,5 +1,6 @@
 """What the judges of 01_parity ask: of made tables, and of the paper's own curves."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pandas as pd
@@ -73,19 +74,32 @@ def test_a_question_asked_in_several_places_is_adjusted_together():
     for name in CLAIMS.TWICE:
         for place in ("", "-N600"):
             assert families[f"{name}{place}"] == families[f"{name}{place}-fresh"] != ""
+    assert (families["P2c-fresh"], families["P2d-fresh"]) == (families["P2"], families["P2b"])
     for name in ("P1", "P1b", "P2", "P4"):
         assert {families[name + suffix] for suffix in ("", "-output", "-16-6", "-N600", "-N300")} == {name}
     assert len({families[f"P2b{suffix}"] for suffix in ("", "-output", "-16-6", "-N600", "-N300")}) == 5
     assert len({families[f"{name}-N600"] for name in ("P2b", "P3", "P6", "P7", "P8", "P9")}) == 1
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A made table, whose rows are those of its runs."""
+
+    runs: dict[str, dict[str, dict[str, float | str]]]
+
+    def frame(self):
+        return pd.DataFrame([record["config"] | record["row"] for record in self.runs.values()])
+
+
 def timed(rows):
     """A table of five seeds an arm: when it memorised, when it generalised, and its last step."""
-    keys = [(arm, seed) for arm in rows for seed in range(5)]
     columns = ("t_mem", "t_gen", "last_step")
-    frame = pd.DataFrame([{"arm": arm, "seed": seed} | dict(zip(columns, rows[arm], strict=True)) for arm, seed in keys])
-    return SimpleNamespace(
-        frame=lambda: frame, runs={f"{arm}{seed}": {"config": {"arm": arm, "seed": seed}} for arm, seed in keys}
+    keys = [(arm, seed) for arm in rows for seed in range(5)]
+    return Timed(
+        {
+            f"{arm}{seed}": {"config": {"arm": arm, "seed": seed}, "row": dict(zip(columns, rows[arm], strict=True))}
+            for arm, seed in keys
+        }
     )
 
 
@@ -102,6 +116,8 @@ def timed(rows):
         ("judge_p2", "md_0.2", (100.0, 121.0, 9e3), (0, 5, 0)),
         ("judge_p2", "md_0.2", (100.0, NEVER, 9e3), (0, 5, 0)),
         ("judge_p2", "md_0.2", (NEVER, NEVER, 9e3), (0, 0, 5)),
+        ("judge_p2c", "md_0.3", (100.0, 120.0, 9e3), (5, 0, 0)),
+        ("judge_p2c", "md_0.3", (100.0, 121.0, 9e3), (0, 5, 0)),
     ],
 )
 def test_what_holds_fails_or_is_unknown_of_a_delay(judge, arm, times, counts):
@@ -113,6 +129,7 @@ def test_what_holds_fails_or_is_unknown_of_a_delay(judge, arm, times, counts):
     ("question", "first", "second"),
     [
         ("P2b", "md_0.2", "output"),
+        ("P2d", "md_0.3", "output"),
         ("P6", "secret", "output"),
         ("P7", "md_0.2", "secret"),
         ("P8", "md_0.246_none", "md_0.246"),
