@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mdlm_min.diffusion.density import InformationDensity, Surprisal
 
 Progress = Callable[[str], None]
-OWN = ("share", "tested", "answer_tokens")  # of a track's settings, those that are not its task's
+# Of a track's settings, those that are not its task's.
+OWN = {"text": ("share",), "arithmetic": ("tested", "answer_tokens"), "gsm8k": (), "parity": ()}
 TEXT = ("test_loss", "test_error", "valid_loss", *(f"test_{name}" for name in LEVELS))
 ANSWERS = ("test_nll", "chosen", "written")
 PARITY = ("t_90", "t_mem", "t_gen", "final_train", "final_validation", "signal_share")
@@ -47,7 +48,7 @@ class DensityConfig:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The density's settings, the track's name, those of its task, and its own (OWN)."""
+    """The density's settings, the track's name, those of its task, and its own (OWN of the track)."""
 
     density: DensityConfig
     track: str
@@ -60,7 +61,7 @@ def _split(settings: dict[str, Any]) -> _Settings:
     if name not in _RUNNERS or name not in tracks:
         raise InputError(f"track: {shown(name)} is unknown; allowed: {', '.join(_RUNNERS)}")
     density = build(DensityConfig, settings.get("density", {}), "density.")
-    task, own = ({key: value for key, value in tracks[name].items() if (key in OWN) == wanted} for wanted in (False, True))
+    task, own = ({key: value for key, value in tracks[name].items() if (key in OWN[name]) == wanted} for wanted in (False, True))
     return _Settings(density, name, task, own)
 
 

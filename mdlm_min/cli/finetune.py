@@ -50,7 +50,7 @@ def add_parsers(commands: Any) -> None:
         "--start", required=True, type=source_name, help="a released LLaDA folder, or a run folder, such as runs/train/corpus"
     )
     parser.add_argument("--mask-rate", default="U[0.001,1]", help="mask rates to train on (default: U[0.001,1], LLaDA's)")
-    parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default) or none")
+    parser.add_argument("--weight", default="1/t", help="weight of a masked token: 1/t (default), 1/(t p(t)) or none")
     parser.add_argument("--divisor", default="answer", help="what the loss is divided by: answer (default), token, batch, masked")
     parser.add_argument("--padding", default="eos", help="end tokens behind an answer, in the loss: eos (default), one, none")
     parser.add_argument("--answers", default="last", help="the last answer of a conversation (default), or each")

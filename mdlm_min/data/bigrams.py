@@ -20,6 +20,8 @@ class PairCounts:
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Counts of `first` followed by `second` (int64, equal shapes)."""
+        if not len(self.pairs):  # of a text of one token
+            return np.zeros(first.shape, dtype=np.int64)
         wanted = first * self.size + second
         place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
         return np.where(self.pairs[place] == wanted, self.counts[place], 0)

@@ -116,7 +116,7 @@ def check_messages(value: Any) -> list[Message]:
         if not is_unicode(content):
             raise ValueError(f"messages[{index}].content: {shown(content)} has a character that UTF-8 does not allow")
         for name, more in message.items():  # such as tool_calls, or weight = 0 for an answer that is not to be learned
-            if name not in ("role", "content") and more is not None and (name, more) != ("weight", 1):
+            if name not in ("role", "content") and more not in (None, [], {}, "") and (name, more) != ("weight", 1):
                 field = f"messages[{index}].{shown(name)[1:-1]}"
                 raise ValueError(f"{field}: {shown(more)} cannot be honoured; allowed: role and content")
     return value

@@ -227,7 +227,7 @@ def _record(where: str, line: bytes) -> Record:
 def _checked(where: str, record: Any) -> Record:
     if not isinstance(record, dict) or "messages" not in record:
         return Record(where, [], problem="no field messages")
-    if asked := next((name for name in UNHEEDED if record.get(name) not in (None, [], 1)), None):
+    if asked := next((name for name in UNHEEDED if record.get(name) not in (None, [], {}, "", 1)), None):
         return Record(where, [], problem=f"{asked}: {shown(record[asked])} cannot be honoured")
     try:
         return Record(where, check_messages(record["messages"]))

@@ -3,8 +3,8 @@
 In mathematics the paper marks core operations, intermediate and final results. The rules:
 
   arithmetic   the operators + and -, and the digit behind each = and #: of 7-5=2,2+3=5#5 these are - 2 + 5 5
-  gsm8k        every number, and every operator: + * = wherever they stand, and - / x between two numbers, where they are no
-               hyphen, no "per" and no letter
+  gsm8k        every number, and every operator: + * = wherever they stand, and - / x between two numbers, as elsewhere they are
+               a hyphen, "per" or a letter (a date such as 2024-05-01 is marked whole)
 
 A token is marked where the text that it stands for overlaps a marked part, so the rules serve every tokenizer.
 """

@@ -24,6 +24,7 @@ from mdlm_min.diffusion.masking import (
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
+WEIGHT = 2.0  # of a dense token, as published
 Surprisal = Callable[[Tensor], Tensor]  # tokens [rows, length] -> nats, same shape
 
 
@@ -33,7 +34,7 @@ class InformationDensity(MaskSchedule):
     def __init__(
         self,
         rate: MaskRate | None = None,
-        density_weight: float = 2.0,
+        density_weight: float = WEIGHT,
         hard: bool = False,
         pairs: bool = True,
         surprisal: Surprisal | None = None,
@@ -41,9 +42,12 @@ class InformationDensity(MaskSchedule):
         name: str = "information_density",
     ) -> None:
         """`surprisal` and `share` make marks where the data bring none. Raises InputError for a weight outside [1e-6, 1e6] (in
-        float32 larger ones overflow), a share outside [0, 1] and a rate that is no MaskRate."""
+        float32 larger ones overflow), a weight with `hard`, which has none, a share outside [0, 1] and a rate that is no
+        MaskRate."""
         if not (isinstance(density_weight, int | float) and 1e-6 <= density_weight <= 1e6):
             raise InputError(f"density_weight: {shown(density_weight)} is not allowed; a number from 1e-6 to 1e6")
+        if hard and density_weight != WEIGHT:
+            raise InputError(f"density_weight: {density_weight} is not allowed with hard, which masks all dense tokens first")
         if not (isinstance(share, int | float) and 0 <= share <= 1):
             raise InputError(f"share: {shown(share)} is not allowed; a number from 0 to 1")
         if surprisal is not None and not callable(surprisal):

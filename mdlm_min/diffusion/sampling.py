@@ -11,7 +11,7 @@ batch: they are padded on the right, and nothing attends to the padding. `remask
   low-confidence, margin, entropy
                   as many in each step, those of the highest confidence (remasking.py).
 
-Exact are all settings but four: the tokens are those of the plain algorithm, which scores everything in every step. What is
+Exact are all settings but three: the tokens are those of the plain algorithm, which scores everything in every step. What is
 saved is exact: the last block and the head are computed only at positions that may be fixed now, and a row takes part in a pass
 only while it has such positions. `threshold` and `factor` (fix more positions where the model is sure), and `cache` (keep keys
 and values) are approximate: faster, with other tokens.

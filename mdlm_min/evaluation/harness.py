@@ -14,6 +14,7 @@ differ: lm-eval skips its cache only for requests that say do_sample=True, so a 
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -216,7 +217,8 @@ class MDLM(LM):  # type: ignore[misc]
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """For each (context, continuation): log-likelihood in nats, and whether filling in one token at a time, the most
         confident first, gives the continuation. That is asked only where a document has one continuation among these requests:
-        choices are compared by likelihood alone, and for them it is False."""
+        choices are compared by likelihood alone, and for them it is False. So of a document's choices in calls of their own, as
+        lm-eval makes them where its own cache holds the others, it may be True."""
         count = Counter((request.task_name, request.doc_id) for request in requests)
         alone = [count[request.task_name, request.doc_id] == 1 for request in requests]
         keys = [_key("loglikelihood", request.args, one) for request, one in zip(requests, alone, strict=True)]
@@ -347,9 +349,15 @@ class MDLM(LM):  # type: ignore[misc]
         for one, template, row, passes, tokens in rows:
             answer = row[len(one.prompt) : len(template)]
             end = next((place for place, token in enumerate(answer) if token in stop), len(answer))
-            text = until_first(self.text.tokenizer.decode(answer[:end]), one.until)
-            found.append(Written(text, passes, tokens, made.seconds / len(batch)))
+            whole = self.text.tokenizer.decode(answer[:end])
+            text = until_first(whole, one.until)
+            kept = tokens if text == whole else min(tokens, self._tokens_for(text, answer[:end]))
+            found.append(Written(text, passes, kept, made.seconds / len(batch)))
         return found
+
+    def _tokens_for(self, text: str, answer: list[int]) -> int:
+        """How many of the answer's tokens it takes to begin with `text`."""
+        return bisect_left(range(len(answer)), True, key=lambda size: self.text.tokenizer.decode(answer[:size]).startswith(text))
 
 
 def _key(kind: str, arguments: Sequence[Any], more: int = 0) -> str:

@@ -14,6 +14,7 @@ from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.scheduled import Marks, ScheduledFinetuneTask
 
 SCORES = ("test_nll", "chosen", "written")
+OTHERS = ("items", "item_passes", "generation_tokens", "validation_passes")  # settings of another way of judging
 
 
 class JudgedAnswersTask(ScheduledFinetuneTask):
@@ -30,7 +31,10 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
         answer_tokens: int,
         make_marks: Callable[[FinetuneTask], Marks] | None = None,
     ) -> None:
-        """Raises InputError for data that leave none to test."""
+        """Raises InputError for data that leave none to test, and for OTHERS."""
+        for name in OTHERS:
+            if getattr(config, name) != getattr(FinetuneConfig, name):  # the default
+                raise InputError(f"{name}: {getattr(config, name)} is not allowed here, where the contest's evaluator judges")
         super().__init__(config, seed, folder, make, make_marks)
         there, wanted = len(self.data.exercises), config.validation_answers
         if there <= wanted:
@@ -40,8 +44,9 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
     def predict(self, tokens: Tensor, mask: Tensor, real: Tensor) -> Tensor:
         """See contest_evaluator.Predict; the evaluator's tensors are on the CPU."""
         padding_mask = None if bool(real.all()) else real.to(self.device)
-        scores: Tensor = self.network(tokens.to(self.device), mask.to(self.device), padding_mask)
-        return scores.cpu()
+        with self.autocast():
+            scores: Tensor = self.network(tokens.to(self.device), mask.to(self.device), padding_mask)
+        return scores.float().cpu()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Row:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from mdlm_min.run.errors import InputError
 
 Config = TypeVar("Config")
+PLAIN = {bool, int, float, str, types.NoneType}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +46,15 @@ class OneOf(tuple[Any, ...]):
 
 
 def check_fields(config: Any, where: str = "") -> None:
-    """Check each field of a dataclass against its Range or OneOf. Raises InputError for the first that is not allowed.
+    """Check each field of a dataclass against its type, where that is a plain one, and against its Range or OneOf. Raises
+    InputError for the first that is not allowed.
 
     `where` stands before the field's name in the message, such as "train.".
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints, plain = typing.get_type_hints(type(config), include_extras=True), typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        _check_type(plain[field.name], value, f"{where}{field.name}")
         for limit in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(limit, OneOf) and value not in limit:
                 raise InputError(f"{where}{field.name}: {shown(value)} is unknown; allowed: {', '.join(map(str, limit))}")
@@ -126,7 +129,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             value = float(value)
         except OverflowError:
             raise InputError(f"{where}: {shown(value)} is not allowed; at most 1.8e308") from None
-    if not any(type(value) is kind for kind in allowed):
-        names = " or ".join(kind.__name__ for kind in allowed)
-        raise InputError(f"{where}: {shown(value)} is a {type(value).__name__}; allowed: {names}")
+    _check_type(hint, value, where)
     return value
+
+
+def _check_type(hint: Any, value: Any, where: str) -> None:
+    """Raise InputError where the hint is plain (of PLAIN, or several of them) and the value has another type. A whole number
+    stands for a float, too."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not set(allowed) <= PLAIN or type(value) in allowed or (float in allowed and type(value) is int):
+        return
+    names = " or ".join(kind.__name__ for kind in allowed)
+    raise InputError(f"{where}: {shown(value)} is a {type(value).__name__}; allowed: {names}")

@@ -18,7 +18,7 @@ from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDif
 from mdlm_min.diffusion.objective import divisors, sign_cross_entropy
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
-from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
@@ -27,10 +27,36 @@ from mdlm_min.training.engine import EngineConfig
 Marks = Callable[[Tensor], Tensor]  # tokens, int64 [rows, length] -> dense tokens, bool, the same shape
 
 
-class _KeepsSchedule:
-    """What a checkpoint of a scheduled task must hold."""
+class _Scheduled:
+    """The loss of a schedule's masks. A step that is taken is shown to the schedule, as it may learn from it; one that the guard
+    against spikes refuses is not."""
 
     schedule: CheckedSchedule
+    scheduled: ScheduledDiffusion
+    last: tuple[Tensor, Tensor, Context]  # of the last loss: rates, masks, and what the schedule may see
+
+    def _loss_of_scores(
+        self, scores: Tensor, tokens: Tensor, mask: Tensor, rate: Tensor, context: Context, divisor: Tensor | None = None
+    ) -> Tensor:
+        """The batch's loss from the scores of its masked tokens."""
+        nll = F.cross_entropy(scores, tokens[mask], reduction="none")
+        confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in self.schedule.needs else None
+        return self._loss_of_nll(nll, confidence, mask, rate, context, divisor)
+
+    def _loss_of_nll(
+        self, nll: Tensor, confidence: Tensor | None, mask: Tensor, rate: Tensor, context: Context, divisor: Tensor | None = None
+    ) -> Tensor:
+        seen = replace(context, nll=nll.detach(), confidence=confidence)
+        self.last = (rate, mask, seen)
+        return self.scheduled.loss(nll, mask, rate, divisor=divisor, context=seen)
+
+    def took(self, step: int) -> None:
+        """See Task."""
+        self.schedule.observe(*self.last)
+
+
+class _KeepsSchedule(_Scheduled):
+    """What a checkpoint of a scheduled task must hold."""
 
     def state(self) -> dict[str, Any]:
         """The schedule's state."""
@@ -64,7 +90,7 @@ class ScheduledTask(_KeepsSchedule, LanguageTask):
         mask, rate = self.scheduled.mask(config.batch, length, stream(self.seed, "masks", step, self.device), context)
         with self.autocast():
             scores = self.model(tokens.masked_fill(mask, self.mask_token), mask).float()
-        return _scheduled_loss(self.scheduled, scores, tokens, mask, rate, context)
+        return self._loss_of_scores(scores, tokens, mask, rate, context)
 
 
 class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
@@ -83,9 +109,13 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
     ) -> None:
         """`make` is given this task, whose model and data are there, and so is `make_marks`, where the data bring marks: what it
         makes is shown the answers alone, every other token hidden as the template's end. Raises InputError as ScheduledTask does,
-        and for a batch that is cut into parts."""
+        for a batch that is cut into parts, and for a division by the masked tokens: a schedule's weight may be a mean already."""
         if config.engine != EngineConfig():
             raise InputError(f"engine: {config.engine} is not allowed with a schedule; allowed: plain torch, one part")
+        if config.divisor == "masked":
+            raise InputError(
+                "divisor: 'masked' is not allowed with a schedule: its weight says it; allowed: answer, token, batch"
+            )
         super().__init__(config, seed, folder)
         self.schedule = CheckedSchedule(make(self))
         self.marks = make_marks(self) if make_marks else None
@@ -112,14 +142,19 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
         with self.autocast():
             scores = self.network(tokens.masked_fill(mask, self.mask_token), mask, context.padding_mask).float()
         divisor = divisors(config.divisor, allowed.sum(dim=1), mask.sum(dim=1))
-        return _scheduled_loss(self.scheduled, scores, tokens, mask, rate, context, divisor)
+        return self._loss_of_scores(scores, tokens, mask, rate, context, divisor)
 
     def part_loss(self, step: int, part: int) -> Tensor:
         """The whole step."""
         return self.loss(step)
 
+    def evaluate(self, step: int) -> Row:
+        """As in plain fine-tuning; of an epoch's samples a batch has one for each of its rows that is no copy."""
+        row = super().evaluate(step)
+        return row | {"epoch": row["epoch"] / self.schedule.copies}
 
-class ScheduledParityTask(ParityTask):
+
+class ScheduledParityTask(_Scheduled, ParityTask):
     """A run on parity whose mask rates, masks and weights are a schedule's. The marks are the secret tokens: an oracle.
 
     With a batch of 0 a step has as many rows as there are training samples: each sample once, or so many samples, drawn anew,
@@ -154,7 +189,7 @@ class ScheduledParityTask(ParityTask):
         self.signal_masks += is_signal(mask, self.secret).sum()
         output = self.model(tokens.masked_fill(mask, MASK_TOKEN), mask)[:, 0]
         nll = sign_cross_entropy(output, (tokens[mask] - 1).to(output.dtype))
-        return _observed(self.scheduled, nll, output.detach().abs().sigmoid(), mask, rate, context)
+        return self._loss_of_nll(nll, output.detach().abs().sigmoid(), mask, rate, context)
 
     def captured_step(self) -> None:
         """A schedule is shown every loss, and may choose rows by it: its step cannot be captured."""
@@ -179,34 +214,3 @@ def _check_own(config: Config, default: Config, schedule: MaskSchedule, fields: 
             raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own")
     rows = config.batch or (config.data.train_samples if isinstance(config, ParityRunConfig) else 0)
     check_fit(schedule, rows, fields)
-
-
-def _scheduled_loss(
-    scheduled: ScheduledDiffusion,
-    scores: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    rate: Tensor,
-    context: Context,
-    divisor: Tensor | None = None,
-) -> Tensor:
-    """The batch's loss from the scores of its masked tokens, which the schedule is shown, as it may learn from them."""
-    nll = F.cross_entropy(scores, tokens[mask], reduction="none")
-    confidence = scores.detach().softmax(dim=1).amax(dim=1) if "confidence" in scheduled.schedule.needs else None
-    return _observed(scheduled, nll, confidence, mask, rate, context, divisor)
-
-
-def _observed(
-    scheduled: ScheduledDiffusion,
-    nll: Tensor,
-    confidence: Tensor | None,
-    mask: Tensor,
-    rate: Tensor,
-    context: Context,
-    divisor: Tensor | None = None,
-) -> Tensor:
-    """The batch's loss from that of its masked tokens, shown to the schedule."""
-    seen = replace(context, nll=nll.detach(), confidence=confidence)
-    loss = scheduled.loss(nll, mask, rate, divisor=divisor, context=seen)
-    scheduled.schedule.observe(rate, mask, seen)
-    return loss

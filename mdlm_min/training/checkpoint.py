@@ -51,28 +51,16 @@ def save_checkpoint(
     except OSError as error:
         trouble = error
     _all_well(trouble, folder)
-    shards: dict[str, str] = {}
-    places: dict[str, str] = {}
-    mine: dict[str, Tensor] = {}
-    for index, (name, tensor) in enumerate(tensors):
-        if index % distributed.world() != distributed.rank() or trouble:
-            continue  # a process in trouble still takes part in gathering the others' tensors
-        try:
-            if mine and sum(part.nbytes for part in mine.values()) + tensor.nbytes > shard_bytes:
-                _write_shard(temporary, mine, shards, places)
-            mine[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied weights share storage
-        except OSError as error:
-            trouble = error
     try:
-        if mine and not trouble:
-            _write_shard(temporary, mine, shards, places)
-        if not trouble:
-            _write(temporary / f"list-{distributed.rank():05d}.json", json.dumps([shards, places]).encode())
-    except OSError as error:
-        trouble = error
+        trouble = _write_tensors(temporary, tensors, shard_bytes)
+    except BaseException:  # a tensor that is not finite, or a stop: nothing half written is left
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _all_well(trouble, folder)
     try:
         if first:
+            shards: dict[str, str] = {}
+            places: dict[str, str] = {}
             for part in sorted(temporary.glob("list-*.json")):
                 found = json.loads(part.read_text())
                 shards |= found[0]
@@ -86,6 +74,32 @@ def save_checkpoint(
     except OSError as error:
         trouble = error
     _all_well(trouble, folder)
+
+
+def _write_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> OSError | None:
+    """Write this process's share of `tensors` in shards, and the list of what is where. Gives the trouble that the disk makes: a
+    process in trouble still takes part in gathering the others' tensors."""
+    trouble: OSError | None = None
+    shards: dict[str, str] = {}
+    places: dict[str, str] = {}
+    mine: dict[str, Tensor] = {}
+    for index, (name, tensor) in enumerate(tensors):
+        if index % distributed.world() != distributed.rank() or trouble:
+            continue
+        try:
+            if mine and sum(part.nbytes for part in mine.values()) + tensor.nbytes > shard_bytes:
+                _write_shard(folder, mine, shards, places)
+            mine[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied weights share storage
+        except OSError as error:
+            trouble = error
+    try:
+        if mine and not trouble:
+            _write_shard(folder, mine, shards, places)
+        if not trouble:
+            _write(folder / f"list-{distributed.rank():05d}.json", json.dumps([shards, places]).encode())
+    except OSError as error:
+        trouble = error
+    return trouble
 
 
 def _write_shard(folder: Path, tensors: dict[str, Tensor], shards: dict[str, str], places: dict[str, str]) -> None:
@@ -120,8 +134,9 @@ def _all_well(trouble: OSError | None, folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders below `folder`, oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=step_of)
+    """Checkpoint folders below `folder`, oldest first. What else lies there, as a copy of one, is left alone."""
+    there = folder.glob(f"{_PREFIX}[0-9]*")
+    return sorted((path for path in there if path.name.removeprefix(_PREFIX).isdecimal()), key=step_of)
 
 
 def step_of(path: Path) -> int:

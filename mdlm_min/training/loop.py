@@ -210,6 +210,7 @@ class Trainer:
         if self.guard:
             self.guard.record(float(loss), taken)
         if taken:
+            self.task.took(self.step)
             self.loss_sum += loss
             self.loss_count += 1
         else:

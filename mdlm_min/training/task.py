@@ -22,6 +22,11 @@ class Task(Protocol):
         """One of `parts` summands of the training loss; the summands of all processes add up to it."""
         return self.loss(step)
 
+    def took(self, step: int) -> None:
+        """Called after this step, unless the guard against spikes refused it: what a task learns of its own losses it learns
+        here."""
+        return
+
     def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the weights after `step` steps, the same names every time. Counts gathered since the last call are reset."""
 

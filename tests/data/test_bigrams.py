@@ -14,6 +14,7 @@ def test_pairs_are_counted_in_their_order():
     pairs = PairCounts(np.array([0, 1, 0, 1, 2], dtype=np.uint16), 3)
     first, second = np.array([[0, 1, 1], [2, 2, 0]]), np.array([[1, 0, 2], [0, 2, 0]])
     assert pairs(first, second).tolist() == [[2, 1, 1], [0, 0, 0]]
+    assert PairCounts(np.array([1], dtype=np.uint16), 3)(first, second).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_priors_are_given_nothing_the_token_before_and_the_token_after():

@@ -57,7 +57,7 @@ def test_the_last_answer_or_each_of_them(tmp_path):
 def test_empty_lines_and_fields_that_say_nothing_are_no_fault(tmp_path):
     source = write(tmp_path / "a.jsonl", [talk("a", "1"), b"  ", talk("b", "2"), b""])
     assert opened(source).report["records"] == 2
-    more = {"role": "assistant", "content": "y", "weight": 1, "tool_calls": None}
+    more = {"role": "assistant", "content": "y", "weight": 1, "tool_calls": [], "refusal": None, "name": ""}
     source = write(tmp_path / "b.jsonl", [talk("a", "1"), {"messages": [{"role": "user", "content": "x"}, more]}])
     assert opened(source).report["malformed"] == 0
 

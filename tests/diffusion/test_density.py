@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlm_min.data.surprisal import Surprisal
-from mdlm_min.diffusion.density import InformationDensity
+from mdlm_min.diffusion.density import WEIGHT, InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import Context, ScheduledDiffusion
 from mdlm_min.diffusion.schedule_check import validate
@@ -27,7 +27,7 @@ def test_the_expected_masked_share_is_t_to_sampling_error(t, weight, dense, hard
     """Whatever the density of the marks (all and none included), the weight (below 1 too) and t, clipped or not."""
     rows, length = 2000, 20
     marks = torch.rand(rows, length, generator=generator(seed)) < dense
-    schedule = InformationDensity(MaskRate.parse(f"{t:.6f}"), weight, hard)
+    schedule = InformationDensity(MaskRate.parse(f"{t:.6f}"), WEIGHT if hard else weight, hard)
     context = Context(rows, length, marks=marks.repeat_interleave(2, dim=0)[:rows])
     mask, rate = ScheduledDiffusion(schedule).mask(rows, length, generator(seed), context)
     share = mask.double().mean(dim=1)
@@ -101,6 +101,11 @@ def test_only_what_may_be_masked_is_dense():
     schedule = InformationDensity(surprisal=lambda tokens: tokens.float(), share=0.5, pairs=False)
     allowed = torch.tensor([[True, True, False, False]])
     assert schedule.marks(Context(1, 4, torch.tensor([[1, 2, 3, 4]]), allowed)).tolist() == [[False, True, False, False]]
+
+
+def test_a_weight_that_hard_masking_does_not_use_is_refused():
+    with pytest.raises(InputError, match="density_weight: 9.0 is not allowed with hard, which masks all dense tokens first"):
+        InformationDensity(density_weight=9.0, hard=True)
 
 
 def test_the_defaults_are_the_paper_s():

@@ -22,6 +22,28 @@ def test_data_that_leave_none_to_test_are_refused(tmp_path):
         JudgedAnswersTask(config, 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
 
 
+@pytest.mark.parametrize(
+    "more", [{"items": 3}, {"validation_passes": 77}, {"items": 3, "generation_tokens": 8}, {"item_passes": 2}]
+)
+def test_settings_of_another_judge_are_refused(more, tmp_path):
+    with pytest.raises(InputError, match=f"{next(iter(more))}: .* is not allowed here, where the contest's evaluator judges"):
+        JudgedAnswersTask(build(FinetuneConfig, {**SETTINGS, **more}), 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
+
+
+def test_answers_are_judged_in_the_run_s_precision(tmp_path):
+    config = build(FinetuneConfig, {**SETTINGS, "dtype": "bfloat16"})
+    task = JudgedAnswersTask(config, 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
+    tokens, mask, real = (
+        torch.zeros(2, 8, dtype=torch.int64),
+        torch.ones(2, 8, dtype=torch.bool),
+        torch.ones(2, 8, dtype=torch.bool),
+    )
+    with torch.no_grad():
+        scores, exact = task.predict(tokens, mask, real), task.network(tokens, mask, None)
+    assert scores.dtype == torch.float32 and not torch.equal(scores, exact)
+    torch.testing.assert_close(scores, exact, atol=0.05, rtol=0.05)
+
+
 def test_a_model_that_knows_nothing_is_right_by_chance(tmp_path):
     """Its choices are all equally likely, so a right answer that always stood first would always be taken."""
     task = JudgedAnswersTask(build(FinetuneConfig, SETTINGS), 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)

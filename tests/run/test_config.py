@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from mdlm_min.data.parity import ParityConfig
 from mdlm_min.data.samples import SamplesConfig
 from mdlm_min.data.text import TextConfig
+from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
+from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.mlp import MLPConfig
 from mdlm_min.run.config import OneOf, Range, build, check_fields, differences
@@ -151,3 +153,19 @@ def test_a_difference_is_named_by_its_field_with_both_values():
         "train.steps: 700 there, 900 asked",
     ]
     assert differences(there, {**there}) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SamplingConfig("random", "3"), "steps: '3' is a str; allowed: int"),
+        (lambda: SamplingConfig("random", 2.5), "steps: 2.5 is a float; allowed: int"),
+        (lambda: SamplingConfig("random", True), "steps: True is a bool; allowed: int"),
+        (lambda: SamplingConfig(temperature="1"), "temperature: '1' is a str; allowed: float"),
+        (lambda: LikelihoodConfig(passes=2.5), "passes: 2.5 is a float; allowed: int"),
+    ],
+)
+def test_an_instance_made_by_hand_is_checked_too(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+    assert SamplingConfig(temperature=1).temperature == 1  # a whole number is a float

@@ -176,6 +176,9 @@ def test_the_autoregressive_model_sees_only_what_came_before():
     with torch.no_grad():
         torch.testing.assert_close(task.nll_in_order(changed)[:, :5], task.nll_in_order(tokens)[:, :5])
         assert not torch.allclose(task.nll_in_order(changed)[:, 5], task.nll_in_order(tokens)[:, 5])
+    for name, value in {"mask_rate": "U[0.45,0.55]", "weight": "none"}.items():
+        with pytest.raises(InputError, match=f"{name}: .* is not allowed with model.causal = true, which masks nothing"):
+            AutoregressiveTask(config(model={**SMALL["model"], "causal": True}, **{name: value}), 0)
     with pytest.raises(InputError, match="model.causal: false is not allowed for this kind of run; allowed: true"):
         AutoregressiveTask(config(), 0)
     with pytest.raises(InputError, match="model.causal: true is not allowed for this kind of run; allowed: false"):

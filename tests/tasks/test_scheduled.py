@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import RateSchedule
 from mdlm_min.diffusion.schedule_check import validate
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.run_folder import RunFolder
+from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
 from mdlm_min.tasks.parity import NetworkConfig, ParityRunConfig, engine_maker
@@ -23,6 +24,7 @@ from mdlm_min.tasks.pretrain import LladaShape
 from mdlm_min.tasks.scheduled import ScheduledFinetuneTask, ScheduledParityTask, ScheduledTask
 from mdlm_min.theory.density_signal import hard_signal, soft_signal
 from mdlm_min.training.engine import TorchEngine
+from mdlm_min.training.loop import train
 from mdlm_min.training.optimizer import TrainConfig
 
 CORPUS = Corpus(np.random.default_rng(0).choice(5, 2000, p=[0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.uint16), 5)
@@ -41,6 +43,7 @@ def steps(training, first, last):
         training.model.zero_grad()
         loss = training.loss(step)
         loss.backward()
+        training.took(step)
         with torch.no_grad():
             for parameter in training.model.parameters():
                 parameter -= 0.1 * parameter.grad
@@ -116,9 +119,11 @@ class Seen(InformationDensity):
         return self.masks
 
 
+ANSWERS = FinetuneConfig(data=ChatConfig("arithmetic:2:60", 64, padding="one", held_out=8), model=LladaShape(1, 1, 8), batch=8)
+
+
 def answers(folder, make_marks, pairs=True, weight=1e6):
-    config = FinetuneConfig(data=ChatConfig("arithmetic:2:60", 64, padding="one", held_out=8), model=LladaShape(1, 1, 8), batch=8)
-    return ScheduledFinetuneTask(config, 0, RunFolder(folder), lambda _: Seen(density_weight=weight, pairs=pairs), make_marks)
+    return ScheduledFinetuneTask(ANSWERS, 0, RunFolder(folder), lambda _: Seen(density_weight=weight, pairs=pairs), make_marks)
 
 
 @pytest.mark.parametrize("pairs", [True, False])
@@ -201,7 +206,7 @@ class Watched(RateSchedule):
 
     def __init__(self):
         super().__init__(MaskRate.parse("0.5"), name="watched")
-        self.calls = []
+        self.calls, self.steps = [], []
 
     def weight(self, rate, mask, context):
         self.calls.append("weight")
@@ -209,26 +214,67 @@ class Watched(RateSchedule):
 
     def observe(self, rate, mask, context):
         self.calls.append("observe")
+        self.steps.append(context.step)
         self.context = context
 
 
 def test_a_schedule_learns_from_a_step_after_it_has_weighed_it():
     schedule = Watched()
-    ScheduledParityTask(PARITY, 0, schedule).loss(1)
+    take_step(ScheduledParityTask(PARITY, 0, schedule), 1)
     assert schedule.calls == ["weight", "observe"]
+
+
+def take_step(training, step):
+    training.loss(step)
+    training.took(step)
+
+
+@pytest.mark.parametrize("kind", ["text", "parity", "answers"])
+def test_a_schedule_learns_nothing_from_a_step_that_the_guard_refuses(kind, tmp_path):
+    schedule, refused = Watched(), []
+    training = {
+        "text": lambda: task(schedule),
+        "parity": lambda: ScheduledParityTask(PARITY, 0, schedule),
+        "answers": lambda: ScheduledFinetuneTask(ANSWERS, 0, RunFolder(tmp_path / "of it"), lambda _: schedule),
+    }[kind]()
+    whole = training.loss
+
+    def loss(step):
+        refused.append(step == 30)
+        return whole(step) * (math.nan if refused[-1] else 1)
+
+    training.loss = loss
+    training.evaluate = lambda step: {"seen": float(step)}
+    with open_run(tmp_path / "run", {}) as folder:
+        train(training, TrainConfig(steps=32, eval_every=32, spike=10.0), folder, lambda line: None)
+    assert refused.count(True) == 1
+    assert schedule.calls.count("weight") == 32 and schedule.steps == [*range(30), 31]
+
+
+def test_an_epoch_is_every_sample_once_whatever_the_copies(tmp_path):
+    of = {}
+    for pairs in (True, False):
+        training = answers(tmp_path / str(pairs), lambda task: find_marks("arithmetic", task.template), pairs)
+        of[pairs] = training.evaluate(10)["epoch"] * len(training.data.train)
+    assert of == {True: pytest.approx(10 * 4), False: pytest.approx(10 * 8)}
+
+
+def test_a_division_by_the_masked_tokens_is_refused_as_a_weight_may_be_a_mean_already(tmp_path):
+    with pytest.raises(InputError, match="divisor: 'masked' is not allowed with a schedule: its weight says it"):
+        ScheduledFinetuneTask(replace(ANSWERS, divisor="masked"), 0, RunFolder(tmp_path), lambda _: Watched())
 
 
 def test_the_confidence_in_one_of_two_values_is_at_least_a_half():
     schedule = Watched()
-    ScheduledParityTask(PARITY, 0, schedule).loss(0)
+    take_step(ScheduledParityTask(PARITY, 0, schedule), 0)
     assert schedule.context.confidence.min() >= 0.5
 
 
 def test_a_schedule_knows_the_step_and_how_many_there_are(tmp_path):
     schedule = Watched()
-    ScheduledParityTask(PARITY, 0, schedule).loss(1)
+    take_step(ScheduledParityTask(PARITY, 0, schedule), 1)
     assert (schedule.context.step, schedule.context.steps) == (1, 4)
-    task(schedule).loss(3)
+    take_step(task(schedule), 3)
     assert (schedule.context.step, schedule.context.steps) == (3, 12)
     training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template))
     training.loss(2)

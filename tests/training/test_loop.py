@@ -250,3 +250,11 @@ def test_flags_are_added_up_where_the_backend_can(backend, device, monkeypatch):
     monkeypatch.setattr(torch, "tensor", lambda *values, device, **more: places.append(device) or made(*values, **more))
     assert distributed.any_of(True, False) == (True, False)
     assert places == [device]
+
+
+def test_a_loss_that_is_not_finite_reaches_no_checkpoint_though_the_weights_are(tmp_path):
+    task = Line()
+    task.loss = lambda step: task.model.weight.sum() * 0 + (math.nan if step == 3 else 1.0)
+    with open_run(tmp_path / "run", {}) as folder, pytest.raises(DivergedError, match="loss is nan between steps 0 and 4"):
+        train(task, TrainConfig(steps=9, eval_every=9, checkpoint_seconds=0), folder, lambda line: None)
+    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == ["step-000000002", "step-000000003"]
