@@ -59,7 +59,6 @@ class ChatTokens:
 
 
 NAMES = ("<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-LLADA_CHAT_TOKENS = ChatTokens(126336, 126081, 126080, 126346, 126347, 126348)
 
 
 class ChatTemplate:

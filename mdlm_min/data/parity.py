@@ -53,11 +53,6 @@ class ParityData:
         return digest.hexdigest()
 
 
-def all_inputs(n: int) -> Tensor:
-    """All 2^n inputs in {-1, +1}: int64 [2^n, n]."""
-    return bits(torch.arange(2**n), n)
-
-
 def bits(numbers: Tensor, n: int) -> Tensor:
     """The n low bits of each number as -1, +1: int64 [count, n]."""
     return (numbers[:, None] >> torch.arange(n) & 1) * 2 - 1

@@ -82,10 +82,10 @@ class MaskRate(ABC):
         return False
 
 
-def window_around(rate: float, width: float = 0.1) -> str:
-    """The window of this width around a rate, moved inside [0, 1], in the notation above."""
-    low = min(max(rate - width / 2, 0.0), 1 - width)
-    return f"U[{low:.2f},{low + width:.2f}]"
+def window_around(rate: float) -> str:
+    """The window of the paper's width, .1, around a rate, moved inside [0, 1], in the notation above."""
+    low = min(max(rate - 0.05, 0.0), 0.9)
+    return f"U[{low:.2f},{low + 0.1:.2f}]"
 
 
 @dataclass(frozen=True)

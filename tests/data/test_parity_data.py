@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_min.data.parity import ParityConfig, all_inputs, is_signal, make_parity
+from mdlm_min.data.parity import ParityConfig, bits, is_signal, make_parity
 from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.run.errors import InputError
 from mdlm_min.theory.formulas import signal_probability
@@ -37,7 +37,7 @@ def test_a_seed_gives_the_same_data_and_another_seed_other_data():
 def test_every_input_can_be_used():
     data = make_parity(ParityConfig(4, 2, 10, 6), 0)
     inputs = (torch.cat([data.train, data.validation]) - 1)[:, :-1]
-    assert torch.equal(inputs.unique(dim=0), all_inputs(4).unique(dim=0))
+    assert torch.equal(inputs.unique(dim=0), bits(torch.arange(16), 4).unique(dim=0))
 
 
 def test_signal_share_is_that_of_theorem_4_3():
