@@ -37,6 +37,9 @@ DATA = (
 )
 
 
+RATE, RATE_OF_RELEASED = 1e-3, 2e-5
+
+
 def add_parsers(commands: Any) -> None:
     """`mdlm finetune`."""
     text = "Fine-tune a model on the answers of conversations, then show what it answers to held-out prompts."
@@ -44,7 +47,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--data", required=True, type=source_name,
         help="JSON lines with a field messages (.jsonl, also .gz; a file or a folder), a hub data set's name, gsm8k, or "
-        "arithmetic:STEPS",
+        "arithmetic:STEPS[:COUNT]",
     )  # fmt: skip
     parser.add_argument(
         "--start", required=True, type=source_name, help="a released LLaDA folder, or a run folder, such as runs/train/corpus"
@@ -64,7 +67,9 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--length", type=int, default=0, help="most tokens of a sample (default: as many as the model reads)")
     parser.add_argument("--batch", type=int, default=8, help="samples per step (default: 8)")
     parser.add_argument("--micro-batch", type=int, default=0, help="samples of one pass (default: the whole batch)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 0.001; for 8B: 2e-5)")
+    parser.add_argument(
+        "--learning-rate", type=float, help="highest learning rate (default: 0.001 from a run folder, 2e-5 from a released LLaDA)"
+    )
     add_threads(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--run", type=folder_path, help="run folder (default: runs/finetune/NAME, NAME being the data's)")
@@ -73,7 +78,7 @@ def add_parsers(commands: Any) -> None:
     parser.set_defaults(handler=finetune)
 
 
-def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
+def settings_from(arguments: argparse.Namespace, length: int, rate: float) -> dict[str, Any]:
     """A fine-tuning run's configuration. Raises InputError for too few steps."""
     from mdlm_min.data.conversations import default_held_out
 
@@ -94,7 +99,7 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
         "train": {
             "steps": arguments.steps,
             "eval_every": -(-arguments.steps // 4),
-            "learning_rate": arguments.learning_rate,
+            "learning_rate": rate,
             "warmup": arguments.steps // 8,
             "weight_decay": 0.0,
             "clip": 1.0,
@@ -113,12 +118,16 @@ def settings_from(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
 @fields_as_options(source="data")
 def finetune(arguments: argparse.Namespace) -> int:
     """Fine-tune, or go on, or only show what a finished run answers; returns the exit code."""
+    from mdlm_min.model.llada import is_released
     from mdlm_min.tasks import finetune
     from mdlm_min.tasks.text_model import TextModel
 
     use_threads(arguments.threads)
     start = finetune.start_folder(arguments.start)
-    settings = settings_from(arguments, arguments.length or TextModel.load(start).length)
+    # Models of billions of weights are the ones that are released; the small ones here learn at fifty times the rate.
+    usual = RATE_OF_RELEASED if (start / "config.json").is_file() and is_released(start) else RATE
+    rate = usual if arguments.learning_rate is None else arguments.learning_rate
+    settings = settings_from(arguments, arguments.length or TextModel.load(start).length, rate)
     finetune.check(settings)
     say_if_unfinished(start)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))

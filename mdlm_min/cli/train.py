@@ -42,7 +42,8 @@ def add_parsers(commands: Any) -> None:
     text = "Train a small masked diffusion model on a text, then show text that it fills in and text that it writes."
     units = (
         "While it trains, loss is the training loss: over the mask rates of --mask-rate, with --weight, so runs of other "
-        "settings cannot be compared by it. valid_loss and the test loss: held-out text, nats per token over all mask rates."
+        "settings cannot be compared by it. It is divided by all tokens, hidden or not: without a weight it is about t times "
+        "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates."
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
     parser.add_argument(

@@ -143,6 +143,8 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
 
     if not golden.RESULTS.is_dir():
         return
+    if config.tokenizer == "words":  # no board is near
+        return
     leaderboard, track = Experiment("contest").module("leaderboard"), "bytes" if config.tokenizer == "bytes" else "BPE"
     table = golden.accepted("07_contest", "cpu")
     try:
@@ -150,11 +152,12 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
     except InputError as error:  # a draft in the folder of submissions is no reason not to say what the others show
         say(f"the contest's submissions are left out: {error}")
     found = leaderboard.boards(table)
-    lines = next((lines for place, lines in reversed(found.items()) if place[0] == track), None)
-    if lines is None:
+    budget = max((place[1] for place in found if place[0] == track), default=None)
+    if budget is None:
         say(f"the contest's table has no board of {leaderboard.TRACKS[track]} yet; `make contest` makes it")
         return
-    where = f"in the contest, {leaderboard.TRACKS[track]}{'' if config.tokenizer in ('bytes', 'bpe:512') else ' (the nearest)'}"
+    lines, nearest = found[track, budget], "" if config.tokenizer in ("bytes", "bpe:512") else " (the nearest)"
+    where = f"in the contest, {leaderboard.TRACKS[track]}{nearest}, WikiText-2, {budget}x"
     best, entry = lines[0], {"ngrams": "predicted_window"}.get(predictor)
     predicted = next((line for line in lines if line.name == entry), None)
     if predicted:
@@ -165,10 +168,10 @@ def say_contest(config: "TextConfig", predictor: str, say: Callable[[str], None]
     else:
         say(f"{where}: no entry predicts its window in this way")
     if predicted and predicted.is_better:
-        say("  surely better than U[0,1]: the table supports it")
+        say("  surely better than U[0,1] there: on that text the table supports it")
     elif best.is_better:
         say(f"  the table supports {best.name} instead: gain on U[0,1] {leaderboard.gain_text(best)} (results/WHICH_SCHEDULE.md)")
-        if best.name == "signal_rich_window" and config.tokenizer != "words":
+        if best.name == "signal_rich_window":
             say(f"    to train on the paper's window: {_train_command(config, PAPER_WINDOW)}")
     else:
         say("  no entry is surely better than U[0,1] there (results/WHICH_SCHEDULE.md)")

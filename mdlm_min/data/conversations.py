@@ -108,7 +108,7 @@ class Conversations:
             raise InputError(f"data.source: {shown(config.source)} has no record; allowed: at least one conversation a line")
         if len(malformed) > config.malformed * count:
             raise InputError(
-                f"data.source: {len(malformed)} of {count} records are malformed, and data.malformed = {config.malformed} allows "
+                f"data.source: {len(malformed)} of {count} records are malformed, and malformed = {config.malformed} allows "
                 f"fewer: {'; '.join(malformed[:3])}"
             )
         if len(by_opening) <= config.held_out:

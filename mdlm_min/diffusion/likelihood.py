@@ -28,6 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_min.run.errors import DivergedError
+
 Score = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batch, length] -> NLL of the masked, row-major
 LEAST_PAIRS = 20  # of passes of the same block, to tell the blocks' variance from that of the passes
 
@@ -102,7 +104,7 @@ def estimate(
 
     prior: [count, length, 1 or 3], what is known of every token beforehand: its NLL given nothing (unigrams), and, if known,
     given the token before it and given the token after it (bigrams; equal to the first where the block has no such neighbour).
-    Raises ValueError for fewer than 24 passes per stratum.
+    Raises ValueError for fewer than 24 passes per stratum, DivergedError for losses that are not finite.
     """
     count, length = blocks.shape
     strata = min(strata, length)
@@ -111,6 +113,8 @@ def estimate(
     chosen, levels, weight = plan(count, length, passes, generator)
     mask = exact_masks(levels, length, generator)
     nll = in_batches(score, blocks[chosen], mask, batch)
+    if not torch.isfinite(nll).all():
+        raise DivergedError("the held-out loss is not finite; lower train.learning_rate. The last good checkpoint is kept")
 
     edges = torch.tensor([1 + length * index // strata for index in range(strata + 1)])
     stratum = torch.bucketize(levels, edges, right=True) - 1

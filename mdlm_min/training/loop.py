@@ -204,6 +204,7 @@ class Trainer:
         self.engine.restore(saved)
         self.task.restore(record["task"])
         self.folder.log(f"resumed at step {self.step}")
+        self._say(f"resumed at step {self.step}")
 
     def _take_step(self) -> None:
         loss, taken = self.engine.step(self.step, self.config.rate_at(self.step), self.guard)
@@ -236,8 +237,8 @@ def _last_evaluation(row: Row) -> str:
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:
     """Step, speed, time left and the first metrics of a running run; `rate` in steps per second, evaluations included."""
-    left = format_seconds((steps - row["step"]) / rate if rate else math.nan)
-    speed = f"  {work.describe(rate)}" if work and rate else ""
+    left = f"  {format_seconds((steps - row['step']) / rate)} left at most" if rate else ""
+    speed = f"  {rate:.1f} steps/s{f'  {work.describe(rate)}' if work else ''}" if rate else ""
     shown = [(name, value) for name, value in row.items() if name != "step" and not math.isnan(value)][:4]  # rows can be long
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown)
-    return f"step {row['step']:.0f}/{steps}  {rate:.1f} steps/s{speed}  {left} left at most  {metrics}"
+    return f"step {row['step']:.0f}/{steps}{speed}{left}  {metrics}"

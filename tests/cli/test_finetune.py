@@ -197,6 +197,12 @@ def test_a_damaged_folder_is_one_line(base, talk, tmp_path, capsys, name, change
     assert message in line
 
 
+def test_a_run_of_ours_is_fine_tuned_at_a_small_model_s_rate(base, talk, tmp_path):
+    """A released model's is in test_generate.py, which has one."""
+    assert finetune(talk, base, tmp_path / "run", "--steps", "1") == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["learning_rate"] == 1e-3
+
+
 def test_a_loss_that_is_no_number_ends_the_run(base, talk, tmp_path, capsys):
     assert finetune(talk, base, tmp_path / "run", "--steps", "1", "--learning-rate", "1e20") == 3
     assert "loss is nan" in capsys.readouterr().err

@@ -485,3 +485,11 @@ def test_an_answer_begins_with_the_prompt_s_last_space_as_in_a_sample(folder, tm
     said(folder, *files, *hot, "--seed", "0", capsys=capsys)
     first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert first["answer"].startswith(" ")
+
+
+def test_a_released_model_is_fine_tuned_at_a_large_model_s_rate(folder, tmp_path):
+    talks = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes"}]} for n in range(12)]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    command = ["finetune", "--start", str(folder), "--data", str(tmp_path / "talk.jsonl"), "--run", str(tmp_path / "run")]
+    assert main([*command, "--steps", "1", "--held-out", "2"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["learning_rate"] == 2e-5

@@ -258,3 +258,8 @@ def test_a_character_cut_at_a_block_s_edge_counts_as_its_own_bytes(tmp_path, cap
     assert train(tmp_path / "c.txt", tmp_path / "run", 1, ("--length", "17")) == 0
     nats, bits = map(float, re.search(r"test loss: (\S+) \+- .* (\S+) bits per byte", capsys.readouterr().out).groups())
     assert bits == pytest.approx(nats / math.log(2), rel=0.01)  # a token is a byte; but both ends may be cut
+
+
+def test_losses_that_are_not_finite_end_a_run_that_diverged_before_it_was_evaluated(corpus, tmp_path, capsys):
+    assert train(corpus, tmp_path / "run", 4, ["--learning-rate", "1e4"]) == 3
+    assert "finite" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_it_counts_the_model_s_tokens_and_says_how_often_its_predictor_was_right
 @pytest.mark.parametrize(
     ("means", "said"),
     [
-        ({"predicted_window": 1.0}, "  surely better than U[0,1]: the table supports it"),
+        ({"predicted_window": 1.0}, "  surely better than U[0,1] there: on that text the table supports it"),
         ({"predicted_window": 2.0, "best": 1.0}, "  the table supports best instead: gain on U[0,1] +"),
         ({"predicted_window": 2.0, "signal_rich_window": 1.0}, "  the table supports signal_rich_window instead: gain"),
         ({"predicted_window": 2.0}, "  no entry is surely better than U[0,1] there"),
@@ -71,20 +71,26 @@ def test_it_says_what_the_contest_supports(means, said, monkeypatch):
     monkeypatch.setattr(golden, "accepted", lambda *given: made({"llada_0.001": 2.0} | means, "BPE", budget=4))
     lines = []
     say_contest(TextConfig("c.txt", "bpe:512"), "ngrams", lines.append)
-    assert lines[0].startswith("in the contest, text in a BPE of 512: a window predicted in this way has rank")
+    assert lines[0].startswith("in the contest, text in a BPE of 512, WikiText-2, 4x: a window predicted in this way has rank")
     assert lines[1].startswith(said)
     paper = (
         "    to train on the paper's window: mdlm train --text c.txt --tokenizer bpe:512 --mask-rate 'U[0.45,0.55]' --weight 1/t"
     )
     assert (paper in lines) == ("signal_rich_window" in means)
     say_contest(TextConfig("c.txt", "gpt2"), "ngrams", lines.append)
-    assert any(line.startswith("in the contest, text in a BPE of 512 (the nearest): a window predicted") for line in lines)
+    assert any(
+        line.startswith("in the contest, text in a BPE of 512 (the nearest), WikiText-2, 4x: a window predicted")
+        for line in lines
+    )
     probed = []
     say_contest(TextConfig("c.txt", "bpe:512"), "probe", probed.append)
     assert probed[0].endswith("no entry predicts its window in this way")  # the entry counts n-grams
     assert "the table supports it" not in "".join(probed)
     say_contest(TextConfig("c.txt", "bytes"), "ngrams", probed.append)
     assert probed[-1].startswith("the contest's table has no board of text in bytes yet")
+    count = len(probed)
+    say_contest(TextConfig("c.txt", "words"), "ngrams", probed.append)
+    assert len(probed) == count  # no board is near to words
 
 
 def test_only_the_figure_needs_matplotlib(corpus, tmp_path, capsys, monkeypatch):

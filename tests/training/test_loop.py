@@ -207,6 +207,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
 def test_progress_says_rate_time_left_and_loss():
     line = progress_line({"step": 100.0, "loss": 0.5}, 700, rate=10.0)
     assert line == "step 100/700  10.0 steps/s  0:01:00 left at most  loss 0.5"
+    assert progress_line({"step": 0.0, "loss": 0.5}, 700, 0.0) == "step 0/700  loss 0.5"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (3723.4, "1:02:03"), (math.inf, "?"), (math.nan, "?")])
