@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the runs that were selected and are not finished; print and draw what they show."""
     from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
+    from mdlm_min.evidence.measured import measured
     from mdlm_min.evidence.sweep import check_jobs, sweep
     from mdlm_min.run.environment import code_version
 
@@ -105,16 +106,21 @@ def run(arguments: argparse.Namespace) -> int:
     sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
     table = golden.collect(specs, runs)
     table.write(folder)
+    accepted = golden.accepted(experiment.name, arguments.tier) if golden.RESULTS.is_dir() and not arguments.text else None
+    found = measured(table, accepted, experiment.tolerance(table.frame().columns))
     if old:  # claims and figures are about the whole tier
         table = publishing.merge(old, table, publishing.planned(experiment, arguments.tier, arguments.seeds), replace=False)
     for path in report.draw(experiment, {arguments.tier: table}, folder):
         print(f"figure: {path}")
     print(f"table: {folder / 'table.csv'}")
+    print(*found, sep="\n", end="\n" * bool(found))
     if arguments.text:  # the claims are about the paper's corpora
         print("\n".join(experiment.module("claims").conclusions(table)))
     else:
         judged = verdicts.judge(experiment, {arguments.tier: table}, only=arguments.tier)
-        verdicts.print_verdicts(judged, notes=True)
+        verdicts.print_verdicts([pair for pair in judged if pair[1].verdict != "not run"], notes=True)
+        if missing := [claim.id for claim, verdict in judged if verdict.verdict == "not run"]:
+            print(f"not run, for want of other arms or cells: {', '.join(missing)}; results/report.md says what each needs")
         if not judged:
             print(f"no verdicts: no claim of {experiment.name} is about tier {arguments.tier}")
     return 0
