@@ -289,7 +289,7 @@ def test_a_pretraining_run_is_on_one_device(pretend_cuda, tmp_path, monkeypatch)
     assert row["tokens_per_second"] == 2 * task.work.tokens
 
 
-@pytest.mark.parametrize("divisor", ["answer", "token", "batch", "masked"])
+@pytest.mark.parametrize("divisor", ["answer", "token", "batch"])
 def test_judged_answers_with_a_schedule_are_on_one_device(divisor, pretend_cuda, tmp_path, monkeypatch):
     settings = {
         "data": {"source": "arithmetic:1", "tokenizer": "bytes", "length": 48, "held_out": 6},

@@ -5,14 +5,14 @@ without one of them is censored: "never" is not a number, and a run that could s
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, curves_of, in_cell, quarter, rows_of
+from mdlm_min.evidence.claim import Claim, Judge, arms_of, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.statistics import AllOf, Evidence, Share, Sooner, Times
 
@@ -79,12 +79,12 @@ def judge_p2(table: Table) -> Evidence:
 
 
 def judge_p2c(table: Table) -> Evidence:
-    """The same rule of U[0,.3]: a copy of the table in which U[0,.3] stands in the place of U[0,.2]."""
-    rows = {name: record for name, record in table.runs.items() if record["config"]["arm"] == CHOSEN}
-    if not rows:
-        raise MissingArmError(CHOSEN)
-    moved = {name: {**record, "config": {**record["config"], "arm": "md_0.2"}} for name, record in rows.items()}
-    return judge_p2(replace(table, runs=moved))
+    """The same rule of U[0,.3]. It is written out again, as judge_p2 is older than its runs and stays as it is."""
+    rows = rows_of(table, CHOSEN)
+    held = np.isfinite(rows["t_gen"]) & (rows["t_gen"] <= PROMPT * rows["t_mem"])
+    unknown = ~np.isfinite(rows["t_gen"]) & ~(rows["last_step"] > PROMPT * rows["t_mem"])
+    failed = ~held & ~unknown
+    return Share(int(held.sum()), int(failed.sum()), int(unknown.sum()), _texts(table, CHOSEN))
 
 
 def judge_p3(table: Table) -> Evidence:

@@ -141,9 +141,7 @@ BAD = [
 def test_malformed_records_are_named_by_their_line_and_skipped_while_they_are_few(tmp_path, record, message):
     good = [talk(f"{index}", "1") for index in range(9)]
     source = write(tmp_path / "a.jsonl", [*good[:4], record, *good[4:]])
-    with pytest.raises(
-        InputError, match=f"1 of 10 records are malformed, and data.malformed = 0.01 .*: a.jsonl line 5: {message}"
-    ):
+    with pytest.raises(InputError, match=f"1 of 10 records are malformed, and malformed = 0.01 .*: a.jsonl line 5: {message}"):
         opened(source)
     found = opened(source, malformed=0.1)
     assert len(found.train) + len(found.held_out) == 9
