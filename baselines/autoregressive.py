@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_min.model.flops import Work, training_operations
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.config import refuse_set
 from mdlm_min.run.run_folder import Row
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.summaries import LEVELS
@@ -24,11 +24,7 @@ class AutoregressiveTask(LanguageTask):
     causal = True
 
     def __init__(self, config: LanguageRunConfig, seed: int) -> None:
-        for name in ("mask_rate", "weight"):
-            if getattr(config, name) != getattr(LanguageRunConfig, name):  # the default
-                raise InputError(
-                    f"{name}: {getattr(config, name)!r} is not allowed with model.causal = true, which masks nothing"
-                )
+        refuse_set(config, ("mask_rate", "weight"), "with model.causal = true, which masks nothing")
         super().__init__(config, seed)
         operations = training_operations(self.model.config, config.batch, selected=1.0)
         self.work = Work(self.work.tokens, operations, self.work.ceiling)

@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     sweep(specs, runs, jobs, threads=max(1, cores // own) if own else 1)
     table = golden.collect(specs, runs)
     table.write(folder)
-    accepted = golden.accepted(experiment.name, arguments.tier) if golden.RESULTS.is_dir() and not arguments.text else None
+    accepted = old or (None if arguments.text else golden.accepted(experiment.name, arguments.tier))
     found = measured(table, accepted, experiment.tolerance(table.frame().columns))
     if old:  # claims and figures are about the whole tier
         table = publishing.merge(old, table, publishing.planned(experiment, arguments.tier, arguments.seeds), replace=False)

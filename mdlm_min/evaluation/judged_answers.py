@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mdlm_min.diffusion.mask_schedule import MaskSchedule
 from mdlm_min.evaluation import contest_evaluator as evaluator
+from mdlm_min.run.config import refuse_set
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
@@ -32,9 +33,7 @@ class JudgedAnswersTask(ScheduledFinetuneTask):
         make_marks: Callable[[FinetuneTask], Marks] | None = None,
     ) -> None:
         """Raises InputError for data that leave none to test, and for OTHERS."""
-        for name in OTHERS:
-            if getattr(config, name) != getattr(FinetuneConfig, name):  # the default
-                raise InputError(f"{name}: {getattr(config, name)} is not allowed here, where the contest's evaluator judges")
+        refuse_set(config, OTHERS, "here, where the contest's evaluator judges")
         super().__init__(config, seed, folder, make, make_marks)
         there, wanted = len(self.data.exercises), config.validation_answers
         if there <= wanted:

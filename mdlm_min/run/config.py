@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from mdlm_min.run.errors import InputError
@@ -60,6 +60,13 @@ def check_fields(config: Any, where: str = "") -> None:
                 raise InputError(f"{where}{field.name}: {shown(value)} is unknown; allowed: {', '.join(map(str, limit))}")
             if isinstance(limit, Range) and not limit.allows(value):
                 raise InputError(f"{where}{field.name}: {shown(value)} is not allowed; {limit}")
+
+
+def refuse_set(config: Any, names: Iterable[str], why: str, where: str = "") -> None:
+    """Raise InputError for the first of these fields that is not left at its default; `why` goes after "is not allowed"."""
+    for name in names:
+        if (value := getattr(config, name)) != getattr(type(config), name):
+            raise InputError(f"{where}{name}: {value!r} is not allowed {why}")
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

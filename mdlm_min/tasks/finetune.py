@@ -29,7 +29,7 @@ from mdlm_min.model.flops import training_operations
 from mdlm_min.model.identity import weights_sha256
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
-from mdlm_min.run.config import OneOf, Range, build, shown
+from mdlm_min.run.config import OneOf, Range, build, refuse_set, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import write_whole
 from mdlm_min.run.random_streams import stream
@@ -70,9 +70,8 @@ class FinetuneConfig(TransformerConfig):
             raise InputError("weight: 'mean' is not allowed in fine-tuning; weight = none with divisor = masked is its mean")
         if self.start and self.data.tokenizer:
             raise InputError(f"data.tokenizer: {self.data.tokenizer!r} is not allowed with start, whose tokenizer is used")
-        for name in ("model", "vocab_size"):
-            if self.start and getattr(self, name) != getattr(FinetuneConfig, name):  # the default
-                raise InputError(f"{name}: {getattr(self, name)} is not allowed with start, whose shape is used; allowed: none")
+        if self.start:
+            refuse_set(self, ("model", "vocab_size"), "with start, whose shape is used; allowed: none")
         if self.generation_tokens and not self.items:
             raise InputError(f"generation_tokens: {self.generation_tokens} is not allowed with items = 0; allowed: 0")
         if self.generation_tokens >= self.data.length:
@@ -110,9 +109,14 @@ class FinetuneTask(TransformerTask):
         operations = training_operations(mean, config.batch, answers * self.process.rate.mean)
         self.work = self.measured_work(round(config.batch * tokens), operations)
 
+    @property
+    def samples(self) -> int:
+        """Samples of a step."""
+        return self.config.batch
+
     def draw(self, step: int) -> Step:
         """See TransformerTask; a prompt is never masked."""
-        batch = self.data.batch(self.seed, step, self.config.batch)
+        batch = self.data.batch(self.seed, step, self.samples)
         size, width = batch.tokens.shape
         column = torch.arange(width)
         padding_mask = column < batch.lengths[:, None]
@@ -132,7 +136,7 @@ class FinetuneTask(TransformerTask):
             last = step == self.config.train.steps
             row |= self._score_items() if last else dict.fromkeys(EXERCISE_COLUMNS, math.nan)
         row |= self.measured(step, speed)
-        return row | {"epoch": step * self.config.batch / len(self.data.train)}
+        return row | {"epoch": step * self.samples / len(self.data.train)}
 
     def _held_out_loss(self) -> Row:
         """NLL per token of the held-out answers (LLaDA's bound), and its standard error over answers, which is not a number where

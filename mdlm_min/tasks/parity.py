@@ -22,7 +22,7 @@ from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import Work
 from mdlm_min.model.mlp import MLPConfig, UniformAttentionMLP
 from mdlm_min.model.transformer import Transformer
-from mdlm_min.run.config import OneOf, Range, build, check_fields
+from mdlm_min.run.config import OneOf, Range, build, check_fields, refuse_set
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
@@ -49,9 +49,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "network.")
-        for name in ("layers", "heads", "attention"):
-            if self.kind == "mlp" and getattr(self, name) != getattr(NetworkConfig, name):  # the default
-                raise InputError(f"network.{name}: {getattr(self, name)!r} is not allowed with network.kind = 'mlp'; it has none")
+        if self.kind == "mlp":
+            refuse_set(self, ("layers", "heads", "attention"), "with network.kind = 'mlp'; it has none", "network.")
 
 
 @dataclass(frozen=True)

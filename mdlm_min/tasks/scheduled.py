@@ -16,9 +16,10 @@ from mdlm_min.data.text import TextData
 from mdlm_min.diffusion.checked_schedule import CheckedSchedule, check_fit
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule, ScheduledDiffusion
 from mdlm_min.diffusion.objective import divisors, sign_cross_entropy
+from mdlm_min.run.config import refuse_set
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
-from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig, FinetuneTask
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask
 from mdlm_min.tasks.parity import ParityRunConfig, ParityTask
@@ -76,7 +77,7 @@ class ScheduledTask(_KeepsSchedule, LanguageTask):
         """Raises InputError for a batch that is no multiple of the schedule's copies, and for a mask rate or a weight in the
         configuration: they are the schedule's."""
         self.schedule = CheckedSchedule(schedule)
-        _check_own(config, LanguageRunConfig(), schedule, self.fields)
+        _check_own(config, schedule, self.fields)
         super().__init__(config, seed, data)
         self.scheduled = ScheduledDiffusion(self.schedule)
 
@@ -119,14 +120,14 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
         super().__init__(config, seed, folder)
         self.schedule = CheckedSchedule(make(self))
         self.marks = make_marks(self) if make_marks else None
-        _check_own(config, FinetuneConfig(), self.schedule, (*self.fields, "marks") if self.marks else self.fields)
+        _check_own(config, self.schedule, (*self.fields, "marks") if self.marks else self.fields)
         self.scheduled = ScheduledDiffusion(self.schedule)
         self.width = max(len(sample.prompt) + len(sample.answer) for sample in self.data.train)
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's answers and masks."""
         config, schedule = self.config, self.schedule
-        batch = self.data.batch(self.seed, step, config.batch // schedule.copies)
+        batch = self.data.batch(self.seed, step, self.samples)
         tokens = F.pad(batch.tokens, (0, self.width - batch.tokens.shape[1]), value=self.template.special.end)
         column = torch.arange(self.width)
         padding_mask = column < batch.lengths[:, None]
@@ -148,10 +149,10 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
         """The whole step."""
         return self.loss(step)
 
-    def evaluate(self, step: int) -> Row:
-        """As in plain fine-tuning; of an epoch's samples a batch has one for each of its rows that is no copy."""
-        row = super().evaluate(step)
-        return row | {"epoch": row["epoch"] / self.schedule.copies}
+    @property
+    def samples(self) -> int:
+        """Samples of a step: each has `copies` rows of the batch."""
+        return self.config.batch // self.schedule.copies
 
 
 class ScheduledParityTask(_Scheduled, ParityTask):
@@ -165,10 +166,8 @@ class ScheduledParityTask(_Scheduled, ParityTask):
     def __init__(self, config: ParityRunConfig, seed: int, schedule: MaskSchedule) -> None:
         """Raises InputError as ScheduledTask does, and for settings of a loss that is not the cross-entropy."""
         self.schedule = CheckedSchedule(schedule)
-        _check_own(config, ParityRunConfig(), schedule, self.fields)
-        for name in ("supervision", "token_loss"):
-            if getattr(config, name) != getattr(ParityRunConfig(), name):
-                raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}; leave it out")
+        _check_own(config, schedule, self.fields)
+        refuse_set(config, ("supervision", "token_loss"), f"with schedule {schedule.name}; leave it out")
         super().__init__(config, seed)
         self.scheduled = ScheduledDiffusion(self.schedule)
 
@@ -207,10 +206,8 @@ class ScheduledParityTask(_Scheduled, ParityTask):
 Config = LanguageRunConfig | FinetuneConfig | ParityRunConfig
 
 
-def _check_own(config: Config, default: Config, schedule: MaskSchedule, fields: tuple[str, ...]) -> None:
+def _check_own(config: Config, schedule: MaskSchedule, fields: tuple[str, ...]) -> None:
     """Raise InputError for a mask rate or a weight in the configuration, and for a batch or data that the schedule cannot use."""
-    for name in ("mask_rate", "weight"):
-        if getattr(config, name) != getattr(default, name):
-            raise InputError(f"{name}: {getattr(config, name)!r} is not allowed with schedule {schedule.name}, which has its own")
+    refuse_set(config, ("mask_rate", "weight"), f"with schedule {schedule.name}, which has its own")
     rows = config.batch or (config.data.train_samples if isinstance(config, ParityRunConfig) else 0)
     check_fit(schedule, rows, fields)

@@ -203,8 +203,8 @@ class Trainer:
             self.guard = SpikeGuard(self.config.spike, **record["guard"])
         self.engine.restore(saved)
         self.task.restore(record["task"])
-        self.folder.log(f"resumed at step {self.step}")
-        self._say(f"resumed at step {self.step}")
+        self.folder.log(line := f"resumed at step {self.step}")
+        self._say(line)
 
     def _take_step(self) -> None:
         loss, taken = self.engine.step(self.step, self.config.rate_at(self.step), self.guard)
