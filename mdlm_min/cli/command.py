@@ -86,6 +86,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=0, help="number of seeds, from the tier's first (default: the tier's own)")
 
 
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """The argument that names a corpus (data/text.py)."""
+    text = (
+        "a folder or file of plain text (.txt, .tokens, .raw) or JSON lines with a field text (.jsonl), also .gz, or wikitext-2"
+    )
+    parser.add_argument("--text", required=True, type=source_name, help=text)
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """The argument that `use_threads` reads."""
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")

@@ -48,6 +48,7 @@ def list_experiments(arguments: argparse.Namespace) -> int:
     """Print every experiment with its tiers and arms, and how long the runs of the golden tables took."""
     from mdlm_min.evidence import golden
     from mdlm_min.evidence.experiment import Experiment, experiment_folders
+    from mdlm_min.run.time_left import duration_text
 
     for folder in experiment_folders():
         experiment = Experiment(folder.name)
@@ -58,16 +59,10 @@ def list_experiments(arguments: argparse.Namespace) -> int:
                 records = golden.read_records(table).values()
                 seconds = sum(record["finished"]["seconds"] for record in records)
                 devices = ", ".join(sorted({record["data"]["device"] for record in records}))
-                line += f"; {len(records)} in the golden table took {_duration(seconds)} one by one ({devices})"
+                line += f"; {len(records)} in the golden table took {duration_text(seconds)} one by one ({devices})"
             print(line)
         print(f"  arms   {', '.join(experiment.plan['arms'])}")
     return 0
-
-
-def _duration(seconds: float) -> str:
-    """In hours from two hours on, in minutes from two minutes on."""
-    unit, size = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
-    return f"{seconds / size:.1f} {unit}"
 
 
 def run(arguments: argparse.Namespace) -> int:

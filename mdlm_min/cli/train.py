@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mdlm_min.cli.command import (
     TOKENIZER,
+    add_text,
     add_threads,
     fields_as_options,
     folder_path,
-    source_name,
     text_name,
     trained_run,
     use_threads,
@@ -46,12 +46,7 @@ def add_parsers(commands: Any) -> None:
         "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates."
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
-    parser.add_argument(
-        "--text",
-        required=True,
-        type=source_name,
-        help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2",
-    )
+    add_text(parser)
     parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
     parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t, 1/(t p(t)) or mean")
     parser.add_argument("--tokenizer", default=TOKENIZER, help=f"bytes, gpt2 or bpe:SIZE (default: {TOKENIZER})")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import TOKENIZER, add_command, fields_as_options, folder_path, source_name, text_name, trained_run
+from mdlm_min.cli.command import TOKENIZER, add_command, add_text, fields_as_options, folder_path, text_name, trained_run
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import check_writable
 
@@ -39,12 +39,7 @@ def add_parsers(commands: Any) -> None:
     """`mdlm window`."""
     text = "Predict the signal-rich window of a corpus from its n-grams, or from a short training run's gradients."
     parser = add_command(commands, "window", text, predict)
-    parser.add_argument(
-        "--text",
-        required=True,
-        type=source_name,
-        help="a folder or file of plain text (.txt, .tokens, .raw, also .gz), or wikitext-2",
-    )
+    add_text(parser)
     parser.add_argument(
         "--tokenizer",
         default=TOKENIZER,

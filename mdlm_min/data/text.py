@@ -1,8 +1,9 @@
 """Text as blocks of tokens: from the hub or from plain files, through a tokenizer, into memory-mapped arrays.
 
-A corpus is a name or a path. A path is a folder or a file of plain text (.tokens, .raw, .txt, .text, also .gz); a name is
-looked for as a folder in $MDLM_DATA, and then on the hub. A file of a folder belongs to the split that a whole word of its name
-says (SPLIT_WORDS); where no name says anything, the last tenth of the text is held out, half of it each.
+A corpus is a name or a path. A path is a folder or a file of plain text (.tokens, .raw, .txt, .text) or of JSON lines (.jsonl:
+the field `text` of every record, each closed by a line end), also .gz; a name is looked for as a folder in $MDLM_DATA, and then
+on the hub. A file of a folder belongs to the split that a whole word of its name says (SPLIT_WORDS); where no name says anything,
+the last tenth of the text is held out, half of it each.
 Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of the text and of the tokenizer.
 """
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.cache import cached
-from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer
+from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.run.config import Range, check_fields, shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.files import open_bytes, write_whole
+from mdlm_min.run.json_text import parse_json
 from mdlm_min.run.random_streams import stream
 
 SPLIT_WORDS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
@@ -33,7 +35,8 @@ HUB = {
     "wikitext-2-raw": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103-raw": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
 }
-ENDINGS = (".tokens", ".raw", ".txt", ".text")
+JSON_LINES = ".jsonl"
+ENDINGS = (".tokens", ".raw", ".txt", ".text", JSON_LINES)
 CHUNK = 1 << 20  # bytes of text that are tokenized at a time; a chunk ends where a line ends
 
 
@@ -77,7 +80,8 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the text of one split lies: files, read in order, from `start` to `stop` bytes of their text (None: to the end)."""
+    """Where the text of one split lies: files, read in order, from `start` to `stop` bytes of their text (None: to the end). A
+    file starts a line, whether or not the one before it ends with a line end."""
 
     files: tuple[Path, ...]
     start: int = 0
@@ -85,21 +89,20 @@ class Source:
 
     def chunks(self) -> Iterator[str]:
         """The text, about CHUNK bytes at a time, cut at line ends. Raises InputError for a file that is empty or not text."""
-        position, rest = 0, b""
+        position, rest, last = 0, b"", b"\n"
         for path in self.files:
             size = 0
-            with open_bytes(path) as file:
-                while data := file.read(CHUNK):
-                    if b"\0" in data:
-                        raise InputError(f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text")
-                    size += len(data)
-                    low, high = self.start - position, len(data) if self.stop is None else self.stop - position
-                    position += len(data)
-                    rest += data[max(low, 0) : max(high, 0)]
-                    end = rest.rfind(b"\n") + 1
-                    if end:
-                        yield _decode(rest[:end], path)
-                        rest = rest[end:]
+            for data in _pieces(path):
+                if size == 0 and last != b"\n":
+                    data = b"\n" + data  # the line end that the file before lacks
+                size, last = size + len(data), data[-1:]
+                low, high = self.start - position, len(data) if self.stop is None else self.stop - position
+                position += len(data)
+                rest += data[max(low, 0) : max(high, 0)]
+                end = rest.rfind(b"\n") + 1
+                if end:
+                    yield _decode(rest[:end], path)
+                    rest = rest[end:]
             if size == 0:
                 raise InputError(f"{path}: the file is empty; a corpus needs text")
         if rest:
@@ -111,6 +114,40 @@ class Source:
         for chunk in self.chunks():
             digest.update(chunk.encode())
         return digest.hexdigest()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The text of a file, about CHUNK bytes at a time. Raises InputError for what is no text."""
+    with open_bytes(path) as file:
+        if path.name.removesuffix(".gz").endswith(JSON_LINES):
+            records = b""
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    records += _record(line, f"{path} line {number}")
+                if len(records) >= CHUNK:
+                    yield records
+                    records = b""
+            if records:
+                yield records
+            return
+        size = 0
+        while data := file.read(CHUNK):
+            if b"\0" in data:
+                raise InputError(f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text")
+            size += len(data)
+            yield data
+
+
+def _record(line: bytes, where: str) -> bytes:
+    """The text of a line of JSON and a line end."""
+    try:
+        record = parse_json(line)
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested too deeply
+        raise InputError(f'{where}: no JSON; allowed: a record {{"text": "..."}} a line') from error
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str) or not is_unicode(text):
+        raise InputError(f'{where}: the record has no text in the field text; allowed: a record {{"text": "..."}} a line')
+    return f"{text}\n".encode()
 
 
 def _decode(data: bytes, path: Path) -> str:

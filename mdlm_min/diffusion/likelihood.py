@@ -114,7 +114,7 @@ def estimate(
     mask = exact_masks(levels, length, generator)
     nll = in_batches(score, blocks[chosen], mask, batch)
     if not torch.isfinite(nll).all():
-        raise DivergedError("the held-out loss is not finite; lower train.learning_rate. The last good checkpoint is kept")
+        raise DivergedError("the held-out loss is not finite; lower the learning rate. The last good checkpoint is kept")
 
     edges = torch.tensor([1 + length * index // strata for index in range(strata + 1)])
     stratum = torch.bucketize(levels, edges, right=True) - 1

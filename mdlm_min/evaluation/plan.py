@@ -11,7 +11,8 @@ from mdlm_min.evaluation.paper_tasks import GENERATION, PAPER_TASKS
 from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.flops import training_operations
 from mdlm_min.model.llada import parameter_count
-from mdlm_min.tasks.plan import GB, RESERVE, Gpu, hours_text
+from mdlm_min.run.time_left import duration_text
+from mdlm_min.tasks.plan import GB, RESERVE, Gpu
 
 TABLES = ("mmlu", "arc_challenge", "gpqa", "gsm8k", "math")  # MMLU-stem is a part of MMLU
 CHOICES = 4
@@ -65,12 +66,12 @@ def describe(model: ModelConfig, gpus: int, gpu: Gpu, utilisation: float) -> str
         kind = "generated" if not LENGTHS[task][1] else "by likelihood"
         lines.append(
             f"  {PAPER_TASKS[task].title:14} {PAPER_TASKS[task].items:6,} items {kind:13} {found.passes:10,} passes of about "
-            f"{found.length:,} tokens: {hours_text(operations / rate / 3600)}"
+            f"{found.length:,} tokens: {duration_text(operations / rate)}"
         )
     size, steps, texts = GENERATION["max_gen_toks"], GENERATION["steps"], generation_batch(model, gpu)
     return "\n".join(
         [
-            f"evaluation  of one model, Tables 2 and 3: {hours_text(total / rate / 3600)} at {utilisation:.0%} of the same rate",
+            f"evaluation  of one model, Tables 2 and 3: {duration_text(total / rate)} at {utilisation:.0%} of the same rate",
             *lines,
             f"  generation  {size} tokens in {steps} steps, {texts} texts at a time in {gpu.memory / GB:.0f} GB",
         ]

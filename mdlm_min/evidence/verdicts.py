@@ -75,11 +75,6 @@ def judge_each(tables: Iterable[golden.Table]) -> dict[str, Judged]:
     return {folder.name: judge(Experiment(folder.name), by_tier.get(folder.name, {})) for folder in experiment_folders()}
 
 
-def judge_all() -> Judged:
-    """Every claim of every experiment on the golden tables."""
-    return [pair for judged in judge_each(golden.golden_tables()).values() for pair in judged]
-
-
 def number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.5g}"
 

@@ -1,4 +1,7 @@
-"""How far runs are, and how long the rest takes. Progress is text, in which "step 30/100" says how far a run is."""
+"""How far runs are, how long the rest takes, and how to say a duration.
+
+Progress is text, in which "step 30/100" says how far a run is.
+"""
 
 import math
 import re
@@ -49,3 +52,9 @@ def format_seconds(seconds: float) -> str:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def duration_text(seconds: float) -> str:
+    """In hours from two hours on, in minutes from two minutes on."""
+    unit, size = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
+    return f"{seconds / size:,.1f} {unit}"

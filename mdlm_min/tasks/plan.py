@@ -21,6 +21,7 @@ from mdlm_min.model.selection import Selection, grid_size
 from mdlm_min.model.transformer import empty_transformer
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.time_left import duration_text
 from mdlm_min.tasks.finetune import FinetuneConfig, new_shape, start_folder
 from mdlm_min.tasks.language import DTYPES
 from mdlm_min.tasks.pretrain import PretrainConfig
@@ -288,7 +289,8 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float) -> str:
         f"host        {4 * found.parameters * config.engine.processes / GB:,.0f} GB on each node while the weights are made",
         f"disk        {3 * kept / GB:,.0f} GB: two checkpoints and a third while it is written",
         f"work        {found.tokens / 1e9:,.3f} billion tokens, {found.operations:.3g} operations",
-        f"time        {hours_text(found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s ({SEEN})",
+        f"time        {duration_text(3600 * found.hours(utilisation))} at {utilisation:.0%} of {found.rate / 1e12:,.0f} TFLOP/s "
+        f"({SEEN})",
     ]
     if found.fits:
         return "\n".join([*lines, "fits        yes"])
@@ -299,11 +301,6 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float) -> str:
             return "\n".join([*lines, f"fits        no. It does with {verdict}"])
         lines.append(f"            not yet with {verdict}")
     return "\n".join([*lines, "fits        no, and none of these changes is enough; use more GPUs or larger ones"])
-
-
-def hours_text(hours: float) -> str:
-    """Hours, or minutes below two hours."""
-    return f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:.3g} minutes"
 
 
 def engine_text(engine: EngineConfig) -> str:

@@ -112,7 +112,7 @@ class Trainer:
         first, now = (found.get("valid_loss", math.nan) for found in (self.rows[0] if self.rows else row, row))
         if math.isfinite(first) and not math.isfinite(now):  # where nothing is held out it never is a number
             raise DivergedError(
-                f"valid_loss is {now} after step {self.step}; lower train.learning_rate. The last good checkpoint is kept"
+                f"valid_loss is {now} after step {self.step}; lower the learning rate. The last good checkpoint is kept"
             )
         self.folder.append_metrics(row)
         self.write_event(row)
@@ -131,7 +131,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"loss is {loss} between steps {self.step - self.loss_count} and {self.step}; "
-                "lower train.learning_rate. The last good checkpoint is kept"
+                "lower the learning rate. The last good checkpoint is kept"
             )
         return loss
 
@@ -183,7 +183,7 @@ class Trainer:
         for name, tensor in self.engine.tensors():
             if not torch.isfinite(tensor).all():
                 raise DivergedError(
-                    f"{name} is not finite after {self.step} steps; lower train.learning_rate. The last good checkpoint is kept"
+                    f"{name} is not finite after {self.step} steps; lower the learning rate. The last good checkpoint is kept"
                 )
             yield name, tensor
 

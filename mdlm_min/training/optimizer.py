@@ -93,7 +93,7 @@ class SpikeGuard:
             raise RunError(
                 f"{self.in_a_row} steps in a row had a loss or gradient that was not finite or {self.spike:g} times the recent "
                 f"mean; "
-                "lower train.learning_rate. The last good checkpoint is kept"
+                "lower the learning rate. The last good checkpoint is kept"
             )
 
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from mdlm_min.cli.experiments import _duration
 from mdlm_min.cli.main import main
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment
@@ -49,13 +48,6 @@ def test_list_names_every_experiment_and_arm(capsys):
     table = golden.accepted("01_parity_map", "cpu")
     hours = sum(record["finished"]["seconds"] for record in table.runs.values()) / 3600
     assert f"  cpu     174 runs; 174 in the golden table took {hours:.1f} hours one by one (cpu)\n" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(1.74, "1.7 seconds"), (119, "119.0 seconds"), (120, "2.0 minutes"), (7200, "2.0 hours")]
-)
-def test_what_runs_took_is_in_readable_units(seconds, text):
-    assert _duration(seconds) == text
 
 
 @pytest.mark.parametrize("take", [lambda: torch.empty(1 << 50), lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA"))])

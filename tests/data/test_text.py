@@ -66,7 +66,40 @@ def test_chunks_join_to_the_text_whatever_their_size(tmp_path, monkeypatch, chun
     (tmp_path / "a.txt").write_text(content)
     (tmp_path / "b.txt").write_text("more\n")
     chunks = list(Source((tmp_path / "a.txt", tmp_path / "b.txt")).chunks())
-    assert "".join(chunks) == content + "more\n"
+    assert "".join(chunks) == content + "\nmore\n"  # a file starts a line
+    assert "".join(Source((tmp_path / "b.txt", tmp_path / "a.txt")).chunks()) == "more\n" + content
+    assert "".join(Source((tmp_path / "a.txt", tmp_path / "b.txt"), len(content.encode()), None).chunks()) == "\nmore\n"
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 10**6])
+def test_json_lines_are_their_records_texts_a_line_each(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(text, "CHUNK", chunk)
+    records = [{"text": line.rstrip("\n"), "id": number} for number, line in enumerate([*LINES, "é ✓\n"])]
+    lines = "\n\n".join(map(json.dumps, records))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "c4.txt").write_text("".join([*LINES, "é ✓\n"]))
+    (tmp_path / "c4.jsonl").write_text(lines)
+    (tmp_path / "c4.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    plain = {split: source.sha256() for split, source in find_sources(str(tmp_path / "plain")).items()}
+    for path in (tmp_path / "c4.jsonl", tmp_path / "c4.jsonl.gz"):
+        assert {split: source.sha256() for split, source in find_sources(str(path)).items()} == plain
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("plain text", "no JSON"),
+        ('{"text": "a", "text": "b"}', "no JSON"),
+        ('{"content": "a"}', "the record has no text in the field text"),
+        ('{"text": 3}', "the record has no text"),
+        ('["text"]', "the record has no text"),
+        ('{"text": "\\ud800"}', "the record has no text"),
+    ],
+)
+def test_json_lines_without_text_are_refused_by_line(tmp_path, line, message):
+    (tmp_path / "c4.jsonl").write_text(f'{{"text": "good"}}\n\n{line}\n')
+    with pytest.raises(InputError, match=rf'c4.jsonl line 3: {message}.*allowed: a record {{"text": "..."}} a line'):
+        find_sources(str(tmp_path / "c4.jsonl"))
 
 
 def test_batches_are_a_function_of_seed_and_step(corpus):

@@ -8,13 +8,13 @@ from mdlm_min.evidence import pages
 from mdlm_min.evidence.claim import Verdict
 from mdlm_min.evidence.experiment import EXPERIMENTS
 from mdlm_min.evidence.golden import RESULTS, golden_tables
-from mdlm_min.evidence.verdicts import judge_all
+from mdlm_min.evidence.verdicts import judge_each
 from mdlm_min.run.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def judged():
-    return judge_all()
+    return [pair for judged in judge_each(golden_tables()).values() for pair in judged]
 
 
 @pytest.fixture(scope="module")

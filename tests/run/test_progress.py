@@ -8,7 +8,7 @@ import pyte
 import pytest
 
 from mdlm_min.run.progress import PlainDisplay, open_display
-from mdlm_min.run.time_left import TimeLeft
+from mdlm_min.run.time_left import TimeLeft, duration_text
 from mdlm_min.training.loop import progress_line
 
 
@@ -101,3 +101,11 @@ def test_in_a_terminal_lines_are_drawn_in_place_and_only_ends_stay():
     assert any(lines[1:2] == ("b  step 1/100",) and "stopping; Ctrl-C again" in lines[-1] for lines in seen)
     assert all(len(lines) <= 3 for lines in seen)  # nothing scrolls
     assert [line.strip() for line in screen.display if line.strip()] == ["[1/2] a[1] finished"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1.74, "1.7 seconds"), (119, "119.0 seconds"), (120, "2.0 minutes"), (7200, "2.0 hours"), (5_400_000, "1,500.0 hours")],
+)
+def test_a_duration_is_said_in_readable_units(seconds, text):
+    assert duration_text(seconds) == text

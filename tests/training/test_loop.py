@@ -198,7 +198,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
 
     with (
         open_run(tmp_path / "run", {}) as folder,
-        pytest.raises(DivergedError, match="model.bias is not finite after 3 steps; lower train.learning_rate"),
+        pytest.raises(DivergedError, match="model.bias is not finite after 3 steps; lower the learning rate"),
     ):
         train(Broken(), TrainConfig(steps=5, checkpoint_seconds=0), folder, lambda _: None)
     assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-000000001", "step-000000002"]
