@@ -360,7 +360,7 @@ def test_puma_shows_the_most_confident_tokens_and_takes_a_new_sequence_at_the_en
     schedule, before, first_tokens = Puma(phases), None, None
     for step in range(2 * phases):
         tokens = torch.full((phases, length), step)
-        context = schedule.admit(Context(phases, length, tokens, step=step))
+        context = schedule.admit(Context(phases, length, tokens, step=step, steps=2 * phases))
         rate = schedule.sample(context, generator(step))
         mask = schedule.mask(rate, context, generator())
         first_tokens = context.tokens if step == 0 else first_tokens

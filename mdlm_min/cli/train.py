@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
     from mdlm_min.data.text import TextData
-    from mdlm_min.run.run_folder import Row
+    from mdlm_min.run.run_folder import Row, RunFolder
     from mdlm_min.tasks.text_model import TextModel
 
 HEAD_WIDTH = 24
+MASK_RATE, WEIGHT = "U[0.2,0.5]", "none"  # unless they, or a schedule, are given
 HIDDEN = 0.4  # share of a held-out passage that is hidden and filled in
 PASSAGES = 16
 
@@ -47,8 +49,13 @@ def add_parsers(commands: Any) -> None:
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
     add_text(parser)
-    parser.add_argument("--mask-rate", default="U[0.2,0.5]", help="mask rates to train on (default: U[0.2,0.5])")
-    parser.add_argument("--weight", default="none", help="weight of a masked token: none (default), 1/t, 1/(t p(t)) or mean")
+    parser.add_argument("--mask-rate", help=f"mask rates to train on (default: {MASK_RATE})")
+    parser.add_argument("--weight", help=f"weight of a masked token: {WEIGHT} (default), 1/t, 1/(t p(t)) or mean")
+    parser.add_argument(
+        "--schedule",
+        help="in the place of both: a mask schedule as module:Class or path/to/file.py:Class (CONTRIBUTING.md), such as "
+        "baselines.schedules.p_pots:PPots",
+    )
     parser.add_argument("--tokenizer", default=TOKENIZER, help=f"bytes, gpt2 or bpe:SIZE (default: {TOKENIZER})")
     parser.add_argument("--steps", type=int, default=4000, help="training steps (default: 4000, about three minutes on one core)")
     parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
@@ -64,11 +71,19 @@ def add_parsers(commands: Any) -> None:
 
 
 def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A language run's configuration. Raises InputError for a width that is no multiple of HEAD_WIDTH, and for too few steps."""
+    """A language run's configuration, and `schedule` where it has one. Raises InputError for a width that is no multiple of
+    HEAD_WIDTH, for too few steps, and for a mask rate or a weight beside a schedule."""
     if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
         raise InputError(f"width: {arguments.width} is not allowed; a multiple of {HEAD_WIDTH}")
     if arguments.steps < 1:
         raise InputError(f"steps: {arguments.steps} is not allowed; at least 1")
+    given = {name: value for name in ("mask_rate", "weight") if (value := getattr(arguments, name)) is not None}
+    if arguments.schedule is not None and given:
+        name, value = next(iter(given.items()))
+        raise InputError(f"{name}: {value!r} is not allowed with --schedule, whose own it is; allowed: one of them")
+    masking = {"schedule": arguments.schedule}
+    if arguments.schedule is None:
+        masking = {"mask_rate": MASK_RATE, "weight": WEIGHT, **given}
     corpus = Path(arguments.text)
     return {
         # An absolute path: `mdlm sample` may be called from elsewhere.
@@ -86,8 +101,7 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
             "schedule": "cosine",
             "clip": 1.0,
         },
-        "mask_rate": arguments.mask_rate,
-        "weight": arguments.weight,
+        **masking,
         "batch": arguments.batch,
         "device": arguments.device,
         "validation_passes": 240,
@@ -105,9 +119,12 @@ def train(arguments: argparse.Namespace) -> int:
 
     use_threads(arguments.threads)
     settings = settings_from(arguments)
-    language.check(settings)
+    spec = settings.get("schedule")
+    language.check({name: value for name, value in settings.items() if name != "schedule"})
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
-    with trained_run(path, arguments.seed, settings, language.run) as folder:
+    if spec is not None:
+        _check_schedule(spec, path)
+    with trained_run(path, arguments.seed, settings, language.run if spec is None else _run_scheduled) as folder:
         rows, record = folder.metrics(), folder.read_json("finished.json")
         if not rows:
             raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")
@@ -121,6 +138,33 @@ def train(arguments: argparse.Namespace) -> int:
     _show_written(model)
     print(f'\nmore: mdlm sample {path} --prompt "..."   or   mdlm sample {path} --infill "... ____ ..."')
     return 0
+
+
+def _check_schedule(spec: str, path: Path) -> None:
+    """Raise InputError for a schedule that does not keep to the interface, and for one whose file is no longer that of the run
+    that is there."""
+    from mdlm_min.diffusion.own_schedule import load_schedule, schedule_file
+    from mdlm_min.diffusion.schedule_check import validate
+    from mdlm_min.run.files import sha256
+    from mdlm_min.run.run_folder import RunFolder
+
+    validate(load_schedule(spec))
+    folder = RunFolder(path)
+    if (path / "data.json").exists() and folder.read_json("data.json").get("schedule_sha256") != sha256(schedule_file(spec)):
+        raise InputError(f"schedule: {spec} is not the one that {path} was trained with; delete {path}, or name another folder")
+
+
+def _run_scheduled(settings: dict[str, Any], seed: int, folder: "RunFolder", progress: Callable[[str], None]) -> None:
+    from mdlm_min.diffusion.own_schedule import load_schedule, schedule_file
+    from mdlm_min.run.files import sha256
+    from mdlm_min.tasks import language
+    from mdlm_min.tasks.scheduled import ScheduledTask
+
+    spec, rest = settings["schedule"], {name: value for name, value in settings.items() if name != "schedule"}
+    language.run(
+        rest, seed, folder, progress, lambda config, seed: ScheduledTask(config, seed, load_schedule(spec)),
+        {"schedule_sha256": sha256(schedule_file(spec))},
+    )  # fmt: skip
 
 
 def _loss_line(model: "TextModel", data: "TextData", row: "Row") -> str:

@@ -10,6 +10,7 @@ Tokens are kept in $MDLM_CACHE (default ~/.cache/mdlm_min), under the hash of th
 import hashlib
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,8 @@ class Source:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """The text of a file, about CHUNK bytes at a time. Raises InputError for what is no text."""
+    """The text of a file, about CHUNK bytes at a time: without a byte order mark, its line ends as Unix has them. Raises
+    InputError for what is no text."""
     with open_bytes(path) as file:
         if path.name.removesuffix(".gz").endswith(JSON_LINES):
             records = b""
@@ -130,12 +132,17 @@ def _pieces(path: Path) -> Iterator[bytes]:
             if records:
                 yield records
             return
-        size = 0
+        size, held = 0, b""
         while data := file.read(CHUNK):
             if b"\0" in data:
                 raise InputError(f"{path}: a zero byte at {size + data.index(0)}: this is no text; allowed: UTF-8 text")
+            whole = held + (data if size else data.removeprefix(BOM_UTF8))
             size += len(data)
-            yield data
+            held = b"\r" if whole.endswith(b"\r") else b""  # a line end may lie on the edge of two chunks
+            if piece := whole.removesuffix(held).replace(b"\r\n", b"\n"):
+                yield piece
+        if held:
+            yield held
 
 
 def _record(line: bytes, where: str) -> bytes:
@@ -174,7 +181,8 @@ def find_sources(corpus: str) -> dict[str, Source]:
     except OSError as error:
         raise InputError(f"data.corpus: {path} cannot be read ({error.strerror})") from error
     if not files:
-        raise InputError(f"data.corpus: no text in {path}; allowed: files ending in {', '.join(ENDINGS)}, also with .gz")
+        allowed = f"files ending in {', '.join(ENDINGS)}, also with .gz, directly in the folder"
+        raise InputError(f"data.corpus: no text in {path}; allowed: {allowed}")
     named = [(file, _split_of(file)) for file in files]
     by_split = {split: tuple(file for file, found in named if found == split) for split in SPLITS}
     if not any(by_split.values()):

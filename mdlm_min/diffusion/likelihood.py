@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_min.run.errors import DivergedError
+from mdlm_min.diffusion.mask_rate import check_generator
+from mdlm_min.run.errors import DivergedError, InputError
 
 Score = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batch, length] -> NLL of the masked, row-major
 LEAST_PAIRS = 20  # of passes of the same block, to tell the blocks' variance from that of the passes
@@ -70,10 +71,16 @@ def exact_masks(levels: Tensor, length: int, generator: torch.Generator) -> Tens
     return noise.argsort(dim=1).argsort(dim=1) < levels[:, None]
 
 
+@torch.no_grad()
 def nll_in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
-    """NLL of the masked tokens at their positions, zero elsewhere: float64 [passes, length]."""
+    """NLL of the masked tokens at their positions, zero elsewhere: float64 [passes, length], no gradient. Raises InputError for
+    scores that are not one NLL for each masked token: a mean would pass as all of them."""
+    found, count = score(tokens, mask), (int(mask.sum()),)
+    if not isinstance(found, Tensor) or found.shape != count:
+        shape = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"score: {shape} is not allowed; allowed: {count}, the NLL of each masked token in row-major order")
     values = torch.zeros(mask.shape, dtype=torch.float64)
-    values[mask] = score(tokens, mask).double().cpu()
+    values[mask] = found.double().cpu()
     return values
 
 
@@ -102,14 +109,22 @@ def estimate(
 ) -> Estimate:
     """Test loss of `score` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
 
+    score: called with tokens and mask ([batch, length] each), gives the NLL of each masked token in nats, [masked], row-major.
     prior: [count, length, 1 or 3], what is known of every token beforehand: its NLL given nothing (unigrams), and, if known,
     given the token before it and given the token after it (bigrams; equal to the first where the block has no such neighbour).
-    Raises ValueError for fewer than 24 passes per stratum, DivergedError for losses that are not finite.
+    Nothing known is one column of zeros. Raises InputError for other shapes, no blocks and fewer than 24 passes per stratum,
+    DivergedError for losses that are not finite.
     """
+    if blocks.dim() != 2 or not blocks.numel():
+        raise InputError(f"blocks: shape {tuple(blocks.shape)} is not allowed; allowed: (count, length), each at least 1")
+    if prior.shape not in ((*blocks.shape, 1), (*blocks.shape, 3)):
+        allowed = f"{tuple(blocks.shape)} and 1 or 3 columns"
+        raise InputError(f"prior: shape {tuple(prior.shape)} is not allowed; allowed: {allowed}")
     count, length = blocks.shape
     strata = min(strata, length)
     if passes < 24 * strata:
-        raise ValueError(f"passes: {passes} is not allowed; at least {24 * strata} for {strata} strata")
+        raise InputError(f"passes: {passes} is not allowed; at least {24 * strata} for {strata} strata")
+    check_generator(generator)
     chosen, levels, weight = plan(count, length, passes, generator)
     mask = exact_masks(levels, length, generator)
     nll = in_batches(score, blocks[chosen], mask, batch)

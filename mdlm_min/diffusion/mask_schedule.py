@@ -38,6 +38,7 @@ from mdlm_min.diffusion.mask_rate import MaskRate, check_generator
 from mdlm_min.diffusion.masking import bernoulli
 from mdlm_min.diffusion.objective import check_losses, check_masks
 from mdlm_min.diffusion.process import MaskedDiffusion
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 
 
@@ -63,7 +64,9 @@ class Context:
     confidence: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for a field of another shape or type."""
+        """Raises InputError for a field of another shape or type, and for a step that the run has not."""
+        if not 0 <= self.step <= self.steps:
+            raise InputError(f"step: {self.step} is not allowed with steps = {self.steps}; from 0 to {self.steps}")
         for field, dtype in (
             ("tokens", torch.int64),
             ("allowed", torch.bool),
@@ -151,11 +154,12 @@ class RateSchedule(MaskSchedule):
     """Masked diffusion as MaskedDiffusion has it, as a schedule: the same draws, the same weights. One thing differs: with weight
     "mean" a row counts by its share of the batch's allowed tokens, there all rows count alike. Of equal sizes this is the same.
 
-    With weight "1/t" on one interval, or "1/(t p(t))", it estimates a part of the bound without bias.
+    On one interval [a,b] it estimates BoundPart(a, b, 1 / (b - a)) without bias with weight "1/t", and BoundPart(a, b) with
+    "1/(t p(t))". It says so where it was told so (`part`), as a subclass may have weights of its own.
     """
 
     def __init__(self, rate: MaskRate, weight: str = "1/t", name: str = "", part: BoundPart | None = None) -> None:
-        """`part` is what the loss estimates, for those who know. Raises InputError for what MaskedDiffusion refuses."""
+        """`part` is what `estimates` says. Raises InputError for what MaskedDiffusion refuses."""
         self.process = MaskedDiffusion(rate, weight)
         self.name, self.part = name or f"{rate.text}, {weight}", part
 
@@ -177,6 +181,10 @@ class ScheduledDiffusion:
     """A schedule as a process (process.py): the same `mask` and `loss`, each with an optional Context."""
 
     def __init__(self, schedule: MaskSchedule) -> None:
+        """Raises InputError for what is no schedule. A schedule of one's own is checked at every step as CheckedSchedule(own)."""
+        if not isinstance(schedule, MaskSchedule):
+            allowed = "an object of a class made from MaskSchedule, such as RateSchedule(rate, weight)"
+            raise InputError(f"schedule: {shown(schedule)} is not allowed; allowed: {allowed}")
         self.schedule = schedule
 
     def mask(self, batch: int, length: int, generator: torch.Generator, context: Context | None = None) -> tuple[Tensor, Tensor]:
@@ -201,6 +209,8 @@ class ScheduledDiffusion:
             if field not in ("nll", "confidence"):
                 context.need(field, schedule.name)
         rate = schedule.sample(context, generator)
+        if not bool(((rate >= 0) & (rate <= 1)).all()):
+            raise InputError(f"schedule {schedule.name}: rates from {rate.min():g} to {rate.max():g}; allowed: rates in [0,1]")
         return schedule.mask(rate, context, generator), rate
 
     def loss(

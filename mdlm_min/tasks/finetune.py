@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,15 +31,14 @@ from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.config import OneOf, Range, build, refuse_set, shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.files import write_whole
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.model_files import write_model_files
 from mdlm_min.tasks.multiple_choice import judge
 from mdlm_min.tasks.pretrain import LladaShape
 from mdlm_min.tasks.summaries import DECODERS, EXERCISE_COLUMNS, SOLVED_COLUMNS, TOKENS_PER_STEP
 from mdlm_min.tasks.text_model import TextModel
 from mdlm_min.tasks.transformer_task import Step, TransformerConfig, TransformerTask, run_task
-from mdlm_min.training import distributed
 from mdlm_min.training.loop import Progress, check_device
 
 BATCH_TOKENS = 8192  # of one pass of generation
@@ -310,8 +309,8 @@ def check(settings: dict[str, Any]) -> None:
 def prepare(
     settings: dict[str, Any], seed: int, folder: RunFolder, make: Maker = FinetuneTask, more: Mapping[str, Any] | None = None
 ) -> FinetuneTask:
-    """The task of a run folder, which from now on says itself what its model is: model.json and tokenizer.json. `make` makes it,
-    where it is a subclass; `more` is recorded in data.json.
+    """The task of a run folder, which from now on says itself what its model is (model_files.py). `make` makes it, where it
+    is a subclass; `more` is recorded in data.json.
 
     Raises InputError where the folder was begun on other data or from another start.
     """
@@ -325,10 +324,7 @@ def prepare(
     }  # fmt: skip
     folder.record_data(data, f"data.source: {config.data.source!r} or start: {config.start!r}")
     special = task.template.special
-    described = {"model": asdict(task.model.config), "mask_token": special.mask, "end_token": special.end}
-    folder.write_json("model.json", described)
-    if distributed.rank() == 0:
-        write_whole(folder.path / "tokenizer.json", task.template.tokenizer.to_json())
+    write_model_files(folder, task.model.config, task.template.tokenizer, special.mask, special.end)
     for line in report["malformed_records"]:
         folder.log(f"left out, malformed: {line}")
     folder.log(

@@ -22,6 +22,7 @@ from mdlm_min.run.config import OneOf, Range, build, check_fields
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.model_files import write_model_files
 from mdlm_min.tasks.summaries import LEVELS
 from mdlm_min.training.loop import Progress, check_device, train
 from mdlm_min.training.optimizer import TrainConfig
@@ -189,4 +190,6 @@ def run(
     task = make(config, seed)
     data = {"sha256": task.data.sha256, "device": str(task.device), "dtype": config.dtype, **(more or {})}
     folder.record_data(data, f"data.corpus: {config.data.corpus!r}")
+    if task.data.tokenizer is not None and not task.causal:
+        write_model_files(folder, task.model.config, task.data.tokenizer, task.mask_token, None)
     train(task, config.train, folder, progress)

@@ -19,6 +19,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream
 from mdlm_min.run.run_folder import Row, RunFolder
 from mdlm_min.tasks.language import LEAST_PASSES, STRATA, loss_over_rates
+from mdlm_min.tasks.model_files import write_model_files
 from mdlm_min.tasks.multiple_choice import judge_items
 from mdlm_min.tasks.summaries import ITEM_COLUMNS, ITEM_TASKS, LEVELS
 from mdlm_min.tasks.transformer_task import Step, TransformerConfig, TransformerTask, run_task
@@ -182,6 +183,7 @@ def prepare(settings: dict[str, Any], seed: int, folder: RunFolder) -> PretrainT
         _check_answers(task, config)
     data = {"sha256": task.data.sha256, "device": task.device.type, "dtype": config.dtype}
     folder.record_data(data, f"data.source: {config.data.source!r}")
+    write_model_files(folder, task.model.config, task.data.tokenizer, task.data.mask_token, task.data.end_token)
     return task
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mdlm_min.data.chat import NAMES, ChatTemplate, ChatTokens
-from mdlm_min.data.samples import open_data
 from mdlm_min.data.tokenizer import Tokenizer, find_tokenizer, is_unicode
 from mdlm_min.diffusion.generation_record import Generation
 from mdlm_min.diffusion.remasking import TokenRules
@@ -19,11 +18,11 @@ from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.llada import SpecialTokens, is_released, read_config, read_special_tokens
 from mdlm_min.model.llada_weights import foreign_file, load_weights, save_weights, stored_dtype
 from mdlm_min.model.transformer import Transformer, empty_transformer
-from mdlm_min.run.config import build, shown
+from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import RunFolder, settings_of
-from mdlm_min.tasks.language import DTYPES, LanguageRunConfig, load_data
-from mdlm_min.tasks.pretrain import PretrainConfig
+from mdlm_min.tasks.language import DTYPES
+from mdlm_min.tasks.model_files import read_model_files
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 from mdlm_min.training.loop import check_device
 
@@ -66,8 +65,7 @@ class TextModel:
 
         `dtype` is what is computed in: a run's weights stay what they were trained in, a released folder's are converted. By
         default it is the run's own, or that of the released weights. Raises InputError for a folder that holds no masked
-        diffusion model of text, for a released model that cannot be honoured to the letter, and for a run whose text has changed
-        since: the tokenizer could be another.
+        diffusion model of text, and for a released model that cannot be honoured to the letter.
         """
         check_device(device)
         if dtype and dtype not in DTYPES:
@@ -233,59 +231,19 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
         raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
     folder = RunFolder(path)
     settings = settings_of(folder.read_json("config.json"))
-    if (path / "model.json").is_file():
-        return _described(folder, settings, device, dtype, weights)
-    kind = settings.pop("kind", "masked")
-    data = settings.get("data")
-    if kind not in ("masked", "probe", "pretrain") or not isinstance(data, dict) or not data.keys() & {"corpus", "source"}:
-        allowed = "a run of `mdlm train`, 03_wikitext_bins or 04_8b_pt"
-        raise InputError(f"run: {path} holds no masked diffusion model of text; allowed: {allowed}")
+    if not (path / "model.json").is_file():
+        allowed = "a run of `mdlm train`, `mdlm finetune`, 03_wikitext_bins or 04_8b_pt that has begun to train"
+        raise InputError(f"run: {path} holds no masked diffusion model of text (no model.json); allowed: {allowed}")
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"run: {path} has no checkpoint yet; train it first")
-    if "source" in data:
-        pretraining = build(PretrainConfig, settings)
-        samples = open_data(pretraining.data)
-        _check_data(folder, pretraining.data.source, samples.sha256)
-        compute = DTYPES[dtype or pretraining.dtype]
-        weights = weights or torch.promote_types(DTYPES[pretraining.weights], compute)
-        model = _newest(Checkpoint(found[-1]), pretraining.model_config(samples.vocab_size), weights).to(device)
-        return TextModel(model, samples.tokenizer, samples.mask_token, samples.end_token, compute)
-    language = build(LanguageRunConfig, settings)
-    text = load_data(language.data)
-    _check_data(folder, language.data.corpus, text.sha256)
-    model = _newest(Checkpoint(found[-1]), language.model_config(text.vocab_size), weights or torch.float32).to(device)
-    return TextModel(model, text.tokenizer, text.vocab_size, None, DTYPES[dtype or language.dtype])
-
-
-def _described(folder: RunFolder, settings: dict[str, Any], device: str, dtype: str, weights: torch.dtype | None) -> TextModel:
-    """Of a folder that says itself what its model is, in model.json and tokenizer.json."""
-    found = checkpoints(folder.checkpoints)
-    if not found:
-        raise InputError(f"run: {folder.path} has no checkpoint yet; train it first")
-    described = folder.read_json("model.json")
     for name in ("dtype", "weights"):
         if settings.get(name, "float32") not in DTYPES:
-            raise InputError(
-                f"{folder.path / 'config.json'}: {name}: {shown(settings[name])} is unknown; allowed: {', '.join(DTYPES)}"
-            )
+            raise InputError(f"{path / 'config.json'}: {name}: {shown(settings[name])} is unknown; allowed: {', '.join(DTYPES)}")
+    config, tokenizer, mask, end = read_model_files(folder)
     compute = DTYPES[dtype or settings.get("dtype", "float32")]
     weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
-    try:
-        tokenizer = find_tokenizer(str(folder.path / "tokenizer.json"), list, "", folder.path, None)
-        config, mask, end = build(ModelConfig, described["model"], "model."), described["mask_token"], described["end_token"]
-    except KeyError as error:
-        raise InputError(f"{folder.path / 'model.json'}: has no field {error}; delete the folder to run again") from error
-    for name, token in (("mask_token", mask), ("end_token", end)):
-        if not (type(token) is int and 0 <= token < config.vocab_size) and (token is not None or name == "mask_token"):
-            allowed = f"a token id from 0 to {config.vocab_size - 1}"
-            raise InputError(f"{folder.path / 'model.json'}: {name}: {shown(token)} is not allowed; {allowed}")
     return TextModel(_newest(Checkpoint(found[-1]), config, weights).to(device), tokenizer, mask, end, compute)
-
-
-def _check_data(folder: RunFolder, name: str, sha256: str) -> None:
-    if folder.read_json("data.json").get("sha256") != sha256:
-        raise InputError(f"data: {name!r} has changed since {folder.path} was trained; bring the old text back")
 
 
 def _newest(saved: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> Transformer:
@@ -303,7 +261,7 @@ def export(path: Path, output: Path, dtype: str) -> None:
     own mask, end and padding tokens, and its tokenizer as a tokenizer.json.
 
     At most one copy of the model is in memory. Raises InputError for a run that has no checkpoint or whose model is not LLaDA's
-    block, for data that have changed since, and where the output is a file or another run.
+    block, and where the output is a file or another run.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")

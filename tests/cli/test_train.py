@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdlm_min.cli.main import main
+from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.text_model import TextModel
 
 TINY = ["--tokenizer", "bytes", "--length", "16", "--layers", "1", "--width", "48", "--batch", "16", "--learning-rate", "0.01"]
@@ -155,7 +156,8 @@ def test_bad_options_are_one_line_and_exit_code_2(run, options, message, capsys)
         ({"config.json": "[" * 100_000}, "cannot be read"),
         ({"config.json": '{"seed": 0, "n": 20}'}, "holds no masked diffusion model of text"),
         ({"config.json": '{"kind": "unigram", "data": {"corpus": "x"}}'}, "holds no masked diffusion model of text"),
-        ({"config.json": '{"data": {"corpus": "x"}}'}, "has no checkpoint yet"),
+        ({"config.json": '{"data": {"corpus": "x"}}'}, "holds no masked diffusion model of text (no model.json)"),
+        ({"config.json": "{}", "model.json": "{}"}, "has no checkpoint yet"),
     ],
 )
 def test_a_folder_without_a_model_is_one_line_and_exit_code_2(tmp_path, files, message, capsys):
@@ -170,14 +172,70 @@ def test_a_folder_without_a_model_is_one_line_and_exit_code_2(tmp_path, files, m
     assert error.count("\n") == 1
 
 
-def test_a_text_that_has_changed_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+def test_a_trained_model_needs_its_text_no_more(tmp_path, monkeypatch, capsys, tokenizer):
+    path, run = tmp_path / "own.txt", tmp_path / "run"
+    path.write_text("".join(f"some words, {number}\n" for number in range(300)))
+    assert train(path, run, 2, ["--tokenizer", tokenizer]) == 0
+    outputs, moved = [], tmp_path / "moved"
+    for change in (
+        lambda: None,
+        lambda: path.write_text("other words\n" * 100),
+        path.unlink,
+        lambda: run.rename(moved),
+    ):
+        change()
+        monkeypatch.setenv("MDLM_CACHE", str(tmp_path / f"cache{len(outputs)}"))  # the tokenizer is not the cache's either
+        capsys.readouterr()
+        assert main(["sample", str(run if run.exists() else moved), "--prompt", "some"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert len(set(outputs)) == 1
+
+
+SCHEDULE = """
+from mdlm_min import MaskRate, RateSchedule
+
+class Half(RateSchedule):
+    def __init__(self):
+        super().__init__(MaskRate.parse("0.5"), "none", "half")
+
+    def weight(self, rate, mask, context):
+        return WEIGHT * super().weight(rate, mask, context)
+"""
+
+
+def test_a_schedule_of_one_s_own_trains_on_one_s_own_text(corpus, tmp_path, capsys):
+    file, folder = tmp_path / "half.py", tmp_path / "own"
+    file.write_text(SCHEDULE.replace("WEIGHT", "1"))
+    extra = ["--schedule", f"{file}:Half"]
+    assert train(corpus, folder, 6, extra) == 0
+    plain = tmp_path / "plain"  # the same rates and weights in the notation of a mask rate
+    assert train(corpus, plain, 6, ["--mask-rate", "0.5", "--weight", "none"]) == 0
+    own, same = (RunFolder(path).metrics()[-1] for path in (folder, plain))
+    assert own["test_loss"] == pytest.approx(same["test_loss"], rel=1e-5)
+    capsys.readouterr()
+    assert train(corpus, folder, 6, extra) == 0
+    assert "this run is finished already" in capsys.readouterr().out
+    file.write_text(SCHEDULE.replace("WEIGHT", "2"))
+    assert train(corpus, folder, 6, extra) == 2
+    assert f"schedule: {file}:Half is not the one that {folder} was trained with" in capsys.readouterr().err
+    file.write_text(SCHEDULE.replace("WEIGHT", "-1"))
+    assert train(corpus, tmp_path / "more", 6, extra) == 2
+    assert "schedule half: a weight of -1" in capsys.readouterr().err
+    assert train(corpus, tmp_path / "more", 6, [*extra, "--weight", "none"]) == 2
+    assert "weight: 'none' is not allowed with --schedule" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+def test_another_text_under_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     path = tmp_path / "own.txt"
     path.write_text("some words\n" * 100)
     assert train(path, tmp_path / "run", 2) == 0
+    (tmp_path / "run" / "finished.json").unlink()
     path.write_text("other words\n" * 100)
     capsys.readouterr()
-    assert main(["sample", str(tmp_path / "run")]) == 2
-    assert "has changed since" in capsys.readouterr().err
+    assert train(path, tmp_path / "run", 2) == 2
+    assert "has changed since this run began" in capsys.readouterr().err
 
 
 def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):

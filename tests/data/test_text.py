@@ -71,6 +71,18 @@ def test_chunks_join_to_the_text_whatever_their_size(tmp_path, monkeypatch, chun
     assert "".join(Source((tmp_path / "a.txt", tmp_path / "b.txt"), len(content.encode()), None).chunks()) == "\nmore\n"
 
 
+@pytest.mark.parametrize("chunk", [3, 8, 64, 10**6])
+def test_a_text_of_windows_is_the_same_text(tmp_path, monkeypatch, chunk):
+    content = "one\ntwo\n\n \rthree ✓\n" * 9 + "end\r"
+    (tmp_path / "a.txt").write_bytes(content.encode())
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())
+    monkeypatch.setattr(text, "CHUNK", chunk)
+    assert "".join(Source((tmp_path / "a.txt",)).chunks()) == "".join(Source((tmp_path / "b.txt",)).chunks()) == content
+    monkeypatch.undo()
+    plain, other = (find_sources(str(tmp_path / name)) for name in ("a.txt", "b.txt"))
+    assert all(plain[split].sha256() == other[split].sha256() for split in plain)
+
+
 @pytest.mark.parametrize("chunk", [1, 50, 10**6])
 def test_json_lines_are_their_records_texts_a_line_each(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(text, "CHUNK", chunk)

@@ -20,6 +20,7 @@ from mdlm_min.diffusion.likelihood import (
     student_t,
 )
 from mdlm_min.diffusion.masking import bernoulli
+from mdlm_min.run.errors import InputError
 
 
 class MadeUpText:
@@ -181,7 +182,7 @@ def test_as_many_passes_are_spent_as_allowed():
     found = estimate(counting, text.tokens, text.prior, 601, torch.Generator().manual_seed(0))
     assert sum(spent) == found.passes == 601
     assert max(spent) == 64
-    with pytest.raises(ValueError, match="passes: 239 is not allowed; at least 240 for 10 strata"):
+    with pytest.raises(InputError, match="passes: 239 is not allowed; at least 240 for 10 strata"):
         estimate(text, text.tokens, text.prior, 239, torch.Generator())
     assert estimate(text, text.tokens, text.prior, 240, torch.Generator()).passes == 240
 
@@ -351,3 +352,43 @@ def test_llada_s_levels_are_evenly_spaced_around_a_random_start():
     blocks = torch.arange(30)[:, None].expand(30, 12)
     assert llada_estimate(score, blocks, 4, torch.Generator().manual_seed(0), batch=1000) == 0
     assert starts == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"score": lambda tokens, mask: torch.tensor(3.2)},
+            r"score: shape \(\) is not allowed; allowed: \(\d+,\), the NLL of",
+        ),
+        ({"score": lambda tokens, mask: torch.zeros(mask.shape)}, r"score: shape \(\d+, 6\) is not allowed"),
+        ({"score": lambda tokens, mask: 3.2}, "score: float is not allowed"),
+        ({"blocks": torch.zeros(6, dtype=torch.int64)}, r"blocks: shape \(6,\) is not allowed"),
+        ({"blocks": torch.zeros(0, 6, dtype=torch.int64)}, r"blocks: shape \(0, 6\) is not allowed"),
+        ({"prior": torch.zeros(8, 6)}, r"prior: shape \(8, 6\) is not allowed; allowed: \(8, 6\) and 1 or 3 columns"),
+        ({"prior": torch.zeros(8, 6, 2)}, r"prior: shape \(8, 6, 2\) is not allowed"),
+        ({"generator": 0}, "generator: "),
+    ],
+)
+def test_what_would_be_another_number_is_refused(change, message):
+    given = {
+        "score": lambda tokens, mask: torch.ones(int(mask.sum())),
+        "blocks": torch.zeros(8, 6, dtype=torch.int64),
+        "prior": torch.zeros(8, 6, 1),
+        "generator": torch.Generator(),
+    }
+    assert estimate(passes=240, **given).loss == pytest.approx(1)
+    with pytest.raises(InputError, match=message):
+        estimate(passes=240, **given | change)
+
+
+def test_an_estimate_keeps_no_graph():
+    scale = torch.ones((), requires_grad=True)
+    kept = []
+
+    def score(tokens, mask):
+        kept.append(scale * torch.ones(int(mask.sum())))
+        return kept[-1]
+
+    estimate(score, torch.zeros(8, 6, dtype=torch.int64), torch.zeros(8, 6, 1), 240, torch.Generator())
+    assert kept and not any(one.requires_grad for one in kept)

@@ -155,3 +155,23 @@ def test_the_copies_of_a_sequence_stand_next_to_each_other():
         process.mask(6, 6, stream(0, "masks"), Context(6, 6, twice[0], marks=marks.repeat(2, 1)))
     with pytest.raises(InputError, match="allowed: schedule information_density masks each sequence 2 times"):
         process.mask(6, 6, stream(0, "masks"), Context(6, 6, allowed=torch.eye(6) < 1, marks=twice[1]))
+
+
+class Far(MaskSchedule):
+    name = "far"
+
+    def sample(self, context: Context, generator: torch.Generator) -> Tensor:
+        return 2 * torch.rand(context.rows, generator=generator) - 0.5
+
+
+def test_rates_that_are_no_probabilities_and_what_is_no_schedule_are_refused():
+    with pytest.raises(InputError, match=r"schedule far: rates from -0\.\d+ to 1\.\d+; allowed: rates in \[0,1\]"):
+        ScheduledDiffusion(Far()).mask(64, 8, torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="schedule: UniformMixture.* is not allowed; allowed: an object of a class made"):
+        ScheduledDiffusion(MaskRate.parse("U[0,1]"))
+
+
+@pytest.mark.parametrize(("step", "steps"), [(300, 1), (-1, 4), (5, 4)])
+def test_a_step_that_the_run_has_not_is_refused(step, steps):
+    with pytest.raises(InputError, match=f"step: {step} is not allowed with steps = {steps}; from 0 to {steps}"):
+        Context(4, 16, step=step, steps=steps)
