@@ -1,5 +1,6 @@
 """Each example runs as it stands, at a small size (first_model.py: tests/cli/test_train.py)."""
 
+import math
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def run(name, monkeypatch, tmp_path, *smaller):
 
 def test_every_example_is_run():
     assert {path.name for path in FOLDER.glob("*.py")} == {
-        "first_model.py", "own_loop.py", "hf_trainer.py", "window_in_another_trainer.py",
+        "first_model.py", "own_loop.py", "own_model.py", "hf_trainer.py", "window_in_another_trainer.py",
     }  # fmt: skip
 
 
@@ -37,6 +38,15 @@ def test_own_loop(monkeypatch, tmp_path, capsys):
     assert len(lines) == 2
     first, last = (float(line.split()[2]) for line in lines)
     assert last < first
+
+
+def test_own_model(monkeypatch, tmp_path, capsys):
+    names = run("own_model.py", monkeypatch, tmp_path)
+    counted = (names["template"][:, :1] + torch.arange(16)) % 10
+    assert (names["written"].tokens == counted).float().mean() > 0.9
+    found = names["found"]
+    assert math.log(10) / 16 - 2 * found.error < found.loss < 0.4  # untrained: 2.3
+    assert f"NLL: at most {found.loss:.3f} +- " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["p_pots", "puma"])

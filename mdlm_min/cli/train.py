@@ -45,7 +45,8 @@ def add_parsers(commands: Any) -> None:
     units = (
         "While it trains, loss is the training loss: over the mask rates of --mask-rate, with --weight, so runs of other "
         "settings cannot be compared by it. It is divided by all tokens, hidden or not: without a weight it is about t times "
-        "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates."
+        "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates. "
+        "A checkpoint is written every 20 seconds (MDLM_CHECKPOINT_SECONDS), and the same command resumes from it."
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
     add_text(parser)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mdlm_min.model.cache import KeyValueCache
+from mdlm_min.run.errors import InputError
 
 # tokens [batch, length], positions (bool, same shape) -> logits [positions, vocabulary]. By name, where they are needed only:
 # padding_mask (bool, same shape, True at real tokens); cache and fresh, as of Transformer.forward.
@@ -88,6 +89,8 @@ class Reader:
             part = KeyValueCache() if fresh is None else self.cache if len(index) == every else self.cache.rows(index)
             options |= {"cache": part, "fresh": None if fresh is None else self._both(fresh, rows)}
         scores = self.score(read, self._both(asked, rows), **options)
+        if scores.dim() != 2:
+            raise InputError(f"score: shape {tuple(scores.shape)} is not allowed; allowed: [asked, vocabulary], as scores[asked]")
         if cached and fresh is None:
             self.cache.put(index, part, every)
         if not self.guidance:

@@ -84,13 +84,16 @@ def generate(
 ) -> Generation:
     """`template`, int64 [batch, length], with every wanted token filled in, and what it took.
 
-    `score` is called for each step that fixes anything, and only for the rows and positions that it needs. `items` number the
-    rows (default: 0, 1, ...): a row's noise is a function of `seed`, its number and the step. `lengths`: each row's own length,
-    behind which it is padding (default: no padding). With a stop token in `rules`, a row is done as soon as one is fixed and
-    nothing before it is masked; what is wanted after it becomes the stop token too. `watch` sees the tokens after each step.
+    `score` is called with tokens and the positions asked for (int64 and bool, [batch, length]) and gives their logits, [asked,
+    vocabulary], row-major; where rows differ in length with `padding_mask` by name too (True at real tokens), and with a cache as
+    Transformer.forward. It is called for each step that fixes anything, for the rows and positions that are needed alone.
+    `items` number the rows (default: 0, 1, ...): a row's noise is a function of `seed`, its number and the step. `lengths`: each
+    row's own length, behind which it is padding (default: no padding). With a stop token in `rules`, a row is done as soon as
+    one is fixed and nothing before it is masked; what is wanted after it becomes the stop token too. `watch` sees the tokens
+    after each step.
 
-    Raises InputError for an empty template, for fewer steps than a row has blocks, for rules that leave no token to choose, and
-    for `defer` where no confidence is used.
+    Raises InputError for an empty template, for scores of another shape, for fewer steps than a row has blocks, for rules that
+    leave no token to choose, and for `defer` where no confidence is used.
     """
     if rules.defer and config.remasking not in CONFIDENCES:
         raise InputError(f"defer: needs remasking by confidence ({', '.join(CONFIDENCES)}), not {config.remasking!r}")

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """The least and the greatest value; whether inf says that something never came; whether equal values are a copy."""
+    """The least and the greatest value; whether inf says that something never came; whether equal values are a copy; and the
+    unit, where the name does not say it."""
 
     least: float = -math.inf
     greatest: float = math.inf
     endless: bool = False
     continuous: bool = False
+    unit: str = ""
 
     def allows(self, value: float) -> bool:
         """Whether it can be a value of this column."""
@@ -28,10 +30,12 @@ class Column:
 
 
 _COLUMNS = (
+    (r"(test|valid)_loss", Column(0, continuous=True, unit="nats per token, the mean over all mask rates in [0,1]")),
     (r"(.*_)?(loss|nll|bits_per_byte)", Column(0, continuous=True)),
-    (r"test_t\d\.\d", Column(continuous=True)),
+    (r"test_t\d\.\d", Column(continuous=True, unit="nats per token, in the tenth of mask rates from there on")),
     (r"(.*_)?(acc|acc_norm|accuracy|share)|(final|best)_(train|validation)|chosen|written|solved_\d+", Column(0, 1)),
-    (r"t_\w+|delay_ratio", Column(0, endless=True)),
+    (r"t_\w+", Column(0, endless=True, unit="steps")),
+    (r"delay_ratio", Column(0, endless=True)),
     (r"delay", Column(endless=True)),  # below 0 where it generalises before it memorises
     (r"(.*_)?(step|error)|skipped|learning_rate", Column(0)),
 )

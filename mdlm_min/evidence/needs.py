@@ -3,6 +3,7 @@
 So the columns that a table from elsewhere needs are those that the judges ask for, and no list of them is kept by hand.
 """
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,19 @@ def _without(claim: Claim, table: AskedTable, places: Collection[tuple[str, str]
     return True
 
 
+def _described(name: str) -> str:
+    """What a column holds."""
+    known = column(name)
+    return f"{known}{known.unit and f' ({known.unit})'}"
+
+
+def _settings_text(experiment: Experiment, arm: str) -> str:
+    """An arm's own settings; of the mask rate and its weight the defaults too."""
+    defaults = {name: value for name, value in experiment.plan["defaults"].items() if name in ("mask_rate", "weight")}
+    settings = {**defaults, **experiment.plan["arms"][arm]}
+    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items()) or "the defaults"
+
+
 def describe(experiment: Experiment, tier: str) -> list[str]:
     """The lines of `mdlm judge EXPERIMENT --columns`."""
     plan, found = Plan.of(experiment, tier), needs(experiment, tier)
@@ -123,7 +137,7 @@ def describe(experiment: Experiment, tier: str) -> list[str]:
     ]
     lines += _columns(keys)
     lines += _columns(
-        [(name, f"{column(name)}{readers}") for name in plan.columns if (readers := _readers(found, "table", name))]
+        [(name, f"{_described(name)}{readers}") for name in plan.columns if (readers := _readers(found, "table", name))]
     )
     unread = [name for name in plan.columns if not _readers(found, "table", name)]
     lines += [f"  read by no claim, allowed: {', '.join([*unread, *golden.PROVENANCE])}"]
@@ -134,7 +148,9 @@ def describe(experiment: Experiment, tier: str) -> list[str]:
         names = dict.fromkeys(name for need in found for name in need.names[source] if name not in (*KEYS, *more))
         if names:
             lines += ["", f"{option} {source}.csv, one row {row}: {', '.join([*KEYS[not plan.has_grid :], *more])}, and"]
-            lines += _columns([(name, f"{column(name)}{_readers(found, source, name)}") for name in names])
+            lines += _columns([(name, f"{_described(name)}{_readers(found, source, name)}") for name in names])
+    lines += ["", "What an arm is (all else: the defaults of experiment.toml):"]
+    lines += _columns([(arm, _settings_text(experiment, arm)) for arm in plan.arms])
     lines += ["", "What was not measured is left empty. The arms that each claim needs:"]
     arms = [(need.claim.id, text) for need in found for text in _arms_text(need)]
     return lines + _columns(arms)

@@ -286,3 +286,11 @@ def test_bad_settings_are_named(values, message):
         generated(transformer(), PROMPTS, SamplingConfig(**values), **ids)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_scores_of_every_position_are_refused():
+    def score(tokens, asked):
+        return torch.zeros(*tokens.shape, 11)
+
+    with pytest.raises(InputError, match=r"score: shape \(1, 4, 11\) is not allowed; allowed: \[asked, vocabulary\], as scores"):
+        generate(score, torch.tensor([[1, MASK, 2, 3]]), TokenRules(MASK), SamplingConfig())
