@@ -75,7 +75,8 @@ class MaskCollator:
 
     def __init__(self, schedule: MaskSchedule, mask_token: int, pad_token: int, seed: int, steps: int) -> None:
         """`steps` of the whole run, for a schedule that moves: samples have steps below it. With `Keyed` they are epochs: of a
-        trainer that is told `max_steps`, so many divided by the steps of an epoch, rounded up. Raises InputError for a schedule that learns from the loss or keeps sequences, and for what CheckedSchedule refuses."""
+        trainer that is told `max_steps`, so many divided by the steps of an epoch, rounded up. Raises InputError for a schedule
+        that learns from the loss or keeps sequences, and for what CheckedSchedule refuses."""
         self.schedule = CheckedSchedule(schedule)
         if missing := set(LEARNED) & set(schedule.needs):
             raise InputError(f"schedule {schedule.name}: needs {', '.join(sorted(missing))}, which a collator does not have")

@@ -428,12 +428,9 @@ def test_an_arm_that_only_a_note_reads_is_listed_as_such(capsys):
     lines = capsys.readouterr().out.splitlines()
     where = "autoregressive, unigram, bigram in the cell tokenizer=bytes; for its note, where they are there"
     assert any(line.split() == ["W2-bytes", *where.split()] for line in lines)
-    assert any(
-        line.startswith(
-            "  test_loss  a number of at least 0 (nats per token, the mean over all mask rates in [0,1]); read by W1-b"
-        )
-        for line in lines
-    )
+    unit = "nats per token, the mean over all mask rates in [0,1]"
+    assert any(line.startswith(f"  test_loss  a number of at least 0 ({unit}); read by W1-bytes, W2-bytes,") for line in lines)
+    assert any(line.split(maxsplit=1) == ["middle", 'mask_rate = "U[0.45,0.55]", weight = "1/t"'] for line in lines)
     assert any(line.startswith("  cell  one of tokenizer=bytes, ") for line in lines)
 
 
