@@ -1,9 +1,12 @@
 """Answers judged by the contest's evaluator: what a model that knows nothing is credited with."""
 
+import math
+
 import pytest
 import torch
 
 from baselines.schedules.llada import llada
+from mdlm_min.evaluation import contest_evaluator
 from mdlm_min.evaluation.judged_answers import JudgedAnswersTask
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
@@ -42,6 +45,18 @@ def test_answers_are_judged_in_the_run_s_precision(tmp_path):
         scores, exact = task.predict(tokens, mask, real), task.network(tokens, mask, None)
     assert scores.dtype == torch.float32 and not torch.equal(scores, exact)
     torch.testing.assert_close(scores, exact, atol=0.05, rtol=0.05)
+
+
+def test_the_first_held_out_answers_validate_and_the_others_test(tmp_path, monkeypatch):
+    task = JudgedAnswersTask(build(FinetuneConfig, SETTINGS), 0, RunFolder(tmp_path), lambda task: llada(), 60, 2)
+    task.predict = lambda tokens, mask, real: torch.zeros(int(mask.sum()), 300)
+    parts, asked, nll, written = [], [], task._nll, contest_evaluator.written
+    task._nll = lambda *part: parts.append(part) or nll(*part)
+    monkeypatch.setattr(contest_evaluator, "written", lambda *given: asked.extend(given[2]) or written(*given))
+    row = task.evaluate(2)
+    assert parts == [(0, 10), (10, 70)]
+    assert [prompt.tolist() for prompt in asked] == [task._prompt(one) for one in task.data.exercises[10:70]]
+    assert row["valid_nll"] == pytest.approx(math.log(300)) == row["test_nll"]
 
 
 def test_a_model_that_knows_nothing_is_right_by_chance(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch.nn.functional as F
 
 from mdlm_min.data.chat import NAMES
 from mdlm_min.data.exercises import Exercise
+from mdlm_min.diffusion.answer_likelihood import LikelihoodConfig
 from mdlm_min.diffusion.objective import DIVISORS
 from mdlm_min.diffusion.sampling import SamplingConfig
+from mdlm_min.model.flops import training_operations
 from mdlm_min.model.identity import weights_sha256
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.llada_weights import save_weights
@@ -365,9 +368,29 @@ def test_an_epoch_is_all_training_samples_once(settings):
     assert task(settings).evaluate(13)["epoch"] == 13 * 8 / 26
 
 
-def test_each_seed_has_its_own_masks(settings):
+def test_each_seed_has_its_own_weights_samples_and_masks(settings):
     one, two = (FinetuneTask(build(FinetuneConfig, settings), seed, None) for seed in (0, 1))
+    assert not torch.equal(one.model.head.weight, two.model.head.weight)
+    assert not torch.equal(one.drawn(0).tokens, two.drawn(0).tokens)
     assert not torch.equal(one.drawn(0).rate, two.drawn(0).rate)
+
+
+def test_held_out_answers_are_judged_by_as_many_passes_as_are_asked_for(settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finetune, "answer_nll", lambda _, answers, *given: seen.append(given) or torch.zeros(len(answers)))
+    task(settings)._held_out_loss()
+    assert seen == [(LikelihoodConfig(2), 64)]
+
+
+def test_the_work_of_a_step_is_that_of_its_masked_answers(settings):
+    made = task(merge(settings, {"data": {"padding": "none"}, "mask_rate": "0.5"}))
+    tokens, answers = (
+        sum(len(part) for one in made.data.train for part in parts(one)) / len(made.data.train)
+        for parts in (lambda one: (one.prompt, one.answer), lambda one: (one.answer,))
+    )
+    mean = replace(made.model.config, length=math.ceil(tokens))
+    assert made.work.tokens == round(8 * tokens)
+    assert made.work.operations == pytest.approx(training_operations(mean, 8, answers / tokens / 2))
 
 
 @pytest.mark.slow

@@ -118,6 +118,16 @@ def test_masks_are_a_function_of_seed_and_step_and_follow_the_arm_s_rate():
     assert other_arm.double().mean() > 0.8 > first.double().mean()
 
 
+def test_a_step_is_of_the_run_s_seed_and_the_training_split_and_a_loss_of_the_split_that_is_asked_for(monkeypatch):
+    asked, batch, blocks = [], TextData.batch, TextData.blocks
+    monkeypatch.setattr(TextData, "batch", lambda self, *given: asked.append((given[0], given[-2])) or batch(self, *given))
+    monkeypatch.setattr(TextData, "blocks", lambda self, *given: asked.append(given[0]) or blocks(self, *given))
+    task = LanguageTask(config(), 3)
+    task.loss(0)
+    task.test_loss("test", 240)
+    assert asked == [("train", 3), "test"]
+
+
 def test_unit_gradients_have_norm_one_and_clipped_ones_at_most_that():
     from mdlm_min.training.optimizer import TrainConfig, limit_gradient
 

@@ -97,6 +97,31 @@ def test_each_seed_has_its_own_batches():
     assert not torch.equal(one._masked(0)[0], two._masked(0)[0])
 
 
+def test_each_seed_has_its_own_data_weights_and_masks():
+    one, two = (ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"]}), seed) for seed in (0, 1))
+    assert not torch.equal(one.train, two.train)
+    assert not torch.equal(next(one.model.parameters()), next(two.model.parameters()))
+    assert not torch.equal(one._masked(1)[2], two._masked(1)[2])
+
+
+def test_a_step_is_of_the_training_samples_and_each_accuracy_of_its_own():
+    task = ParityTask(build(ParityRunConfig, EASY), 0)
+    assert task._masked(0)[0] is task.train
+    task.accuracy = lambda tokens: float(len(tokens))
+    row = task.evaluate(0)
+    assert (row["train_accuracy"], row["validation_accuracy"]) == (150, 100)
+
+
+def test_the_counts_of_signal_masks_go_on_from_a_checkpoint():
+    task, resumed = (ParityTask(build(ParityRunConfig, {**EASY, **ARMS["masked"]}), 0) for _ in range(2))
+    task.loss(0)
+    resumed.restore(json.loads(json.dumps(task.state())))
+    assert resumed.state() == task.state() and task.state()["signal_masks"] > 0
+    resumed.loss(1)
+    task.loss(1)
+    assert resumed.evaluate(0)["signal_share"] == task.evaluate(0)["signal_share"]
+
+
 def test_output_masks_are_the_label_and_secret_masks_one_secret_token():
     for arm, allowed in (("output", 1), ("secret", 3)):
         task = ParityTask(build(ParityRunConfig, {**EASY, **ARMS[arm]}), 0)

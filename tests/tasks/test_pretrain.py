@@ -105,6 +105,32 @@ def test_what_was_judged_of_each_item_is_in_the_items_and_its_means_in_the_row(s
     assert lines[-2:] == ["arc_easy,0,1,0,1.5", "arc_easy,1,1,1,2.5"]
 
 
+def test_items_are_judged_by_as_many_passes_as_are_asked_for(settings, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain, "load_items", lambda task, count: [])
+    monkeypatch.setattr(pretrain, "judge_items", lambda *given: seen.append(given[-1].passes) or [Judged(True, True, 1.0)])
+    with open_run(tmp_path / "run", {}) as folder:
+        task(merge(settings, {"item_passes": 3}), folder)._judge_items(True)
+    assert set(seen) == {3}
+
+
+def test_each_split_is_judged_by_its_own_blocks_and_passes(settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain, "loss_over_rates", lambda _, blocks, __, *given: seen.append((*given, blocks)) or {})
+    made = task(merge(settings, {"test_passes": 480}))
+    made.evaluate(6)
+    assert [given[:2] for given in seen] == [(240, "valid"), (480, "test")]
+    assert torch.equal(seen[0][2], made.data.valid) and torch.equal(seen[1][2], made.data.test)
+    assert not torch.equal(made.data.valid, made.data.test)
+
+
+def test_each_seed_has_its_own_weights_samples_and_masks(settings):
+    one, two = (PretrainTask(build(PretrainConfig, settings), seed, None) for seed in (0, 1))
+    assert not torch.equal(one.model.head.weight, two.model.head.weight)
+    assert not torch.equal(one.drawn(0).tokens, two.drawn(0).tokens)
+    assert not torch.equal(one.drawn(0).rate, two.drawn(0).rate)
+
+
 def test_an_evaluation_says_how_often_the_records_were_read_and_how_many_were_corrupt(settings, tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps({"text": "x" * 40}) + "\n" for _ in range(8)) + 2 * "{broken\n")

@@ -259,6 +259,25 @@ def test_an_epoch_is_every_sample_once_whatever_the_copies(tmp_path):
     assert of == {True: pytest.approx(10 * 4), False: pytest.approx(10 * 8)}
 
 
+@pytest.mark.parametrize("kind", ["text", "parity", "answers"])
+def test_each_seed_has_its_own_samples_and_masks_of_the_training_split(kind, tmp_path):
+    other = np.full(200, 4, dtype=np.uint16)
+    data = TextData({"train": CORPUS.tokens.clip(max=3), "valid": other, "test": other}, 5, "")
+    steps = []
+    for seed in (0, 1):
+        training = {
+            "text": lambda: ScheduledTask(CONFIG, 0, Late(), data),
+            "parity": lambda: ScheduledParityTask(replace(PARITY, batch=20), 0, Late()),
+            "answers": lambda: ScheduledFinetuneTask(ANSWERS, 0, RunFolder(tmp_path), lambda _: Late()),
+        }[kind]()
+        training.seed = seed
+        training.loss(0)
+        rate, _, context = training.last
+        steps.append((context.tokens, rate))
+    assert not any(torch.equal(*pair) for pair in zip(*steps, strict=True))
+    assert kind != "text" or int(torch.cat([tokens for tokens, _ in steps]).max()) < 4
+
+
 def test_a_division_by_the_masked_tokens_is_refused_as_a_weight_may_be_a_mean_already(tmp_path):
     with pytest.raises(InputError, match="divisor: 'masked' is not allowed with a schedule: its weight says it"):
         ScheduledFinetuneTask(replace(ANSWERS, divisor="masked"), 0, RunFolder(tmp_path), lambda _: Watched())
