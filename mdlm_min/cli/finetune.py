@@ -120,14 +120,14 @@ def finetune(arguments: argparse.Namespace) -> int:
     """Fine-tune, or go on, or only show what a finished run answers; returns the exit code."""
     from mdlm_min.model.llada import is_released
     from mdlm_min.tasks import finetune
-    from mdlm_min.tasks.text_model import TextModel
+    from mdlm_min.tasks.text_model import TextModel, context_length
 
     use_threads(arguments.threads)
     start = finetune.start_folder(arguments.start)
     # Models of billions of weights are the ones that are released; the small ones here learn at fifty times the rate.
     usual = RATE_OF_RELEASED if (start / "config.json").is_file() and is_released(start) else RATE
     rate = usual if arguments.learning_rate is None else arguments.learning_rate
-    settings = settings_from(arguments, arguments.length or TextModel.load(start).length, rate)
+    settings = settings_from(arguments, arguments.length or context_length(start), rate)
     finetune.check(settings)
     say_if_unfinished(start)
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))

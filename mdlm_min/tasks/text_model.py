@@ -224,16 +224,31 @@ def _released(path: Path, device: str, dtype: str) -> TextModel:
     return TextModel(model.to(device), tokenizer, tokens.mask, tokens.end)
 
 
-def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = None) -> TextModel:
-    """`weights` is their dtype: by default the one that they were trained in, or wider."""
+def context_length(path: Path) -> int:
+    """The most tokens that the model of a run folder or a released LLaDA folder reads at once. Its weights are not read. Raises
+    InputError as TextModel.load."""
+    if (path / "config.json").is_file() and is_released(path):
+        return read_config(path).length
+    return read_model_files(_run_of_text(path))[0].length
+
+
+def _run_of_text(path: Path) -> RunFolder:
+    """The folder of a run that says what its model is. Raises InputError for another."""
     if not (path / "config.json").is_file():
         allowed = "one that `mdlm train` or `mdlm run` has written, or a released LLaDA folder"
         raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
     folder = RunFolder(path)
-    settings = settings_of(folder.read_json("config.json"))
+    folder.read_json("config.json")
     if not (path / "model.json").is_file():
         allowed = "a run of `mdlm train`, `mdlm finetune`, 03_wikitext_bins or 04_8b_pt that has begun to train"
         raise InputError(f"run: {path} holds no masked diffusion model of text (no model.json); allowed: {allowed}")
+    return folder
+
+
+def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = None) -> TextModel:
+    """`weights` is their dtype: by default the one that they were trained in, or wider."""
+    folder = _run_of_text(path)
+    settings = settings_of(folder.read_json("config.json"))
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"run: {path} has no checkpoint yet; train it first")

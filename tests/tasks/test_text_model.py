@@ -15,7 +15,7 @@ from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
-from mdlm_min.tasks.text_model import TextModel
+from mdlm_min.tasks.text_model import TextModel, context_length
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 
 
@@ -93,6 +93,7 @@ def test_a_pre_training_run_writes_too_and_never_its_end_token(tmp_path):
     with open_run(tmp_path / "run", {"seed": 0, **settings}) as folder:
         pretrain.run(settings, 0, folder, lambda line: None)
     model = TextModel.load(tmp_path / "run")
+    assert context_length(tmp_path / "run") == model.length == 32
     assert {256, 101} <= model.suppressed | {model.mask_token}
     template = torch.tensor([model.continuation("line ")]).expand(20, -1)
     filled = model.fill(template, SamplingConfig("random", 27, 5.0))
@@ -115,6 +116,7 @@ def released(tmp_path):
 def test_a_released_folder_needs_no_run(released):
     path, written = released
     model = TextModel.load(path)
+    assert context_length(path) == model.length
     assert (model.mask_token, model.end_token, model.length, model.dtype) == (271, 270, 32, torch.bfloat16)
     assert model.suppressed == {*range(model.tokenizer.vocab_size, 280)}
     assert all(torch.equal(*pair) for pair in zip(model.model.parameters(), written.parameters(), strict=True))
