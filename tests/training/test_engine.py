@@ -269,6 +269,13 @@ def test_spikes_and_gradients_that_are_not_finite_are_skipped_and_counted(tmp_pa
     assert "step 30 skipped: loss" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(("limit", "norm"), [({"clip": 0.5}, 0.5), ({"unit_gradient": True}, 1.0), ({}, 4.0)], ids=str)
+def test_a_gradient_is_limited_as_configured_without_a_guard_too(limit, norm):
+    task = Bumpy()
+    TorchEngine(task, TrainConfig(**limit)).step(0, 0.01, None)
+    assert float(task.model.weight.grad.norm()) == pytest.approx(norm)
+
+
 def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     config = TrainConfig(steps=100, eval_every=10, learning_rate=0.01, spike=10.0, checkpoint_seconds=0)
     with open_run(tmp_path / "run", {}) as folder, pytest.raises(RunError, match="20 steps in a row had a loss or gradient"):
@@ -379,6 +386,8 @@ def test_deepspeeds_configuration_says_what_ours_says():
     )
     assert found["bf16"] == {"enabled": True}
     assert found["gradient_clipping"] == 1.0
+    alone = deepspeed_config(EngineConfig("deepspeed"), TrainConfig(), 128, 1, "bfloat16")
+    assert alone["bf16"] == {"enabled": False}  # without ZeRO the weights stay in float32
     assert found["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
     with pytest.raises(InputError, match="needs train.optimizer = adamw"):
         deepspeed_config(engine, TrainConfig(optimizer="sgd"), 128, 8, "float32")

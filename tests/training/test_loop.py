@@ -204,6 +204,22 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
     assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-000000001", "step-000000002"]
 
 
+def test_a_validation_loss_that_is_no_longer_finite_is_divergence(tmp_path):
+    task = Line()
+    task.evaluate = lambda step: {"valid_loss": 1.0 if step < 10 else math.inf}
+    with open_run(tmp_path / "run", {}) as folder, pytest.raises(DivergedError, match="valid_loss is inf after step 10; lower"):
+        train(task, TrainConfig(steps=20, eval_every=5), folder, lambda _: None)
+    assert [row["step"] for row in folder.metrics()] == [0, 5]
+
+
+def test_the_speed_of_a_resumed_run_is_that_of_its_own_steps(tmp_path):
+    with open_run(tmp_path / "run", {}) as folder:
+        trainer = Trainer(Line(), TrainConfig(steps=2000), folder, lambda _: None)
+    trainer.first_step, trainer.step = 1000, 1500
+    trainer.started -= 1000
+    assert "step 1500/2000  0.5 steps/s  0:16:" in trainer._progress_line({"step": 1500.0})
+
+
 def test_progress_says_rate_time_left_and_loss():
     line = progress_line({"step": 100.0, "loss": 0.5}, 700, rate=10.0)
     assert line == "step 100/700  10.0 steps/s  0:01:00 left at most  loss 0.5"

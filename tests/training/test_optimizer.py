@@ -11,6 +11,10 @@ def test_both_betas_reach_the_optimizer():
     assert make_optimizer(torch.nn.Linear(1, 1), TrainConfig(beta1=0.8, beta2=0.7)).defaults["betas"] == (0.8, 0.7)
 
 
+def test_momentum_reaches_the_optimizer():
+    assert make_optimizer(torch.nn.Linear(1, 1), TrainConfig(optimizer="sgd", momentum=0.9)).defaults["momentum"] == 0.9
+
+
 def test_a_loss_that_is_not_finite_is_never_accepted():
     guard = SpikeGuard(2.0)
     assert guard.accepts(1e30)
@@ -33,6 +37,14 @@ def test_a_guard_s_mean_forgets_half_in_35_steps():
     for _ in range(35):
         guard.record(0.0, True)
     assert guard.mean == pytest.approx(0.5, abs=0.02)
+
+
+def test_skips_that_are_not_in_a_row_are_no_divergence():
+    guard = SpikeGuard(2.0)
+    for _ in range(30):
+        guard.record(9.0, False)
+        guard.record(1.0, True)
+    assert (guard.in_a_row, guard.skipped) == (0, 30)
 
 
 def test_a_guard_goes_on_from_its_state():
