@@ -28,6 +28,12 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
+def test_every_experiment_with_results_has_a_golden_table_and_so_have_the_published_numbers():
+    folders = {path.parent.parent.name for path in COMMITTED if path.name == "table.csv"}
+    assert folders == {path.name for path in (ROOT / "results").glob("[0-9]*")} != set()
+    assert {path.name for path in COMMITTED} >= {"fig5_uniform_attention.csv"}
+
+
 def test_the_committed_results_verify(results, tmp_path, capsys):
     assert verify.verify(None, accept=False) == 0
     lines = capsys.readouterr().out.splitlines()

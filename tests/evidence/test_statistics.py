@@ -244,6 +244,12 @@ def test_never_is_not_a_number():
     assert Sooner(ended_early, Times.of([500.0] * 5, [1000.0] * 5)).estimate == 0.5  # it could have been sooner
 
 
+def test_an_arm_without_an_event_has_no_curve_and_is_told_from_one_that_has_them_on_either_side():
+    none, some = Times.of([NEVER] * 5, [9.0] * 5), Times.of([2.0] * 5, [9.0] * 5)
+    assert [part.tolist() for part in none.survival()] == [[], []]
+    assert Sooner(none, some).log_rank() == Sooner(some, none).log_rank() < 0.01
+
+
 def test_an_event_at_the_step_where_the_other_run_ends_comes_first():
     assert Sooner(Times.of([100.0], [100.0]), Times.of([NEVER], [100.0])).estimate == 1.0
     assert Sooner(Times.of([100.0], [200.0]), Times.of([100.0], [200.0])).estimate == 0.5
@@ -382,7 +388,3 @@ def test_crossed_items_that_are_all_alike_are_seeds():
 
 def test_the_seeds_of_two_arms_are_those_of_the_lesser():
     assert Sooner(Times.of([1.0] * 5, [9.0] * 5), Times.of([2.0] * 3, [9.0] * 3)).seeds == 3
-
-
-def test_holm_steps_down():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
