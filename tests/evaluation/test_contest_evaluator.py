@@ -69,6 +69,20 @@ def test_every_size_and_every_block_counts_alike():
         evaluator.text_nll(predict, MASK, blocks[:, :9], 5)
 
 
+def test_a_tenth_has_the_sizes_whose_share_lies_above_its_lower_end_and_at_most_at_its_upper_one():
+    """Of 13 tokens one alone is .08, two are .15; four and five are .31 and .38."""
+
+    def predict(tokens, mask, real):
+        sizes = mask.sum(dim=1, keepdim=True).expand(mask.shape)[mask]
+        return torch.stack((torch.zeros(len(sizes)), sizes.float()), dim=1)
+
+    found = evaluator.text_nll(predict, MASK, torch.zeros(13, 13, dtype=torch.int64), 1)
+    cost = [math.log1p(math.exp(size)) for size in range(6)]
+    assert found["t0.0"] == pytest.approx(cost[1])
+    assert found["t0.1"] == pytest.approx(cost[2])
+    assert found["t0.3"] == pytest.approx((cost[4] + cost[5]) / 2)
+
+
 def test_answer_nll_is_the_enumerated_bound():
     predict = table_model(2)
     draws = torch.Generator().manual_seed(3)
@@ -162,6 +176,10 @@ def test_a_model_that_knows_nothing_chooses_by_chance():
 )
 def test_a_written_answer_is_right_by_the_number_behind_its_last_mark(answer, right):
     assert evaluator.share_right([answer, "# 1,234"], ["so # 3", "# 1234"]) == (1.0 if right else 0.5)
+
+
+def test_two_texts_without_a_result_do_not_agree():
+    assert evaluator.share_right(["no mark"], ["no mark"]) == 0.0
 
 
 def test_answers_are_read_as_the_data_write_them():

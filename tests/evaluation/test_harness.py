@@ -90,6 +90,21 @@ def test_generation_does_not_depend_on_neighbours_and_ends_where_it_should(harne
     assert ended.speed.tokens == first.index(letter)  # bytes; what was written behind it is no part of the answer
 
 
+def test_texts_with_different_settings_are_written_as_alone(harness):
+    asked = [(context, {"max_gen_toks": 12, "steps": steps}) for context in ("The cat", "A dog ran") for steps in (2, 4)]
+    model = harness()
+    together = model.generate_until(requests(*asked))
+    assert together == [harness().generate_until(requests(one))[0] for one in asked]
+    assert model.speed.passes == 2 * (2 + 4)
+    assert together[0] != together[1]
+
+
+def test_a_context_that_is_too_long_loses_its_beginning(harness):
+    text = "".join(str(number) for number in range(100))
+    wanted = harness()._wanted(text, {"max_gen_toks": 10}, 0)
+    assert bytes(wanted.prompt.tolist()).decode() == text[-150:]
+
+
 def test_guidance_is_that_of_generation_too(harness):
     options = {"max_gen_toks": 8, "steps": 8}
     plain, guided, own = (

@@ -7,7 +7,7 @@ pytest.importorskip("lm_eval")
 
 from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, masks_of
 from mdlm_min.evaluation import plan
-from mdlm_min.model.llada import LLADA_8B
+from mdlm_min.model.llada import LLADA_8B, scaled
 from mdlm_min.tasks.plan import GPUS
 
 
@@ -28,6 +28,17 @@ def test_generation_takes_a_pass_for_every_step_of_every_item():
     # Forward: 2 operations for each parameter and token, the last block's MLP and the head at half of the 512 tokens alone.
     parameters = found.operations(LLADA_8B) / found.passes / found.length / 2
     assert 6.4e9 < parameters < 7.5e9
+
+
+def test_half_of_an_answer_is_scored_on_average():
+    assert plan.cost("gsm8k", 128).scored == pytest.approx(512 / (680 + 512) / 2)
+    assert plan.cost("arc_challenge", 128).scored == pytest.approx(6 / (31 + 6) / 2)
+
+
+def test_the_scores_of_a_large_vocabulary_take_two_bytes_each():
+    model = scaled(1, 2, 16, vocab_size=1_000_000, outputs=1_000_000)
+    free = 80e9 - plan.RESERVE - 2 * plan.parameter_count(model)
+    assert plan.generation_batch(model, GPUS["h100"]) == pytest.approx(free / (2 * 512 * 1_000_000), rel=0.02)
 
 
 def test_more_memory_holds_more_texts_and_too_little_none():
