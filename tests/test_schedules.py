@@ -387,6 +387,15 @@ def test_puma_shows_the_most_confident_tokens_and_takes_a_new_sequence_at_the_en
         Puma().sample(Context(2, 4), generator())
 
 
+def test_puma_first_shows_random_tokens_and_a_random_share_of_them():
+    schedule, context = Puma(2), Context(400, 10, torch.zeros(400, 10, dtype=torch.int64))
+    schedule.admit(context)
+    rate = schedule.sample(context, generator())
+    shown = (~schedule.mask(rate, context, generator())).double().mean(dim=0)
+    assert shown.max() < 1.3 * shown.min()
+    assert len(rate.unique()) > 5
+
+
 def test_papl_adds_the_softmax_of_the_confidence_in_the_truth():
     mask = torch.tensor([[True, False, True, True], [False, False, True, False]])
     nll = torch.tensor([0.5, 2.0, 1.0, 0.3])

@@ -179,6 +179,13 @@ def test_rows_may_be_kept_over_steps_and_chosen_among():
     once.admit(context())
 
 
+def test_padding_is_a_part_of_a_row():
+    real = torch.arange(6).expand(8, 6) < 5
+    checked = CheckedSchedule(changed(admit=lambda _, new: replace(new, padding_mask=~new.padding_mask)))
+    with pytest.raises(InputError, match="admit gives a row that is new"):
+        checked.admit(replace(context(), padding_mask=real))
+
+
 def test_rows_that_were_trained_on_are_known_after_a_restart_and_others_are_not():
     checked = CheckedSchedule(kept(9))
     checked.admit(context(0))

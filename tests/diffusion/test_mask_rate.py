@@ -86,6 +86,18 @@ def test_a_draw_that_is_rounded_to_just_outside_its_window_has_its_density():
     assert density.tolist() == pytest.approx([10, 10, 0, 0])
 
 
+def test_weights_that_sum_to_just_below_one_leave_no_draw_out_of_the_last_window():
+    rate = MaskRate.parse("0.999*U[0,0.1] + 0.0009991*U[0.4,0.5]")
+    assert rate.quantile(torch.tensor([0.9995, 1.0])).tolist() == pytest.approx([0.45, 0.5], abs=1e-4)
+    assert float(rate.quantile(torch.ones(1))) <= 0.5
+
+
+def test_a_normal_distribution_has_no_density_outside_its_cut_and_no_rate_of_zero(monkeypatch):
+    assert MaskRate.parse("N[0.5,0.2]").density(torch.tensor([-0.1, 1.1])).tolist() == [0, 0]
+    monkeypatch.setattr(torch, "rand", lambda count, dtype, **_: torch.full((count,), 1 - 2.0**-53, dtype=dtype))
+    assert float(MaskRate.parse("N[0,0.2]").sample(1, generator())) > 0  # the least draw
+
+
 def test_mixture_draws_have_the_mixture_s_moments():
     rate = MaskRate.parse("0.25*0.3 + 0.75*U[0.5,1]").sample(200_000, generator())
     assert (rate == torch.tensor(0.3)).float().mean().item() == pytest.approx(0.25, abs=0.005)

@@ -206,6 +206,11 @@ def test_confidence_is_the_model_s_own_probability_of_the_chosen_token():
     assert (seen[1][:, 1] == 2).equal(first == 0)
 
 
+@pytest.mark.parametrize(("refresh", "exact"), [(0, False), (1, True), (2, False)])
+def test_a_cache_is_exact_only_where_every_pass_renews_it(refresh, exact):
+    assert SamplingConfig(cache="dual", refresh=refresh).exact == exact
+
+
 def test_of_equal_confidences_the_first_is_revealed():
     seen = []
 

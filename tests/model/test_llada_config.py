@@ -135,6 +135,15 @@ def test_what_changes_no_result_is_loaded_right(alter, changes):
     assert model.config == tiny().config
 
 
+def test_what_is_left_out_has_the_default_of_llada_s_own_class(alter):
+    sizes = ("n_layers", "n_heads", "n_kv_heads", "d_model", "mlp_hidden_size", "max_sequence_length", "vocab_size")
+    config = read_config(alter(**dict.fromkeys((*sizes, "embedding_size", "rope_theta", "rms_norm_eps"), ABSENT)))
+    assert (config.layers, config.heads, config.kv_heads, config.width, config.mlp_width) == (12, 12, 0, 768, 4 * 768)
+    assert (config.length, config.vocab_size, config.outputs) == (1024, 50304, 50304)
+    assert (config.rotary_base, config.norm_epsilon) == (10000.0, 1e-5)
+    assert read_config(alter(vocab_size=ABSENT, embedding_size=None)).vocab_size == 50257
+
+
 def test_every_field_that_is_written_is_altered_above():
     written = released_config(tiny().config, TOKENS)
     same = {name for changes in SAME for name in changes}
