@@ -37,6 +37,11 @@ def test_the_nll_of_the_right_answer_is_per_byte_and_short_answers_are_exact():
     assert judged.nll == pytest.approx(exact_nll(" abc\u00e9") / 5)
 
 
+def test_blanks_around_an_answer_are_no_bytes_of_it():
+    [judged] = judge_items(score, [Item("p", (" ab  ",), 0)], Bytes(), 64, EXACT)
+    assert judged.nll == pytest.approx(exact_nll(" ab  ") / 2)
+
+
 def test_the_likelier_answer_is_chosen_by_sum_and_by_character_as_in_lm_eval():
     # A long answer of cheap tokens: more in sum, less per character.
     [judged] = judge_items(score, [Item("p", (" !!!!!!!!!!!!", " z"), 0)], Bytes(), 64, EXACT)

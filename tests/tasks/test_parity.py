@@ -167,6 +167,24 @@ def test_summary_of_a_run_that_memorises_and_never_generalises():
     assert row["best_validation"] == row["final_validation"] == pytest.approx(0.57)
 
 
+def test_summary_of_a_run_that_memorises_first_and_generalises_later():
+    """Before the first step no mask was drawn."""
+    shares = (math.nan, 0.5, 0.1, 0.3, 0.3, 0.3, 0.3, 0.3)
+    metrics = [
+        {
+            "step": 10.0 * i,
+            "train_accuracy": min(1.0, i / 2),
+            "validation_accuracy": 0.99 if i > 4 else 0.5,
+            "signal_share": share,
+        }
+        for i, share in enumerate(shares)
+    ]
+    [row] = summarise(metrics)
+    assert (row["t_mem"], row["t_gen"], row["delay"], row["delay_ratio"]) == (20, 50, 30, 2.5)
+    assert (row["final_train"], row["final_validation"], row["last_step"]) == (1.0, 0.99, 70)
+    assert row["signal_share"] == pytest.approx(0.3)
+
+
 def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     task_loss = ParityTask.loss
     monkeypatch.setattr(ParityTask, "loss", lambda self, step: task_loss(self, step) * (math.nan if step == 60 else 1.0))

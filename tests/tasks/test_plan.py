@@ -77,6 +77,8 @@ def test_weights_gradients_and_states_are_what_zero_shares_out():
         shared[zero] = plan.memory(settings, 4)
         assert shared[zero].optimizer == 12 * parameters / 4
     assert shared[1].weights == shared[2].weights == 2 * parameters
+    buckets, copy = 2 * 2 * parameters, 4 * parameters / 4
+    assert shared[2].gradients == pytest.approx(2 * parameters / 4 + buckets + copy)
     assert shared[1].gradients - shared[2].gradients == pytest.approx(2 * parameters * 3 / 4)
     assert shared[3].weights == 2 * parameters / 4 + 2 * parameters  # a model this small is gathered whole
     offloaded = plan.memory(replace(settings, engine=replace(settings.engine, offload=True)), 4)

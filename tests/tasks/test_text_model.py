@@ -59,6 +59,13 @@ def test_a_prompt_s_last_space_is_kept(make):
     assert not make().rules_behind("cat ").begin_suppress  # in bytes the space is the prompt's own
 
 
+def test_a_token_that_the_model_suppresses_is_written_where_it_is_meant_and_one_that_the_caller_suppresses_nowhere(make):
+    model = make()
+    model.suppressed = {1, 2, 3}
+    rules = model.rules(stop=(1, 5, 6), suppress=(6, 7), defer=(2,))
+    assert (rules.suppress, rules.stop, rules.defer) == ({3, 6, 7}, {1, 5}, {2})
+
+
 def test_learned_positions_read_short_texts_too(make):
     model = make(position_encoding="learned")
     template = torch.tensor([model.template("the [MASK]at")])
