@@ -28,7 +28,7 @@ from mdlm_min.training.loop import train
 from mdlm_min.training.optimizer import TrainConfig
 
 CORPUS = Corpus(np.random.default_rng(0).choice(5, 2000, p=[0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.uint16), 5)
-CONFIG = LanguageRunConfig(TextConfig(length=10), ShapeConfig(layers=1, heads=1, width=8), TrainConfig(steps=12), batch=8)
+CONFIG = LanguageRunConfig(TextConfig(length=10), ShapeConfig(layers=1, heads=1, width=8), TrainConfig(steps=32), batch=8)
 
 
 def task(schedule, config=CONFIG):
@@ -163,7 +163,7 @@ def test_a_schedule_that_needs_marks_says_so_where_the_data_bring_none(tmp_path)
         answers(tmp_path, None).loss(0)
 
 
-PARITY = ParityRunConfig(ParityConfig(8, 3, 100, 50), NetworkConfig(heads=2, width=8), TrainConfig(steps=4))
+PARITY = ParityRunConfig(ParityConfig(8, 3, 100, 50), NetworkConfig(heads=2, width=8), TrainConfig(steps=100))
 ORACLES = [(1.0, False, False), (1.0, False, True), (2.0, False, True), (5.0, False, True), (2.0, True, True)]
 
 
@@ -292,9 +292,9 @@ def test_the_confidence_in_one_of_two_values_is_at_least_a_half():
 def test_a_schedule_knows_the_step_and_how_many_there_are(tmp_path):
     schedule = Watched()
     take_step(ScheduledParityTask(PARITY, 0, schedule), 1)
-    assert (schedule.context.step, schedule.context.steps) == (1, 4)
+    assert (schedule.context.step, schedule.context.steps) == (1, 100)
     take_step(task(schedule), 3)
-    assert (schedule.context.step, schedule.context.steps) == (3, 12)
+    assert (schedule.context.step, schedule.context.steps) == (3, 32)
     training = answers(tmp_path, lambda task: find_marks("arithmetic", task.template))
     training.loss(2)
     assert (training.schedule.own.context.step, training.schedule.own.context.steps) == (2, 1000)
