@@ -122,15 +122,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
     InputError for what is no text."""
     with open_bytes(path) as file:
         if path.name.removesuffix(".gz").endswith(JSON_LINES):
-            records = b""
+            records = bytearray()
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     records += _record(line, f"{path} line {number}")
                 if len(records) >= CHUNK:
-                    yield records
-                    records = b""
+                    yield bytes(records)
+                    records.clear()
             if records:
-                yield records
+                yield bytes(records)
             return
         size, held = 0, b""
         while data := file.read(CHUNK):
