@@ -46,8 +46,7 @@ def plan(arguments: argparse.Namespace) -> int:
     settings = experiment.runs(arguments.tier, arguments.arm, seeds=1)[0].settings
     config = config_of(settings)
     gpus = config.engine.processes if arguments.gpus is None else arguments.gpus
-    print("a step is followed on tensors without values, to find its peak memory: half a minute for 8B", file=sys.stderr)
-    print(describe(config, gpus, arguments.gpu, arguments.utilisation))
+    print(describe(config, gpus, arguments.gpu, arguments.utilisation, lambda line: print(line, file=sys.stderr)))
     if isinstance(config, FinetuneConfig):
         from mdlm_min.evaluation import plan as evaluation  # needs lm-eval
 

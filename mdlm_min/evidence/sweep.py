@@ -114,25 +114,29 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int, threads: int = 1) -> None
     stop = threading.Event()
     context = multiprocessing.get_context("spawn")
     news, end_of_workers = context.Pipe(duplex=False)
-    with news, end_of_workers, on_stop_signals(stop.set), open_display(len(waiting)) as display:
-        with _worker_environment(threads):
-            pool = ProcessPoolExecutor(min(jobs, len(waiting)), context, _prepare_worker, (os.getpid(), end_of_workers))
-            futures = {pool.submit(_execute_in_worker, spec, runs): spec.name for spec in waiting}
-        with pool:
-            try:
-                failed = _follow(futures, news, display, stop)
-            except BaseException as error:  # running runs write their checkpoints and end, nothing new starts
-                if stop.is_set():
-                    display.stopping()
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                pool.shutdown(wait=True, cancel_futures=True)
-                if stop.is_set():
-                    raise KeyboardInterrupt from error
-                if isinstance(error, BrokenProcessPool):
-                    why = "a run's process was ended from outside; the same command resumes from its last checkpoint"
-                    raise RunError(why) from error
-                raise
+    with (
+        news,
+        end_of_workers,
+        on_stop_signals(stop.set),
+        open_display(len(waiting)) as display,
+        ProcessPoolExecutor(min(jobs, len(waiting)), context, _prepare_worker, (os.getpid(), end_of_workers)) as pool,
+    ):
+        try:
+            with _worker_environment(threads):  # processes start here, and a signal to the group may end the first ones
+                futures = {pool.submit(_execute_in_worker, spec, runs): spec.name for spec in waiting}
+            failed = _follow(futures, news, display, stop)
+        except BaseException as error:  # running runs write their checkpoints and end, nothing new starts
+            if stop.is_set():
+                display.stopping()
+            for child in multiprocessing.active_children():
+                child.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+            if stop.is_set():
+                raise KeyboardInterrupt from error
+            if isinstance(error, BrokenProcessPool):
+                why = "a run's process was ended from outside; the same command resumes from its last checkpoint"
+                raise RunError(why) from error
+            raise
     if failed:
         raise RunError(f"{len(failed)} of {len(waiting)} runs failed; first: {failed[0]}")
 

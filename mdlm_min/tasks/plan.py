@@ -7,6 +7,7 @@ and optimiser states over the GPUs, is arithmetic (arXiv:1910.02054, section 3).
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -256,8 +257,9 @@ def alternatives(config: Config, gpus: int) -> list[tuple[str, Config]]:
     return found
 
 
-def describe(config: Config, gpus: int, gpu: str, utilisation: float) -> str:
-    """The plan as text. Raises InputError for an unknown GPU and for as many as the configuration cannot use."""
+def describe(config: Config, gpus: int, gpu: str, utilisation: float, say: Callable[[str], None] = lambda line: None) -> str:
+    """The plan as text; `say` is told before it takes time. Raises InputError for an unknown GPU and for as many as the
+    configuration cannot use."""
     if gpu not in GPUS:
         raise InputError(f"gpu: {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
     if gpus < 1:
@@ -268,9 +270,10 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float) -> str:
         raise InputError(f"gpus: {gpus} is not allowed with engine.kind = 'torch', which is one process; allowed: 1")
     if config.engine.kind == "deepspeed":
         config = replace(config, engine=replace(config.engine, processes=gpus))
+    model, passes = model_of(config), config.engine.parts(config.batch, gpus)
+    say("a step is followed on tensors without values, to find its peak memory: half a minute for 8B")
     found = plan(config, gpus, GPUS[gpu])
-    need, model = found.memory, model_of(config)
-    passes = config.engine.parts(config.batch, gpus)
+    need = found.memory
     kept = 3 * DTYPES[config.weights].itemsize * found.parameters  # of a checkpoint: weights and Adam's two moments
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, "

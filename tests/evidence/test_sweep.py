@@ -3,8 +3,10 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,3 +121,15 @@ def test_bad_input_stops_the_sweep(fake):
 def test_a_worker_that_is_killed_is_one_line(fake):
     with pytest.raises(RunError, match="a run's process was ended from outside"):
         fake("    os.kill(os.getpid(), signal.SIGKILL)\n")
+
+
+@pytest.mark.parametrize(("stopped", "error"), [(False, RunError), (True, KeyboardInterrupt)])
+def test_a_worker_that_dies_while_others_start_is_one_line_and_a_stop_where_it_was_one(fake, monkeypatch, stopped, error):
+    def submit(pool, *_):
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)  # as of a signal to the group, which ends the first workers too
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(sweep.ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(error):
+        fake("    pass\n")
