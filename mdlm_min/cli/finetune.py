@@ -125,7 +125,7 @@ def finetune(arguments: argparse.Namespace) -> int:
     use_threads(arguments.threads)
     start = finetune.start_folder(arguments.start)
     # Models of billions of weights are the ones that are released; the small ones here learn at fifty times the rate.
-    usual = RATE_OF_RELEASED if (start / "config.json").is_file() and is_released(start) else RATE
+    usual = RATE_OF_RELEASED if is_released(start) else RATE
     rate = usual if arguments.learning_rate is None else arguments.learning_rate
     settings = settings_from(arguments, arguments.length or context_length(start), rate)
     finetune.check(settings)

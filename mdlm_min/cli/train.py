@@ -72,8 +72,8 @@ def add_parsers(commands: Any) -> None:
 
 
 def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A language run's configuration, and `schedule` where it has one. Raises InputError for a width that is no multiple of
-    HEAD_WIDTH, for too few steps, and for a mask rate or a weight beside a schedule."""
+    """A language run's configuration, without mask rate and weight where a schedule is given. Raises InputError for a width that
+    is no multiple of HEAD_WIDTH, for too few steps, and for a mask rate or a weight beside a schedule."""
     if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
         raise InputError(f"width: {arguments.width} is not allowed; a multiple of {HEAD_WIDTH}")
     if arguments.steps < 1:
@@ -82,9 +82,7 @@ def settings_from(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.schedule is not None and given:
         name, value = next(iter(given.items()))
         raise InputError(f"{name}: {value!r} is not allowed with --schedule, whose own it is; allowed: one of them")
-    masking = {"schedule": arguments.schedule}
-    if arguments.schedule is None:
-        masking = {"mask_rate": MASK_RATE, "weight": WEIGHT, **given}
+    masking = {"mask_rate": MASK_RATE, "weight": WEIGHT, **given} if arguments.schedule is None else {}
     corpus = Path(arguments.text)
     return {
         # An absolute path: `mdlm sample` may be called from elsewhere.
@@ -120,12 +118,13 @@ def train(arguments: argparse.Namespace) -> int:
 
     use_threads(arguments.threads)
     settings = settings_from(arguments)
-    spec = settings.get("schedule")
-    language.check({name: value for name, value in settings.items() if name != "schedule"})
+    language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))
-    if spec is not None:
-        _check_schedule(spec, path)
-    with trained_run(path, arguments.seed, settings, language.run if spec is None else _run_scheduled) as folder:
+    if arguments.schedule is not None:
+        _check_schedule(arguments.schedule, path)
+        settings["schedule"] = arguments.schedule
+    run = language.run if arguments.schedule is None else _run_scheduled
+    with trained_run(path, arguments.seed, settings, run) as folder:
         rows, record = folder.metrics(), folder.read_json("finished.json")
         if not rows:
             raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")
@@ -161,9 +160,10 @@ def _run_scheduled(settings: dict[str, Any], seed: int, folder: "RunFolder", pro
     from mdlm_min.tasks import language
     from mdlm_min.tasks.scheduled import ScheduledTask
 
-    spec, rest = settings["schedule"], {name: value for name, value in settings.items() if name != "schedule"}
+    language_settings = dict(settings)
+    spec = language_settings.pop("schedule")
     language.run(
-        rest, seed, folder, progress, lambda config, seed: ScheduledTask(config, seed, load_schedule(spec)),
+        language_settings, seed, folder, progress, lambda config, seed: ScheduledTask(config, seed, load_schedule(spec)),
         {"schedule_sha256": sha256(schedule_file(spec))},
     )  # fmt: skip
 

@@ -133,8 +133,8 @@ def released_config(config: ModelConfig, tokens: SpecialTokens = LLADA_TOKENS) -
 
 
 def is_released(folder: Path) -> bool:
-    """Whether config.json in the folder is a released model's, not a run's."""
-    return "model_type" in _read(folder)
+    """Whether the folder has a config.json that is a released model's, not a run's."""
+    return (folder / "config.json").is_file() and "model_type" in _read(folder)
 
 
 def read_config(folder: Path) -> ModelConfig:

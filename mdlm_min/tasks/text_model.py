@@ -70,8 +70,7 @@ class TextModel:
         check_device(device)
         if dtype and dtype not in DTYPES:
             raise InputError(f"dtype: {dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-        released = (path / "config.json").is_file() and is_released(path)
-        return (_released if released else _trained)(path, device, dtype)
+        return (_released if is_released(path) else _trained)(path, device, dtype)
 
     def chat_template(self) -> ChatTemplate:
         """The chat template with this model's own mask and end tokens, as in fine-tuning. Raises InputError for a model that has
@@ -227,28 +226,27 @@ def _released(path: Path, device: str, dtype: str) -> TextModel:
 def context_length(path: Path) -> int:
     """The most tokens that the model of a run folder or a released LLaDA folder reads at once. Its weights are not read. Raises
     InputError as TextModel.load."""
-    if (path / "config.json").is_file() and is_released(path):
+    if is_released(path):
         return read_config(path).length
-    return read_model_files(_run_of_text(path))[0].length
+    return read_model_files(_run_of_text(path)[0])[0].length
 
 
-def _run_of_text(path: Path) -> RunFolder:
-    """The folder of a run that says what its model is. Raises InputError for another."""
+def _run_of_text(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of a run that says what its model is, and the run's settings. Raises InputError for another."""
     if not (path / "config.json").is_file():
         allowed = "one that `mdlm train` or `mdlm run` has written, or a released LLaDA folder"
         raise InputError(f"run: {path} is not a run folder; allowed: {allowed}")
     folder = RunFolder(path)
-    folder.read_json("config.json")
+    settings = settings_of(folder.read_json("config.json"))
     if not (path / "model.json").is_file():
         allowed = "a run of `mdlm train`, `mdlm finetune`, 03_wikitext_bins or 04_8b_pt that has begun to train"
         raise InputError(f"run: {path} holds no masked diffusion model of text (no model.json); allowed: {allowed}")
-    return folder
+    return folder, settings
 
 
 def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = None) -> TextModel:
     """`weights` is their dtype: by default the one that they were trained in, or wider."""
-    folder = _run_of_text(path)
-    settings = settings_of(folder.read_json("config.json"))
+    folder, settings = _run_of_text(path)
     found = checkpoints(folder.checkpoints)
     if not found:
         raise InputError(f"run: {path} has no checkpoint yet; train it first")
