@@ -66,7 +66,7 @@ def _tell(run: str, text: str) -> None:
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """What workers find set before they import anything. Ctrl-C is held back, in them until they ignore it."""
+    """What workers, and the helper process of their pool, find set before they import anything."""
     changes = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -78,8 +78,6 @@ def _worker_environment(threads: int) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
-    resource_tracker.ensure_running()  # it unblocks signals when it starts
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
@@ -88,6 +86,16 @@ def _worker_environment(threads: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits, and in processes that start here until they ignore it."""
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -119,10 +127,11 @@ def sweep(specs: list[RunSpec], runs: Path, jobs: int, threads: int = 1) -> None
         end_of_workers,
         on_stop_signals(stop.set),
         open_display(len(waiting)) as display,
+        _worker_environment(threads),
         ProcessPoolExecutor(min(jobs, len(waiting)), context, _prepare_worker, (os.getpid(), end_of_workers)) as pool,
     ):
         try:
-            with _worker_environment(threads):  # processes start here, and a signal to the group may end the first ones
+            with _interrupts_held_back():  # processes start here, and a signal to the group may end the first ones
                 futures = {pool.submit(_execute_in_worker, spec, runs): spec.name for spec in waiting}
             failed = _follow(futures, news, display, stop)
         except BaseException as error:  # running runs write their checkpoints and end, nothing new starts
