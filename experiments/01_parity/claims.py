@@ -117,6 +117,7 @@ def judge_p4(table: Table) -> Evidence:
 
 _COST = "7 arms, 5 seeds, 20,000 steps on each of two networks: about 4 hours of two cores with one layer, 5 with two"
 _COST_FRESH = "3 arms, 16 seeds, 20,000 steps: about 5 hours of two cores"
+_COST_104 = "3 arms, 104 seeds, 12,000 steps: about 3 hours of two cores"
 _SHARE = "share of seeds"
 _FIRST = "probability to generalise first"
 _EXPECTED = "interval above 1/2"
@@ -260,7 +261,7 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
     # are p = .03, so of several such claims one may well be reproduced by chance.
     family = question.family or name
     if family == "races":
-        family += suffix.removesuffix("-fresh")
+        family += suffix.removesuffix("-fresh").removesuffix("-104")
     return Claim(
         name + suffix,
         f"{question.statement}; {where}",
@@ -295,6 +296,10 @@ CLAIMS = [
     ),
     *(_claim(name, "-N600", "(12,5), N=600, one layer", "cpu", "train_samples=600") for name in AT_K_5),
     *(_claim(name, "-N600-fresh", "(12,5), N=600, one layer, 24 fresh seeds", "cpu", "N600-fresh") for name in TWICE),
+    *(
+        _claim(name, "-N600-104", "(12,5), N=600, one layer, 104 other seeds", "cpu", "N600-104", _COST_104)
+        for name in (*TWICE, "P6")
+    ),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in AT_K_5),
     *(_claim(name, "-16-6", "(16,6), N=1,200, one layer", "cpu", "16-6") for name in AT_K_6),
 ]
@@ -312,6 +317,7 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "nearest-fresh": "nearest network, other seeds",
     "best-for-output": "network best for output supervision",
     "N600-fresh": "other seeds",
+    "N600-104": "other seeds",
 }
 MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
 

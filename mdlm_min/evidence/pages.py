@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mdlm_min.evidence import golden
+from mdlm_min.evidence import cost, golden
 from mdlm_min.evidence.claim import Verdict
 from mdlm_min.evidence.experiment import EXPERIMENTS, Experiment
 from mdlm_min.evidence.verdicts import Judged, interval, number, strength
@@ -67,7 +67,7 @@ def said(verdict: Verdict) -> str:
         return "not run"
     ends = f" [{verdict.low:.2g}, {verdict.high:.2g}]" if math.isfinite(verdict.low) and math.isfinite(verdict.high) else ""
     seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds not in (0, 5) else ""
-    return f"{verdict.ours:.2g}{ends}{seeds}"
+    return f"{'no estimate' if math.isnan(verdict.ours) else f'{verdict.ours:.2g}'}{ends}{seeds}"
 
 
 def counts(tables: Sequence[golden.Table]) -> dict[str, dict[str, int]]:
@@ -80,15 +80,25 @@ def counts(tables: Sequence[golden.Table]) -> dict[str, dict[str, int]]:
     }
 
 
-def findings(judged: Judged, set_after: Mapping[str, str], counted: Mapping[str, Mapping[str, int]]) -> str:
-    """results/FINDINGS.md as text. The template sees `claims`, by id, each with its `claim`, its `verdict` and whether it
-    was `set_after` its runs, and `counts`, by experiment."""
+def findings(
+    judged: Judged, set_after: Mapping[str, str], counted: Mapping[str, Mapping[str, int]], hours: Mapping[str, float]
+) -> str:
+    """results/FINDINGS.md as text. The template sees `claims`, by id, each with its `claim`, its `verdict`, whether it was
+    `set_after` its runs, and the `hours` (cost.py) that would decide it, as text, and `counts`, by experiment."""
     from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"said": said, "anchor": str.lower, "short": "{:.2g}".format}
     template = environment.from_string((EXPERIMENTS / "findings.md").read_text())
-    found = {claim.id: {"claim": claim, "verdict": verdict, "set_after": claim.id in set_after} for claim, verdict in judged}
+    found = {
+        claim.id: {
+            "claim": claim,
+            "verdict": verdict,
+            "set_after": claim.id in set_after,
+            "hours": cost.as_text(hours[claim.id]) if claim.id in hours else "",
+        }
+        for claim, verdict in judged
+    }
     try:
         return template.render(claims=found, counts=counted)
     except UndefinedError as error:
@@ -97,14 +107,17 @@ def findings(judged: Judged, set_after: Mapping[str, str], counted: Mapping[str,
 
 
 def generated(
-    judged: Mapping[str, Judged], set_after: Mapping[str, str], counted: Mapping[str, Mapping[str, int]]
+    judged: Mapping[str, Judged],
+    set_after: Mapping[str, str],
+    counted: Mapping[str, Mapping[str, int]],
+    hours: Mapping[str, float],
 ) -> dict[Path, str]:
-    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment, and by
-    `counts` of the tables."""
+    """The experiments' pages and the findings, as they should stand by the verdicts, which are given by experiment, by `counts`
+    of the tables, and by the `hours` that would decide (cost.py)."""
     pages = {}
     for name, pairs in judged.items():
         if pairs:
             path = EXPERIMENTS / name / "README.md"
             pages[path] = filled(path, VERDICT_MARKS, verdict_table(pairs, set_after))
     flat = [pair for pairs in judged.values() for pair in pairs]
-    return pages | {golden.RESULTS / "FINDINGS.md": findings(flat, set_after, counted)}
+    return pages | {golden.RESULTS / "FINDINGS.md": findings(flat, set_after, counted, hours)}

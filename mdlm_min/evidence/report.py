@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdlm_min.evidence import figure_record, golden, pages, verdicts
+from mdlm_min.evidence import cost, figure_record, golden, pages, verdicts
 from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, arms_of
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines, in_short
@@ -28,12 +28,14 @@ _PROVENANCE = ("device", "dtype", "commit", "config_sha256", "data_sha256", "log
 
 @dataclass(frozen=True)
 class Card:
-    """A claim, its verdict, the command that tests it, and the drawing of its number."""
+    """A claim, its verdict, the command that tests it, the drawing of its number, and the hours that would decide it: empty where
+    none would or they are not known."""
 
     claim: Claim
     verdict: Verdict
     command: str
     interval: Interval | None
+    hours: str
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,23 @@ def _command(experiment: Experiment, claim: Claim, tables: dict[str, golden.Tabl
     return command
 
 
-def _section(experiment: Experiment, tables: dict[str, golden.Table], judged: verdicts.Judged, figures: list[Path]) -> Section:
+def _section(experiment: Experiment, tables: dict[str, golden.Table], judged: verdicts.Judged, figures: list[Path],
+             hours: Mapping[str, float]) -> Section:  # fmt: skip
     return Section(
         experiment.name,
         experiment.title,
         inspect.getdoc(experiment.module("claims").draw) or "",
         figures,
-        [Card(claim, verdict, _command(experiment, claim, tables), place(claim, verdict)) for claim, verdict in judged],
+        [
+            Card(
+                claim,
+                verdict,
+                _command(experiment, claim, tables),
+                place(claim, verdict),
+                cost.as_text(hours[claim.id]) if claim.id in hours else "",
+            )
+            for claim, verdict in judged
+        ],
         {f"results/{experiment.name}/{tier}/table.csv": _cells(table.frame()) for tier, table in tables.items()},
     )
 
@@ -143,7 +155,7 @@ def other_pages(
     marks."""
     readme = golden.RESULTS.parent / "README.md"
     flat = [pair for pairs in judged.values() for pair in pairs]
-    generated = pages.generated(judged, set_after, pages.counts(tables))
+    generated = pages.generated(judged, set_after, pages.counts(tables), cost.hours(judged, tables))
     return {readme: pages.filled(readme, README_MARKS, readme_table(flat, set_after))} | generated
 
 
@@ -162,9 +174,9 @@ def _context(judged: Mapping[str, verdicts.Judged], figures: Mapping[str, list[P
     by_tier: dict[str, dict[str, golden.Table]] = {name: {} for name in judged}
     for table in tables:
         by_tier[table.experiment][table.tier] = table
-    flat = [pair for pairs in judged.values() for pair in pairs]
+    flat, hours = [pair for pairs in judged.values() for pair in pairs], cost.hours(judged, tables)
     return {
-        "sections": [_section(Experiment(name), by_tier[name], judged[name], figures.get(name, [])) for name in judged],
+        "sections": [_section(Experiment(name), by_tier[name], judged[name], figures.get(name, []), hours) for name in judged],
         "headlines": headlines(flat, set_after),
         "counts": count_verdicts(verdict for _, verdict in flat),
         "set_after": set_after,

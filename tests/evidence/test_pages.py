@@ -1,6 +1,7 @@
 """The generated parts of the committed pages say what the verdicts say."""
 
 import math
+import re
 
 import pytest
 
@@ -29,7 +30,7 @@ def _with(judged, name, verdict):
 def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
     sentence = "- Text: U[.45,.55] ends below U[0,1] (nats): "
     for verdict, heading in (("reproduced", "What holds"), ("not reproduced", "What does not hold"), ("not run", "undecided")):
-        text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)), {}, counted)
+        text = pages.findings(_with(judged, "W2-bytes", Verdict(verdict, "", 0.17, 0.07, 0.26, 5)), {}, counted, {})
         (section,) = [part for part in text.split("\n## ") if "[W2-bytes]" in part]
         assert heading in section.splitlines()[0]
         (line,) = [line for line in section.splitlines() if "[W2-bytes]" in line]
@@ -38,23 +39,31 @@ def test_findings_stand_under_the_heading_of_their_verdict(judged, counted):
 
 
 def test_findings_say_how_many_seeds_where_there_are_not_five(judged, counted):
-    text = pages.findings(_with(judged, "W2-bytes", Verdict("reproduced", "", 0.17, 0.07, 0.26, 8)), {}, counted)
+    text = pages.findings(_with(judged, "W2-bytes", Verdict("reproduced", "", 0.17, 0.07, 0.26, 8)), {}, counted, {})
     assert "bytes **0.17** [0.07, 0.26], 8 seeds (" in text
 
 
 def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
     with pytest.raises(InputError, match=r"findings\.md: .*W2-bytes"):
-        pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"], {}, counted)
+        pages.findings([pair for pair in judged if pair[0].id != "W2-bytes"], {}, counted, {})
     with pytest.raises(InputError, match=r"findings\.md: .*secret_first"):
-        pages.findings(judged, {}, counted | {"parity_map": {"problems": 36, "generalised": 23}})
-    assert "the map of parity problems" not in pages.findings(judged, {}, {})  # a folder of results that has no map
+        pages.findings(judged, {}, counted | {"parity_map": {"problems": 36, "generalised": 23}}, {})
+    assert "the map of parity problems" not in pages.findings(judged, {}, {}, {})  # a folder of results that has no map
+
+
+def test_findings_say_how_many_hours_would_decide(judged, counted):
+    undecided = _with(judged, "W2-bytes", Verdict("underpowered", "", 0.1, -0.1, 0.3, 5, 0.2, 0.2, 40))
+    unknown = pages.findings(undecided, {}, counted, {})
+    assert ", 40 seeds for " in unknown
+    known = pages.findings(undecided, {}, counted, {"W2-bytes": 12.3})
+    assert re.sub(r"(, 40 seeds for [\d.]+), 12 hours", r"\1", known) == unknown != known
 
 
 def test_findings_mark_what_was_set_after_its_runs(judged, counted):
     """The mark stands beside the claim, and beside no other."""
     link = "[W2-bytes](report.md#w2-bytes)"
-    assert f"{link})" in pages.findings(judged, {}, counted)
-    text = pages.findings(judged, {"W2-bytes": "other judge"}, counted)
+    assert f"{link})" in pages.findings(judged, {}, counted, {})
+    text = pages.findings(judged, {"W2-bytes": "other judge"}, counted, {})
     assert f"{link} †)" in text
     assert text.count(" †)") == 1
 
@@ -74,7 +83,7 @@ def test_an_unbounded_interval_is_not_shown():
 
 
 def test_every_claim_stands_on_its_experiment_s_page_with_its_mark(judged, counted):
-    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"}, counted)
+    pages_now = pages.generated({"01_parity": judged}, {judged[0][0].id: "other judge at 0123456789ab"}, counted, {})
     page = pages_now[EXPERIMENTS / "01_parity" / "README.md"]
     rows = {claim.id: next(line for line in page.splitlines() if line.startswith(f"| [{claim.id}]")) for claim, _ in judged}
     assert [name for name, row in rows.items() if "set after the runs" in row] == [judged[0][0].id]
