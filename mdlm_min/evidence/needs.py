@@ -86,8 +86,9 @@ def trace(claim: Claim, table: AskedTable) -> Need:
     names = {source: sorted({read.name for read in reads if read.source == source and read.name}) for source in _SOURCES}
     places = list(_places(table, reads))
     spare: list[tuple[str, str]] = []
-    while found := next((place for place in places if place not in spare and _without(claim, table, [*spare, place])), None):
-        spare.append(found)
+    for place in places:  # one that cannot be left out now cannot be where less is there
+        if _without(claim, table, [*spare, place]):
+            spare.append(place)
     arms: dict[str, list[str]] = {}
     optional: dict[str, list[str]] = {}
     for cell, arm in places:
