@@ -196,20 +196,21 @@ def test_what_was_set_after_its_runs_is_marked_in_every_table(pages, page, judge
     assert "†" not in report.readme_table(judged, {})
 
 
-def test_the_readme_is_written_between_its_marks_alone(judged, tmp_path, monkeypatch):
+def test_the_readme_is_written_between_its_marks_alone(tmp_path, monkeypatch):
     tables = golden.golden_tables()
+    judged = verdicts.judge_each(tables)
     monkeypatch.setattr(golden, "RESULTS", tmp_path / "results")
     path = tmp_path / "README.md"
     path.write_text(f"before\n{report.README_MARKS[0]}written before\n{report.README_MARKS[1]}\nafter\n")
-    text = report.other_pages({"00_theory": judged}, tables, {})[path]
+    text = report.other_pages(judged, tables, {})[path]
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "written before" not in text
     path.write_text(text)
-    assert report.other_pages({"00_theory": judged}, tables, {})[path] == text
+    assert report.other_pages(judged, tables, {})[path] == text
     path.write_text("no marks\n")
     with pytest.raises(InputError, match="must each stand there once"):
-        report.other_pages({"00_theory": judged}, tables, {})
+        report.other_pages(judged, tables, {})
 
 
 def _claim(scale, paper=math.nan):
