@@ -22,7 +22,10 @@ def test_every_schedule_of_the_field_is_an_entry_with_the_same_search():
     assert {settings["schedule"] for settings in arms.values()} == set(SCHEDULES)
     assert all(settings == {"schedule": arm} for arm, settings in arms.items())
     specs = CONTEST.runs("cpu")
-    searched, judged = [spec for spec in specs if "learning_rate" in spec.cell], [spec for spec in specs if "budget" in spec.cell]
+    searched, judged = (
+        [spec for spec in specs if "learning_rate" in spec.cell],
+        [spec for spec in specs if "budget=" in spec.cell],
+    )
     assert ({spec.seed for spec in searched}, {spec.seed for spec in judged}) == ({0}, {6, 7, 8, 9, 10})
     assert all("learning_rate" not in spec.settings for spec in judged)
     for arm in arms:
@@ -97,6 +100,44 @@ def test_judges():
     assert CLAIMS["C2-bytes"].judge(loses).estimate == pytest.approx(-0.2, abs=0.02)  # no lead, however much more it loses later
     shares = {"llada_0.001": 0.2, "signal_rich_window": 0.3, "window_mixture": 0.45, "puma": 0.1}
     assert CLAIMS["C3-1x"].judge(made(MEANS, "answers", written=shares)).estimate == pytest.approx(0.15)
+
+
+def fresh(table, cell):
+    """A board's table as that of fresh seeds."""
+    return dataclasses.replace(table, runs={name: record | {"cell": cell} for name, record in table.runs.items()})
+
+
+def test_fresh_seeds_are_judged_alone_and_stand_on_no_board():
+    """By the judges of the first seeds, on the same numbers; the boards' own cells are not looked at."""
+    other = MEANS | {"signal_rich_window": 9.0}
+    first = [made(means, "answers", budget) for budget, means in ((1, MEANS), (4, MEANS | {"signal_rich_window": 1.9}))]
+    again = joined(*(fresh(table, f"answers-{budget}x-fresh") for table, budget in zip(first, (1, 4), strict=True)))
+    both = joined(made(other, "answers"), again)
+    for name in ("C1-answers-1x", "C1-answers-4x", "C2-answers"):
+        said, before = CLAIMS[f"{name}-fresh"].judge(again), CLAIMS[name].judge(joined(*first))
+        assert (said.estimate, said.interval(), said.note) == (before.estimate, before.interval(), before.note)
+        assert CLAIMS[f"{name}-fresh"].family == CLAIMS[name].family
+        assert CLAIMS[f"{name}-fresh"].smallest == CLAIMS[name].smallest
+    assert CLAIMS["C1-answers-1x-fresh"].judge(both).estimate == pytest.approx(0.5, abs=0.02)
+    assert LEADERBOARD.boards(again) == {}
+    with pytest.raises(InputError, match="another evaluator"):
+        CLAIMS["C1-answers-1x-fresh"].judge(fresh(made(MEANS, "answers", evaluator="0" * 64), "answers-1x-fresh"))
+
+
+def test_fresh_seeds_are_no_others_and_have_the_settings_of_the_board():
+    specs = CONTEST.runs("cpu")
+    cells = {spec.cell for spec in specs if spec.cell.endswith("-fresh")}
+    assert cells == {f"{track}-{budget}x-fresh" for track in ("BPE", "parities", "answers") for budget in (1, 4)}
+    for cell in cells:
+        track, budget = cell.removesuffix("x-fresh").split("-")
+        board = {spec.arm: spec.settings for spec in specs if spec.cell == f"track={track}_budget={budget}"}
+        runs = [spec for spec in specs if spec.cell == cell]
+        assert all(spec.settings == board[spec.arm] for spec in runs)
+        assert {spec.arm for spec in runs} == {LEADERBOARD.REFERENCE, "signal_rich_window"}
+        seeds = {spec.seed for spec in runs}
+        assert not seeds & {spec.seed for spec in specs if not spec.cell.endswith("-fresh")}
+        for name in (f"C1-{track}-{budget}x-fresh", f"C2-{track}-fresh"):
+            assert name not in CLAIMS or f", {len(seeds)} fresh seeds" in CLAIMS[name].statement
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

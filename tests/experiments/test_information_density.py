@@ -69,7 +69,9 @@ def test_all_arms_have_the_same_tracks_and_differ_in_their_density_alone():
             {key: value for key, value in spec.settings.items() if key != "density"} for spec in specs if spec.cell == cell
         ]
         assert all(one == settings[0] for one in settings)
-        assert {spec.arm for spec in specs if spec.cell == cell} == set(JUDGES.ARMS)
+        asked = JUDGES.FRESH[cell.removesuffix("-fresh")][1] if cell.endswith("-fresh") else None
+        own = set(JUDGES.ARMS) if asked is None else {arm for id, _, *pair, _ in JUDGES.QUESTIONS if id in asked for arm in pair}
+        assert {spec.arm for spec in specs if spec.cell == cell} == own
     assert all(spec.seed not in (0, 1000) for spec in specs)
 
 
@@ -84,11 +86,28 @@ def test_every_run_can_be_checked_and_every_claim_s_cell_is_run():
         else:
             RUN.check(spec.settings)
     cells = {spec.cell for spec in specs}
-    assert cells == {"tokenizer=bytes", "tokenizer=bpe:512", "track=arithmetic", "track=gsm8k", "track=parity"}
+    first = {"tokenizer=bytes", "tokenizer=bpe:512", "track=arithmetic", "track=gsm8k", "track=parity"}
+    assert cells == first | {"BPE-fresh", "arithmetic-fresh"}
     parity = {spec.seed for spec in specs if spec.cell == "track=parity"}
     earlier = {spec.seed for name in ("parity", "parity_map") for spec in Experiment(name).runs("cpu")}
     assert len(parity) >= 5
     assert not parity & earlier
+
+
+def test_fresh_seeds_are_asked_of_the_same_setting_and_are_no_others():
+    specs = EXPERIMENT.runs("cpu")
+    for suffix, (scaled, asked) in JUDGES.FRESH.items():
+        fresh = [spec for spec in specs if spec.cell == scaled.cell]
+        first = [spec for spec in specs if spec.cell == JUDGES.SCALED[suffix].cell]
+        seeds = {spec.seed for spec in fresh}
+        assert not seeds & {spec.seed for spec in first}
+        assert f", {len(seeds)} fresh seeds" in scaled.where
+        settings = {spec.arm: spec.settings for spec in first}
+        assert all(spec.settings == settings[spec.arm] for spec in fresh)
+        for id in asked:
+            claims = [claim for claim in JUDGES.CLAIMS if claim.id in (f"{id}-{suffix}", f"{id}-{suffix}-fresh")]
+            assert len({claim.family for claim in claims}) == 1
+            assert len(claims) == 2
 
 
 def test_the_predictions_are_about_the_runs_and_both_accounts_agree():

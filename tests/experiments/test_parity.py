@@ -74,11 +74,25 @@ def test_a_question_asked_in_several_places_is_adjusted_together():
     for name in CLAIMS.TWICE:
         for place in ("", "-N600"):
             assert families[f"{name}{place}"] == families[f"{name}{place}-fresh"] != ""
+    for name in (*CLAIMS.TWICE, "P6"):
+        assert families[f"{name}-N600-104"] == families[f"{name}-N600"]
     assert (families["P2c-fresh"], families["P2d-fresh"]) == (families["P2"], families["P2b"])
     for name in ("P1", "P1b", "P2", "P4"):
         assert {families[name + suffix] for suffix in ("", "-output", "-16-6", "-N600", "-N300")} == {name}
     assert len({families[f"P2b{suffix}"] for suffix in ("", "-output", "-16-6", "-N600", "-N300")}) == 5
     assert len({families[f"{name}-N600"] for name in ("P2b", "P3", "P6", "P7", "P8", "P9")}) == 1
+
+
+def test_each_set_of_seeds_at_n_600_is_its_own_and_of_one_setting():
+    """A claim that was asked three times counts no seed twice, nor one that chose the cell."""
+    specs = Experiment("parity").runs("cpu")
+    cells = {name: [spec for spec in specs if spec.cell == name] for name in ("train_samples=600", "N600-fresh", "N600-104")}
+    seeds = [{spec.seed for spec in found} for found in cells.values()]
+    assert [len(found) for found in seeds] == [8, 24, 104]
+    assert len(set.union(*seeds)) == 8 + 24 + 104
+    assert not set.union(*seeds) & {0, 1, 2, 3}
+    settings = {spec.arm: spec.settings for spec in cells["train_samples=600"]}
+    assert all(spec.settings == settings[spec.arm] for found in cells.values() for spec in found)
 
 
 @dataclass(frozen=True)
