@@ -20,6 +20,7 @@ from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, a
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines, in_short
 from mdlm_min.evidence.interval import Interval, place
+from mdlm_min.evidence.pairing import whole_seeds
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -56,8 +57,9 @@ class Section:
 
 
 def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) -> list[Path]:
-    """The experiment's figures of these tables (by tier), as PNG files in `folder`."""
-    paths: list[Path] = experiment.module("claims").draw(tables, folder)
+    """The experiment's figures of these tables (by tier), as PNG files in `folder`. A seed is drawn once each arm has it."""
+    whole = {tier: whole_seeds(experiment, table) for tier, table in tables.items()}
+    paths: list[Path] = experiment.module("claims").draw(whole, folder)
     return paths
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
+from mdlm_min.evidence.pairing import whole_seeds
 from mdlm_min.evidence.statistics import LEAST_SEEDS, Decision, Evidence, Share, decide
 from mdlm_min.run.errors import InputError
 
@@ -19,10 +20,11 @@ Say = Callable[[Experiment, Claim, golden.Table | None], Verdict | Evidence]
 
 
 def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str = "", say: Say | None = None) -> Judged:
-    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given. `say` has the
-    judge speak, in the place of `_say`."""
+    """The verdicts of an experiment's claims on the given tables (by tier), of which a seed counts once each arm has it; `only`
+    one tier's claims, where given. `say` has the judge speak, in the place of `_say`, of the tables as they are."""
+    whole = tables if say else {tier: whole_seeds(experiment, table) for tier, table in tables.items()}
     found: list[tuple[Claim, Verdict | Evidence]] = [
-        (claim, (say or _say)(experiment, claim, tables.get(claim.tier)))
+        (claim, (say or _say)(experiment, claim, whole.get(claim.tier)))
         for claim in experiment.module("claims").CLAIMS
         if claim.tier == (only or claim.tier)
     ]

@@ -69,12 +69,24 @@ def test_a_table_grows_by_what_is_finished_in_the_order_of_the_plan(checkout, ca
     before = published().runs["window/seed3"]
     run("full,window", 1)
     assert publish("--finished", "--arms", "full") == 0
-    assert "1 of 2 runs added" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 2 runs added" in said
+    assert "does not count" not in said
     assert list(published().runs) == ["full/seed3", "window/seed3"]
     assert published().runs["window/seed3"] == before
     assert published().forged() == []
     assert (golden.RESULTS / "20_counts/cpu/table.csv").read_text() == published().csv()
     assert crate.stale([published()]) == []
+
+
+def test_runs_whose_seed_other_arms_lack_are_named(checkout, capsys):
+    run("full", 2)
+    run("window", 1)
+    assert publish("--finished") == 0
+    assert "does not count yet, as other arms lack the seed: full/seed4\n" in capsys.readouterr().out
+    run("window", 2)
+    assert publish("--finished") == 0
+    assert "does not count yet" not in capsys.readouterr().out
 
 
 def test_a_run_that_the_table_has_is_replaced_only_when_asked(checkout, capsys):
