@@ -54,7 +54,7 @@ locked: ## make .venv from requirements.lock, each file checked by its hash (Lin
 	.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch .venv/installed
 
-exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (2 min)
+exp-theory: .venv/installed ## T1-T9: the paper's formulas against enumeration, search and simulation (3 min)
 	$(RUN) theory $(OPTIONS)
 
 exp-parity: .venv/installed ## P1-P9: grokking and masked diffusion on parity (SEEDS=1 CELLS=train_samples=600: a quarter of an hour on two cores; all: hours)

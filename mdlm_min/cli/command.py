@@ -1,6 +1,7 @@
 """What the commands have in common. A file of cli/ has one group of them: `add_parsers(commands)` beside the handlers."""
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +30,24 @@ class CommandParser(argparse.ArgumentParser):
         self.register("type", float, lambda text: _number(float, text, "a number"))
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Raises InputError for what no argument of this parser is."""
+        """Raises InputError for what no argument of this parser is: before a missing one, which it may have been meant for."""
+        if self._subparsers is None:
+            for text in itertools.takewhile(lambda text: text != "--", sys.argv[1:] if args is None else args):
+                name = text.partition("=")[0]
+                if (
+                    text.startswith("--")
+                    and " " not in name
+                    and not any(option.startswith(name) for option in self._option_string_actions)
+                ):
+                    self._refuse(text)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            options = ", ".join(name for action in self._actions for name in action.option_strings[-1:])
-            self.error(f"{shown(unknown[0])} is unknown; allowed: {options}")
+            self._refuse(unknown[0])
         return found, unknown
+
+    def _refuse(self, text: str) -> NoReturn:
+        options = ", ".join(name for action in self._actions for name in action.option_strings[-1:])
+        self.error(f"{shown(text)} is unknown; allowed: {options}")
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError: argparse's message, and where to read more."""
@@ -89,7 +102,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def add_text(parser: argparse.ArgumentParser) -> None:
     """The argument that names a corpus (data/text.py)."""
     text = (
-        "a folder or file of plain text (.txt, .tokens, .raw) or JSON lines with a field text (.jsonl), also .gz, or wikitext-2"
+        "a folder or file of plain text (.txt, .tokens, .raw) or JSON lines with a field text (.jsonl), also .gz, or "
+        "wikitext-2, wikitext-103, or one of these with -raw"
     )
     parser.add_argument("--text", required=True, type=source_name, help=text)
 
@@ -130,6 +144,12 @@ def say_if_unfinished(path: Path) -> None:
         print(f"note: {path} is not finished; this is its state at step {step_of(found[-1])}", file=sys.stderr)
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError for a negative seed."""
+    if seed < 0:
+        raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
+
+
 @contextmanager
 def trained_run(
     path: Path,
@@ -141,8 +161,7 @@ def trained_run(
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
 
-    if seed < 0:
-        raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
+    check_seed(seed)
     config = {"seed": seed, **settings}
     with open_run(path, config) as folder:
         if folder.is_finished(config):

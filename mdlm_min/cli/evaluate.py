@@ -20,7 +20,10 @@ MODEL = {  # HarnessConfig's fields that the command has options for
 
 def add_parsers(commands: Any) -> None:
     """`mdlm eval`."""
-    text = "Evaluate a run folder or a released LLaDA on lm-eval's tasks, or go on (needs the extra `evaluation`)."
+    text = (
+        "Evaluate a run folder or a released LLaDA on lm-eval's tasks, or go on with an evaluation that was stopped (needs the "
+        "extra `evaluation`)."
+    )
     parser = add_command(commands, "eval", text, evaluate)
     parser.add_argument("folder", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     parser.add_argument(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import BATCH, add_command, say_if_unfinished
+from mdlm_min.cli.command import BATCH, add_command, check_seed, say_if_unfinished
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
@@ -47,10 +47,13 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(commands, "generate", text, generate)
     parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="text to answer or continue (without --chat, of subwords, a last space is the answer's)")
+    what.add_argument(
+        "--prompt", help="text to answer or continue (with subwords, without --chat, a space at its end counts to the answer)"
+    )
     what.add_argument(
         "--infill",
-        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; of subwords the space before is the gap's",
+        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; with subwords the space before a gap "
+        "is part of it",
     )
     what.add_argument(
         "--prompts", type=Path, metavar="FILE", help="JSON lines, each with prompt, infill or (with --chat) messages"
@@ -64,7 +67,9 @@ def add_parsers(commands: Any) -> None:
         help=f"tokens of an answer (default: {LENGTH}, or as many as the model reads behind the prompt); not with --infill",
     )
     parser.add_argument("--steps", type=int, help="steps (default: one per token)")
-    parser.add_argument("--block-length", type=int, default=0, help="tokens of a block, filled from left to right (default: all)")
+    parser.add_argument(
+        "--block-length", type=int, default=0, help="tokens of a block, filled from left to right (default: 0, all)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) for the most probable tokens")
     parser.add_argument(
         "--remasking", default="low-confidence", help="low-confidence (default), margin, entropy, random or ancestral"
@@ -105,6 +110,7 @@ class _Setting:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print an answer, or write the file of answers; returns the exit code."""
+    check_seed(arguments.seed)
     if arguments.infill is not None and arguments.length is not None:
         raise InputError(f"length: {arguments.length} is not allowed with --infill, whose text has its own length")
     for name in ("length", "batch"):

@@ -5,7 +5,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import BATCH, folder_path, say_if_unfinished
+from mdlm_min.cli.command import BATCH, check_seed, folder_path, say_if_unfinished
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def add_parsers(commands: Any) -> None:
     what.add_argument("--prompt", help="text to begin with")
     what.add_argument(
         "--infill",
-        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; of subwords the space before is the gap's",
+        help="text with gaps: [MASK] is one token, n underscores (at least 2) are n; with subwords the space before a gap "
+        "is part of it",
     )
     parser.add_argument("--length", type=int, help="tokens per text, prompt included (default: as many as the model can read)")
     parser.add_argument("--steps", type=int, help="steps, at most as many forward passes (default: one per token)")
@@ -44,6 +45,7 @@ def sample(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel, check_gaps
 
     filling = arguments.infill is not None
+    check_seed(arguments.seed)
     if filling:
         check_gaps(arguments.infill)
     for name in ("count", "length"):

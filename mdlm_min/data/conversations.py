@@ -111,10 +111,14 @@ class Conversations:
                 f"data.source: {len(malformed)} of {count} records are malformed, and malformed = {config.malformed} allows "
                 f"fewer: {'; '.join(malformed[:3])}"
             )
+        if len(by_opening) == 1:
+            raise InputError(
+                f"data.source: the conversations of {shown(config.source)} all begin with the same messages up to the first "
+                "answer; allowed: at least two beginnings, of which one is held out"
+            )
         if len(by_opening) <= config.held_out:
-            allowed = f"fewer than {len(by_opening)}, the source's different openings" if len(by_opening) > 1 else "no number"
-            also = "" if len(by_opening) > 1 else f": {shown(config.source)} has one opening, and one must be left to train on"
-            raise InputError(f"data.held_out: {config.held_out} is not allowed; {allowed}{also}")
+            allowed = f"fewer than {len(by_opening)}, the number of different beginnings (the messages up to the first answer)"
+            raise InputError(f"data.held_out: {config.held_out} is not allowed; {allowed}")
         kept_out = set(sorted(by_opening)[: config.held_out])
         self.train: list[Sample] = []
         self.held_out: list[Sample] = []

@@ -356,8 +356,10 @@ def json_files(source: str) -> list[Path] | None:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether a source that is no path reads as the name of a hub data set: owner/name."""
-    return source not in HUB and find_path(source) is None and re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII) is not None
+    """Whether a source that is no path reads as the name of a hub data set: owner/name, and not as a file that is missing."""
+    if source in HUB or find_path(source) is not None or source.endswith((".jsonl", ".jsonl.gz")):
+        return False
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", source, re.ASCII) is not None
 
 
 def _head(path: Path) -> str:

@@ -56,7 +56,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise InputError(f"tasks: none is given; allowed: {', '.join((*GROUPS, *PAPER_TASKS))}, or names of lm-eval's")
+            raise InputError(f"tasks: none is given; allowed: {allowed_tasks()}")
         if self.limit < 0:
             raise InputError(f"limit: {self.limit} is not allowed; at least 1, or 0 for all items")
         if self.shots is not None and self.shots < 0:
@@ -113,6 +113,12 @@ class Tasks(TaskManager):  # type: ignore[misc]
         return self._built[key]
 
 
+def allowed_tasks() -> str:
+    """The names that --tasks takes, in words."""
+    offline = [task.offline for task in PAPER_TASKS.values() if task.offline]
+    return f"{', '.join((*GROUPS, *PAPER_TASKS, *offline))}, or names of lm-eval's"
+
+
 def _task_manager(names: list[str], include_path: str) -> Tasks:
     """The tasks that may be asked for: ours and those of `include_path`; lm-eval's own, whose index takes seconds, only where a
     name is not among these. Raises InputError for an unknown name."""
@@ -122,9 +128,7 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
         unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
         if not unknown:
             return manager
-    offline = Tasks(include_path=places, include_defaults=False).all_tasks
-    allowed = ", ".join(dict.fromkeys((*GROUPS, *PAPER_TASKS, *offline)))
-    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed}, or names of lm-eval's")
+    raise InputError(f"tasks: {shown(unknown[0])} is unknown; allowed: {allowed_tasks()}")
 
 
 def _configuration(request: Request, model: MDLM, documents: str) -> Log:

@@ -123,6 +123,8 @@ def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_p
         ),
         ("run parity --seeds x", "--seeds: 'x' is not allowed; allowed: a whole number (see `mdlm run --help`)"),
         ("train --text x --txt y", "'--txt' is unknown; allowed: --help, --text, --mask-rate, --weight, "),
+        ("train --txt y", "'--txt' is unknown; allowed: --help, --text, --mask-rate, --weight, "),
+        ("train --tex=x --mask=1 --txt", "'--txt' is unknown; allowed: --help, --text, --mask-rate, --weight, "),
         ("verify this", "'this' is unknown; allowed: --help"),
         ("train --text", "--text: expected one argument (see `mdlm train --help`)"),
         ("train", "the following arguments are required: --text (see `mdlm train --help`)"),

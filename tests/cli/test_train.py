@@ -129,6 +129,7 @@ def test_many_texts_come_batch_by_batch_and_are_those_of_one_batch(run, monkeypa
         (["--length", "17"], "length: 17 is not allowed; 1 to 16"),
         (["--length", "0"], "length: 0 is not allowed; at least 1"),
         (["--count", "0"], "count: 0 is not allowed; at least 1"),
+        (["--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
         (["--steps", "0"], "steps: 0 is not allowed; at least 1"),
         (["--temperature", "-1"], "temperature: -1.0 is not allowed"),
         (["--remasking", "beam"], "remasking: 'beam' is unknown"),

@@ -189,8 +189,12 @@ def test_without_a_hub_the_message_says_what_to_give(monkeypatch):
 
 def test_bad_sources_and_settings_are_named(tmp_path):
     source = write(tmp_path / "a.jsonl", [talk("a", "1"), talk("a", "2")])
-    with pytest.raises(InputError, match=r"data.held_out: 1 is not allowed; no number: '.*a.jsonl' has one opening"):
+    with pytest.raises(InputError, match=r"data.source: the conversations of '.*a.jsonl' all begin .*allowed: at least two"):
         opened(source)
+    with pytest.raises(InputError, match=r"data.source: '.*/nope.jsonl.gz' is not there; allowed: a file"):
+        opened("somewhere/nope.jsonl.gz")
+    with pytest.raises(InputError, match=r"data.source: '../nope' is not there; allowed: a file"):
+        opened("../nope")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(InputError, match=r"data.source: '.*empty.jsonl' has no record; allowed: at least one conversation"):
         opened(tmp_path / "empty.jsonl")
