@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mdlm_min.evidence import golden, publishing, report, verdicts
     from mdlm_min.evidence.experiment import Experiment
     from mdlm_min.evidence.measured import measured
+    from mdlm_min.evidence.pairing import judged_part
     from mdlm_min.evidence.sweep import check_jobs, sweep
     from mdlm_min.run.environment import code_version
 
@@ -104,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     accepted = old or (None if arguments.text else golden.accepted(experiment.name, arguments.tier))
     found = measured(table, accepted, experiment.tolerance(table.frame().columns))
     if old:  # claims and figures are about the whole tier
-        table = publishing.merge(old, table, publishing.planned(experiment, arguments.tier, arguments.seeds), replace=False)
+        whole = publishing.merge(old, table, publishing.planned(experiment, arguments.tier, arguments.seeds), replace=False)
+        table = judged_part(experiment, whole)
     for path in report.draw(experiment, {arguments.tier: table}, folder):
         print(f"figure: {path}")
     print(f"table: {folder / 'table.csv'}")

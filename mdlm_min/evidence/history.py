@@ -26,7 +26,7 @@ from mdlm_min.evidence import rule_text, verdicts
 from mdlm_min.evidence.claim import Claim
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table, commits_of
-from mdlm_min.evidence.pairing import whole_seeds
+from mdlm_min.evidence.pairing import judged_part
 from mdlm_min.evidence.statistics import Evidence
 from mdlm_min.run.environment import ROOT, sources_sha256
 from mdlm_min.run.errors import RunError
@@ -123,7 +123,7 @@ def prove(tables: list[Table], root: Path = ROOT) -> Proof:
         accepted = {name: str(record.get("set_after", "")) for name, record in verdicts.read_accepted().items()}
         return Proof({name: reason for name, reason in accepted.items() if reason}, [], history.missing)
     claims = {name: Experiment(name).module("claims").CLAIMS for name in {table.experiment for table in tables}}
-    judged = [whole_seeds(Experiment(table.experiment), table) for table in tables]
+    judged = [judged_part(Experiment(table.experiment), table) for table in tables]
     return Proof(set_after(history, claims, judged), untraceable(history, tables))
 
 

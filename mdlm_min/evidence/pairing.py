@@ -1,4 +1,8 @@
-"""Judges and figures pair the runs of a cell by seed. Of a table that grows, a seed counts once each arm has it."""
+"""What of a golden table is judged: an arm counts once all seeds are there that the plan names for it, and no other seed does.
+
+So nobody chooses when to stop, or which seeds to show, and arms that a judge pairs by seed have the same ones, within a cell and
+across cells.
+"""
 
 from collections import defaultdict
 from typing import Any
@@ -6,32 +10,39 @@ from typing import Any
 from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 
-Run = tuple[str, str, int]  # cell, arm, seed
+Place = tuple[str, str]  # cell and arm
 
 
-def unpaired(experiment: Experiment, table: Table) -> set[Run]:
-    """The runs whose seed only some of their cell's arms have. Arms that were not run at all do not count, and arms to which the
-    plan gives other seeds are not paired."""
-    planned: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for spec in experiment.runs(table.tier, "all"):
-        planned[spec.cell, spec.arm].append(spec.seed)
-    groups: dict[tuple[str, tuple[int, ...]], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for cell, arm, seed in map(_run, table.runs.values()):
-        if (cell, arm) in planned:
-            groups[cell, tuple(planned[cell, arm])][arm].add(seed)
+def _planned(experiment: Experiment, tier: str) -> dict[Place, set[int]]:
+    found: dict[Place, set[int]] = defaultdict(set)
+    for spec in experiment.runs(tier, "all"):
+        found[spec.cell, spec.arm].add(spec.seed)
+    return found
+
+
+def _place(record: dict[str, Any]) -> Place:
+    return record["cell"], record["config"]["arm"]
+
+
+def unfinished(experiment: Experiment, table: Table) -> dict[Place, tuple[int, int]]:
+    """The arms of which planned seeds are missing: how many of them are there, and how many are planned."""
+    planned = _planned(experiment, table.tier)
+    there: dict[Place, set[int]] = defaultdict(set)
+    for record in table.runs.values():
+        there[_place(record)].add(record["config"]["seed"])
     return {
-        (cell, arm, seed)
-        for (cell, _), arms in groups.items()
-        for arm, seeds in arms.items()
-        for seed in seeds - set[int].intersection(*arms.values())
+        place: (len(seeds & planned[place]), len(planned[place]))
+        for place, seeds in there.items()
+        if place in planned and not planned[place] <= seeds
     }
 
 
-def whole_seeds(experiment: Experiment, table: Table) -> Table:
-    """The table without its unpaired runs."""
-    halves = unpaired(experiment, table)
-    return table.part(lambda record: _run(record) not in halves) if halves else table
+def judged_part(experiment: Experiment, table: Table) -> Table:
+    """The table's arms that have all planned seeds, with these seeds."""
+    planned, missing = _planned(experiment, table.tier), unfinished(experiment, table)
 
+    def counts(record: dict[str, Any]) -> bool:
+        place = _place(record)
+        return place not in missing and record["config"]["seed"] in planned.get(place, ())
 
-def _run(record: dict[str, Any]) -> Run:
-    return record["cell"], record["config"]["arm"], record["config"]["seed"]
+    return table if all(map(counts, table.runs.values())) else table.part(counts)

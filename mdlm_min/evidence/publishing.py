@@ -9,7 +9,7 @@ from pathlib import Path
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.experiment import Experiment, RunSpec
 from mdlm_min.evidence.golden import Table
-from mdlm_min.evidence.pairing import unpaired
+from mdlm_min.evidence.pairing import unfinished
 from mdlm_min.run.errors import RunError
 from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import RunFolder, is_same_run, metrics_csv
@@ -72,7 +72,7 @@ def take_back(table: Table, specs: list[RunSpec], runs: Path) -> int:
 def add_finished(specs: list[RunSpec], runs: Path, plan: Sequence[RunSpec], replace: bool) -> Table:
     """The golden table with those of `specs` that are finished below `runs`. Prints which were added, kept and dropped.
 
-    Says which of the table's runs do not count yet, as other arms lack their seed (pairing.py).
+    Says which arms do not count yet, as planned seeds are missing (pairing.py).
 
     Raises RunError where none is finished."""
     done = [spec for spec in specs if RunFolder(spec.folder(runs)).is_finished(spec.config)]
@@ -87,6 +87,6 @@ def add_finished(specs: list[RunSpec], runs: Path, plan: Sequence[RunSpec], repl
     twice = sum(holds(old, spec) for spec in done)
     fate = "replaced" if replace else "in the golden table already and left as they are there"
     print(f"{len(done) - twice} of {len(specs)} runs added, {twice} {fate}; {len(specs) - len(done)} not finished")
-    for cell, arm, seed in sorted(unpaired(Experiment(table.experiment), table)):
-        print(f"does not count yet, as other arms lack the seed: {f'{cell}/' if cell else ''}{arm}/seed{seed}")
+    for (cell, arm), (there, wanted) in unfinished(Experiment(table.experiment), table).items():
+        print(f"does not count yet: {f'{cell}/' if cell else ''}{arm}, which has {there} of {wanted} planned seeds")
     return table

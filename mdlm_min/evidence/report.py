@@ -20,7 +20,7 @@ from mdlm_min.evidence.claim import VERDICTS, Claim, MissingArmError, Verdict, a
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.headlines import headlines, in_short
 from mdlm_min.evidence.interval import Interval, place
-from mdlm_min.evidence.pairing import whole_seeds
+from mdlm_min.evidence.pairing import judged_part
 from mdlm_min.run.files import write_whole
 
 README_MARKS = ("<!-- claims: written by `mdlm report` -->\n", "<!-- end of claims -->")
@@ -57,9 +57,8 @@ class Section:
 
 
 def draw(experiment: Experiment, tables: dict[str, golden.Table], folder: Path) -> list[Path]:
-    """The experiment's figures of these tables (by tier), as PNG files in `folder`. A seed is drawn once each arm has it."""
-    whole = {tier: whole_seeds(experiment, table) for tier, table in tables.items()}
-    paths: list[Path] = experiment.module("claims").draw(whole, folder)
+    """The experiment's figures of these tables (by tier), as PNG files in `folder`."""
+    paths: list[Path] = experiment.module("claims").draw(tables, folder)
     return paths
 
 
@@ -192,7 +191,7 @@ def write(
     pages. `set_after` has the claims that were set after their runs."""
     figures = {}
     for name in dict.fromkeys(table.experiment for table in tables):
-        drawn = {table.tier: table for table in tables if table.experiment == name}
+        drawn = {table.tier: judged_part(Experiment(name), table) for table in tables if table.experiment == name}
         figures[name] = draw(Experiment(name), drawn, folder / "figures")
     figure_record.write(folder / "figures", figures)
     context = _context(judged, figures, tables, set_after)

@@ -10,8 +10,9 @@ from typing import Any
 from mdlm_min.evidence import golden
 from mdlm_min.evidence.claim import Claim, MissingArmError, Verdict
 from mdlm_min.evidence.experiment import Experiment, experiment_folders
-from mdlm_min.evidence.pairing import whole_seeds
-from mdlm_min.evidence.statistics import LEAST_SEEDS, Decision, Evidence, Share, decide
+from mdlm_min.evidence.pairing import judged_part
+from mdlm_min.evidence.power import seeds_needed
+from mdlm_min.evidence.statistics import Evidence, Share, decide
 from mdlm_min.run.errors import InputError
 
 Judged = list[tuple[Claim, Verdict]]
@@ -20,11 +21,10 @@ Say = Callable[[Experiment, Claim, golden.Table | None], Verdict | Evidence]
 
 
 def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str = "", say: Say | None = None) -> Judged:
-    """The verdicts of an experiment's claims on the given tables (by tier), of which a seed counts once each arm has it; `only`
-    one tier's claims, where given. `say` has the judge speak, in the place of `_say`, of the tables as they are."""
-    whole = tables if say else {tier: whole_seeds(experiment, table) for tier, table in tables.items()}
+    """The verdicts of an experiment's claims on the given tables (by tier); `only` one tier's claims, where given. `say` has the
+    judge speak, in the place of `_say`."""
     found: list[tuple[Claim, Verdict | Evidence]] = [
-        (claim, (say or _say)(experiment, claim, whole.get(claim.tier)))
+        (claim, (say or _say)(experiment, claim, tables.get(claim.tier)))
         for claim in experiment.module("claims").CLAIMS
         if claim.tier == (only or claim.tier)
     ]
@@ -41,17 +41,11 @@ def judge(experiment: Experiment, tables: Mapping[str, golden.Table], only: str 
         for index, said, decision in zip(members, evidence, decisions, strict=True):
             if said is not NOTHING:
                 claim = found[index][0]
-                found[index] = (claim, Verdict.of(said, decision, seeds_needed(said, decision, claim.least, claim.smallest)))
+                needed = seeds_needed(said, claim.least, claim.smallest) if decision.verdict == "underpowered" else 0
+                found[index] = (claim, Verdict.of(said, decision, needed))
     if unjudged := [claim.id for claim, said in found if not isinstance(said, Verdict)]:
         raise InputError(f"{experiment.name}: the judge of {unjudged[0]}, an exact claim, gives no verdict; allowed: a Verdict")
     return [(claim, said) for claim, said in found if isinstance(said, Verdict)]
-
-
-def seeds_needed(evidence: Evidence, decision: Decision, null: float, smallest: float) -> int:
-    """About how many seeds like these would show the smallest value that would matter in 80% of cases, before adjustment: what
-    can be seen shrinks with the root of their number. 0 where the verdict needs none, or where these seeds say nothing of it."""
-    seen = evidence.detectable(null) if decision.verdict == "underpowered" and evidence.seeds >= LEAST_SEEDS else math.inf
-    return math.ceil(evidence.seeds * ((seen - null) / (smallest - null)) ** 2) if math.isfinite(seen) else 0
 
 
 def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Verdict | Evidence:
@@ -70,10 +64,10 @@ def _say(experiment: Experiment, claim: Claim, table: golden.Table | None) -> Ve
 
 
 def judge_each(tables: Iterable[golden.Table]) -> dict[str, Judged]:
-    """Every claim on these golden tables, by experiment."""
+    """Every claim on these golden tables, by experiment: on the arms whose planned seeds are all there."""
     by_tier: dict[str, dict[str, golden.Table]] = {}
     for table in tables:
-        by_tier.setdefault(table.experiment, {})[table.tier] = table
+        by_tier.setdefault(table.experiment, {})[table.tier] = judged_part(Experiment(table.experiment), table)
     return {folder.name: judge(Experiment(folder.name), by_tier.get(folder.name, {})) for folder in experiment_folders()}
 
 

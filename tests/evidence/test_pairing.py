@@ -1,19 +1,12 @@
-"""Of a table that grows, a seed counts once each arm of its cell has it: else one seed is paired with all of another arm."""
+"""Of a golden table an arm counts once all of its planned seeds are there: nobody chooses when to stop, and seeds that a judge
+pairs are the same, within a cell and across cells."""
 
 import pytest
 
 from mdlm_min.evidence import report, verdicts
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.golden import golden_by_tier
-from mdlm_min.evidence.pairing import unpaired, whole_seeds
-
-LASTING = Experiment("wikitext_lasting")
-HALF = [("bytes-long", "middle_unweighted", 4)]  # of two seeds: the case in which nothing else fails
-
-
-@pytest.fixture(scope="module")
-def table():
-    return golden_by_tier(LASTING.name)["cpu"]
+from mdlm_min.evidence.golden import golden_by_tier, golden_tables
+from mdlm_min.evidence.pairing import judged_part, unfinished
 
 
 def without(table, *runs):
@@ -21,40 +14,56 @@ def without(table, *runs):
 
 
 def said(table):
-    return {claim.id: verdict for claim, verdict in verdicts.judge(LASTING, {"cpu": table}, only="cpu")}
+    judged = verdicts.judge_each([table])[table.experiment]
+    return {claim.id: verdict for claim, verdict in judged if claim.tier == table.tier}
 
 
-def test_a_whole_table_is_itself(table):
-    assert whole_seeds(LASTING, table) is table
+@pytest.fixture(scope="module")
+def lasting():
+    return golden_by_tier("03_wikitext_lasting")["cpu"]
 
 
-def test_a_half_seed_counts_nowhere_in_its_cell_and_elsewhere_all_stay(table):
-    found = whole_seeds(LASTING, without(table, *HALF))
-    seeds = {(record["cell"], record["config"]["seed"]) for record in found.runs.values()}
-    assert ("bytes-long", 3) in seeds
-    assert ("bytes-long", 4) not in seeds
-    assert len(found.runs) == len(table.runs) - 4
+def test_the_golden_tables_have_all_seeds_of_their_arms():
+    for table in golden_tables():
+        experiment = Experiment(table.experiment)
+        assert unfinished(experiment, table) == {}
+        assert judged_part(experiment, table) is table
 
 
-def test_an_arm_that_was_not_run_at_all_costs_no_seed(table):
-    rest = without(table, *(("bytes-long", "middle_unweighted", seed) for seed in (3, 4)))
-    assert whole_seeds(LASTING, rest) is rest
+def test_an_arm_that_lacks_a_seed_does_not_count_and_the_others_do(lasting, tmp_path):
+    half = without(lasting, ("bytes-long", "middle_unweighted", 4))
+    experiment = Experiment(lasting.experiment)
+    assert unfinished(experiment, half) == {("bytes-long", "middle_unweighted"): (1, 2)}
+    whole, found = said(lasting), said(half)
+    for name in ("L2-bytes-long", "N5-bytes-long"):
+        assert (whole[name].verdict, found[name].verdict) == ("underpowered", "not run")
+    for name in ("L1-bytes-long", "L3-bytes-long", "L2-bytes"):
+        assert (whole[name].ours, whole[name].seeds) == (found[name].ours, found[name].seeds)
+    assert report.draw(experiment, {"cpu": judged_part(experiment, half)}, tmp_path)
 
 
-def test_arms_with_other_seeds_in_the_plan_are_not_paired():
-    """The fresh seeds of one arm are not those of another cell's; probes have one seed."""
-    for name in ("01_parity", "03_wikitext_bins", "05_8b_sft", "07_contest"):
-        for table in golden_by_tier(name).values():
-            assert unpaired(Experiment(name), table) == set()
+def test_seeds_are_not_paired_with_others_across_cells():
+    """C2 pairs the two budgets: one seed at 4x is no partner for five at 1x."""
+    table = golden_by_tier("07_contest")["cpu"]
+    cell = "track=bytes_budget=4"
+    one = table.part(lambda record: record["cell"] != cell or record["config"]["seed"] == 6)
+    assert said(table)["C2-bytes"].verdict == "reproduced"
+    assert said(one)["C2-bytes"].verdict == "not run"
+    assert said(one)["C1-bytes-1x"] == said(table)["C1-bytes-1x"]
 
 
-def test_verdicts_and_figures_leave_half_seeds_out(table, tmp_path):
-    whole, half = said(table), said(without(table, *HALF))
-    only = said(
-        without(table, *(("bytes-long", arm, 4) for arm in ("uniform", "middle", "uniform_unweighted", "middle_unweighted")))
-    )
-    for name in ("L1-bytes-long", "L2-bytes-long", "N5-bytes-long"):
-        assert (whole[name].seeds, half[name].seeds) == (2, 1)
-        assert half[name].ours == only[name].ours
-    assert half["L1-bytes"] == whole["L1-bytes"]
-    assert report.draw(LASTING, {"cpu": without(table, *HALF)}, tmp_path)
+def test_some_of_the_planned_seeds_are_not_judged():
+    table = golden_by_tier("01_parity")["cpu"]
+    some = table.part(lambda record: record["cell"] != "N600-fresh" or record["config"]["seed"] < 60)
+    assert said(table)["P2-N600-fresh"].verdict == "reproduced"
+    assert said(some)["P2-N600-fresh"].verdict == "not run"
+
+
+def test_seeds_beyond_the_plan_do_not_count(monkeypatch):
+    table = golden_by_tier("01_parity")["cpu"]
+    experiment = Experiment("01_parity")
+    every = experiment.runs("cpu", "all")
+    monkeypatch.setattr(experiment, "runs", lambda *_: [spec for spec in every if (spec.cell, spec.seed) != ("N600-fresh", 63)])
+    part = judged_part(experiment, table)
+    assert {record["config"]["seed"] for record in part.runs.values() if record["cell"] == "N600-fresh"} == set(range(40, 63))
+    assert len(part.runs) == len(table.runs) - 2
