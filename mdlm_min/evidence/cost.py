@@ -19,14 +19,20 @@ def hours(judged: Mapping[str, Judged], tables: Iterable[Table]) -> dict[str, fl
     """Claim ids, each with the hours that the seeds take which would decide: all runs of the arms that the claim cannot be judged
     without, one after another, each as long as its arm's runs took here (their median), without what they start from. Claims of
     which this is not known are left out. `judged` is by experiment."""
-    by_tier = {(table.experiment, table.tier): table for table in tables}
+    took = {(table.experiment, table.tier): _median_seconds(table) for table in tables}
     found = {
-        claim.id: verdict.needed * _seconds_of_a_seed(by_tier[name, claim.tier], claim.id) / 3600
+        claim.id: verdict.needed
+        * sum(took[name, claim.tier].get(place, math.nan) for place in _places(name, claim.tier, claim.id))
         for name, pairs in judged.items()
         for claim, verdict in pairs
-        if verdict.needed and (name, claim.tier) in by_tier
+        if verdict.needed and (name, claim.tier) in took
     }
-    return {claim: value for claim, value in found.items() if math.isfinite(value)}
+    return {claim: seconds / 3600 for claim, seconds in found.items() if math.isfinite(seconds)}
+
+
+def shown(claim: str, found: Mapping[str, float]) -> str:
+    """What `hours` found of a claim, in words; empty where it found nothing."""
+    return as_text(found[claim]) if claim in found else ""
 
 
 def as_text(value: float) -> str:
@@ -35,13 +41,12 @@ def as_text(value: float) -> str:
     return f"{rounded} hour{'s' * (rounded != '1')}"
 
 
-def _seconds_of_a_seed(table: Table, claim: str) -> float:
-    """How long one seed of the claim's arms takes; NaN where the table lacks one of them."""
+def _median_seconds(table: Table) -> dict[tuple[str, str], float]:
+    """How long a run of each arm of a cell takes."""
     took: dict[tuple[str, str], list[float]] = {}
     for record in table.runs.values():
         took.setdefault((record["cell"], record["config"]["arm"]), []).append(record["finished"]["seconds"])
-    places = _places(table.experiment, table.tier, claim)
-    return sum(statistics.median(took.get(place, [math.nan])) for place in places)
+    return {place: statistics.median(seconds) for place, seconds in took.items()}
 
 
 @functools.cache

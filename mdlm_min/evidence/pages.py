@@ -95,7 +95,7 @@ def findings(
             "claim": claim,
             "verdict": verdict,
             "set_after": claim.id in set_after,
-            "hours": cost.as_text(hours[claim.id]) if claim.id in hours else "",
+            "hours": cost.shown(claim.id, hours),
         }
         for claim, verdict in judged
     }

@@ -26,7 +26,10 @@ def _place(record: dict[str, Any]) -> Place:
 
 def unfinished(experiment: Experiment, table: Table) -> dict[Place, tuple[int, int]]:
     """The arms of which planned seeds are missing: how many of them are there, and how many are planned."""
-    planned = _planned(experiment, table.tier)
+    return _unfinished(_planned(experiment, table.tier), table)
+
+
+def _unfinished(planned: dict[Place, set[int]], table: Table) -> dict[Place, tuple[int, int]]:
     there: dict[Place, set[int]] = defaultdict(set)
     for record in table.runs.values():
         there[_place(record)].add(record["config"]["seed"])
@@ -39,7 +42,8 @@ def unfinished(experiment: Experiment, table: Table) -> dict[Place, tuple[int, i
 
 def judged_part(experiment: Experiment, table: Table) -> Table:
     """The table's arms that have all planned seeds, with these seeds."""
-    planned, missing = _planned(experiment, table.tier), unfinished(experiment, table)
+    planned = _planned(experiment, table.tier)
+    missing = _unfinished(planned, table)
 
     def counts(record: dict[str, Any]) -> bool:
         place = _place(record)

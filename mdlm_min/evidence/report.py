@@ -38,6 +38,11 @@ class Card:
     interval: Interval | None
     hours: str
 
+    @property
+    def note(self) -> str:
+        """The verdict's note, with the hours."""
+        return f"{self.verdict.note}: {self.hours} of one core" if self.hours else self.verdict.note
+
 
 @dataclass(frozen=True)
 class Section:
@@ -98,7 +103,7 @@ def _section(experiment: Experiment, tables: dict[str, golden.Table], judged: ve
                 verdict,
                 _command(experiment, claim, tables),
                 place(claim, verdict),
-                cost.as_text(hours[claim.id]) if claim.id in hours else "",
+                cost.shown(claim.id, hours),
             )
             for claim, verdict in judged
         ],
