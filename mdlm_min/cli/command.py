@@ -31,15 +31,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Raises InputError for what no argument of this parser is: before a missing one, which it may have been meant for."""
-        if self._subparsers is None:
-            for text in itertools.takewhile(lambda text: text != "--", sys.argv[1:] if args is None else args):
-                name = text.partition("=")[0]
-                if (
-                    text.startswith("--")
-                    and " " not in name
-                    and not any(option.startswith(name) for option in self._option_string_actions)
-                ):
-                    self._refuse(text)
+        texts = sys.argv[1:] if args is None else args
+        for text in itertools.takewhile(lambda text: text != "--", texts if self._subparsers is None else texts[:1]):
+            name = text.partition("=")[0]
+            if (
+                text.startswith("--")
+                and " " not in name
+                and not any(option.startswith(name) for option in self._option_string_actions)
+            ):
+                self._refuse(text)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown[0])

@@ -173,10 +173,10 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 @contextmanager
 def no_empty_folder(path: Path) -> Iterator[None]:
-    """Bad input leaves no empty folder behind."""
+    """Bad input, and no memory for what was asked, leave no empty folder behind."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError, RuntimeError):
         with suppress(OSError):  # it holds something, or is not there
             path.rmdir()
         raise

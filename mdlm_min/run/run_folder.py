@@ -238,7 +238,7 @@ def _what(config: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -> Iterator[RunFolder]:
     """Lock `path` and prepare it for `config`: an unfinished run is resumed, another configuration is refused. A run whose data
-    or settings are refused before it has begun leaves nothing behind.
+    or settings are refused, or whose model finds no memory, before it has begun leaves nothing behind.
 
     Raises InputError where another process holds the folder, where it belongs to another configuration, or holds files of
     anything but a run.
@@ -255,7 +255,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
             folder.record_start()
         try:
             yield folder
-        except InputError:
+        except (InputError, MemoryError, RuntimeError):  # the last two: no memory for the model
             if begins and not (path / "data.json").exists():
                 for name in ("config.json", "environment.json"):
                     (path / name).unlink(missing_ok=True)

@@ -129,6 +129,7 @@ def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_p
         ("train --text", "--text: expected one argument (see `mdlm train --help`)"),
         ("train", "the following arguments are required: --text (see `mdlm train --help`)"),
         ("rn", "COMMAND: invalid choice: 'rn' (choose from 'list', 'run', "),
+        ("--rot", "'--rot' is unknown; allowed: --help, --root"),
         ("--rot list", "'--rot' is unknown; allowed: --help, --root"),
     ],
 )

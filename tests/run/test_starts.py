@@ -40,12 +40,13 @@ def test_a_run_begun_before_starts_were_listed_keeps_that_one(tmp_path, monkeypa
     assert record["starts"][0] == old
 
 
-def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_free(tmp_path):
-    with pytest.raises(InputError), open_run(tmp_path / "run", CONFIG):
-        raise InputError("data.source: has no record")
+@pytest.mark.parametrize("error", [InputError("data.source: has no record"), RuntimeError("can't allocate memory"), MemoryError()])
+def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_free(tmp_path, error):
+    with pytest.raises(type(error)), open_run(tmp_path / "run", CONFIG):
+        raise error
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError), open_run(tmp_path, CONFIG):
-        raise InputError("data.source: has no record")
+    with pytest.raises(type(error)), open_run(tmp_path, CONFIG):
+        raise error
     with open_run(tmp_path, CONFIG | {"seed": 1}) as run:
         assert run.read_json("config.json")["seed"] == 1
 
