@@ -40,7 +40,7 @@ def test_a_run_begun_before_starts_were_listed_keeps_that_one(tmp_path, monkeypa
     assert record["starts"][0] == old
 
 
-@pytest.mark.parametrize("error", [InputError("data.source: has no record"), RuntimeError("can't allocate memory"), MemoryError()])
+@pytest.mark.parametrize("error", [InputError("no record"), RuntimeError("can't allocate memory"), MemoryError()])
 def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_free(tmp_path, error):
     with pytest.raises(type(error)), open_run(tmp_path / "run", CONFIG):
         raise error
