@@ -387,6 +387,18 @@ def test_puma_shows_the_most_confident_tokens_and_takes_a_new_sequence_at_the_en
         Puma().sample(Context(2, 4), generator())
 
 
+def test_puma_s_sequences_stay_new_until_a_step_is_taken():
+    schedule, context = Puma(3), Context(6, 10, torch.zeros(6, 10, dtype=torch.int64))
+    for _ in range(2):  # the first of these steps is refused: nothing is observed
+        schedule.admit(context)
+        rate = schedule.sample(context, generator())
+        assert schedule.pool["new"].all()
+    mask = schedule.mask(rate, context, generator())
+    schedule.observe(rate, mask, Context(6, 10, context.tokens, confidence=torch.rand(int(mask.sum()), generator=generator())))
+    schedule.admit(context)
+    assert schedule.pool["new"].tolist() == [False, False, True] * 2  # every third row began with its last phase
+
+
 def test_puma_first_shows_random_tokens_and_a_random_share_of_them():
     schedule, context = Puma(2), Context(400, 10, torch.zeros(400, 10, dtype=torch.int64))
     schedule.admit(context)

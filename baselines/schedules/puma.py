@@ -55,7 +55,8 @@ class Puma(MaskSchedule):
             for name, value in arriving.items():
                 self.pool[name] = torch.where(new[:, None], value, self.pool[name])
             self.pool["shown"] = self.pool["shown"] & ~new[:, None]
-            self.pool["phase"], self.pool["new"] = self.pool["phase"] % self.phases, new
+            self.pool["phase"] = self.pool["phase"] % self.phases
+            self.pool["new"] = new | self.pool["new"]  # still new after a step that was not taken
         pool = self.pool
         return replace(context, tokens=pool["tokens"], allowed=pool["allowed"], padding_mask=pool["padding"], marks=None)
 
@@ -82,7 +83,7 @@ class Puma(MaskSchedule):
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
         self.pool["confidence"] = in_place(context.need("confidence", self.name).float(), mask)
-        self.pool["phase"] = self.pool["phase"] + 1
+        self.pool["phase"], self.pool["new"] = self.pool["phase"] + 1, torch.zeros_like(self.pool["new"])
         self.pool["new"] = torch.zeros_like(self.pool["new"])
 
     def state(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _finished(folder: RunFolder, run: str, progress: Callable[[str], None]) -> P
     run = run.replace("/same", f"/{folder.path.parent.name}")
     path = folder.path.parents[2] / run / folder.path.name
     given_up = time.monotonic() + 60
-    while not (path / "lock").exists() and time.monotonic() < given_up:
+    while not any((path / name).exists() for name in ("finished.json", "lock")) and time.monotonic() < given_up:
         progress(f"waits for {run}")
         time.sleep(1)
     if path.is_dir() and not (path / "finished.json").exists():

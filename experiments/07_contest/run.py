@@ -4,8 +4,6 @@ What loads torch is imported where it is used: a table is made again without it.
 """
 
 import copy
-import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -16,11 +14,11 @@ from mdlm_min.run.config import merge, shown
 from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.files import locked, sha256
 from mdlm_min.run.run_folder import Row, RunFolder
+from mdlm_min.tasks.summaries import LEVELS
 
 if TYPE_CHECKING:
     from mdlm_min.diffusion.mask_schedule import MaskSchedule
 
-LEVELS = tuple(f"t{low / 10:.1f}" for low in range(10))
 SCORES = ("test_nll", "test_bits_per_byte", *(f"test_{name}" for name in LEVELS), "chosen", "written", "gradient_noise")
 EVALUATIONS = 10  # of a run, after step 0
 GRADIENTS = 16
@@ -133,27 +131,9 @@ def _schedule(settings: dict[str, Any], tokens: Any, vocab_size: int) -> "MaskSc
         from mdlm_min.diffusion.own_schedule import load_schedule
 
         return load_schedule(settings["schedule"])
-    return copy.deepcopy(_field_schedule(settings["schedule"], _Tokens(tokens), vocab_size))
-
-
-class _Tokens:
-    """Training tokens that are equal if their hash is, so that a process counts a corpus once for each schedule."""
-
-    def __init__(self, tokens: Any) -> None:
-        self.tokens, self.digest = tokens, hashlib.sha256(tokens).hexdigest()
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Tokens) and other.digest == self.digest
-
-
-@functools.lru_cache(maxsize=128)
-def _field_schedule(name: str, tokens: _Tokens, vocab_size: int) -> "MaskSchedule":
     from baselines.schedules import Corpus, make
 
-    return make(name, Corpus(tokens.tokens, vocab_size))
+    return make(settings["schedule"], Corpus(tokens, vocab_size))
 
 
 def _judged_by(settings: dict[str, Any]) -> dict[str, Any]:

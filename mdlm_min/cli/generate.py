@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlm_min.cli.command import BATCH, add_command, check_seed, say_if_unfinished
+from mdlm_min.cli.command import BATCH, add_command, check_seed, folder_path, say_if_unfinished
 from mdlm_min.data.tokenizer import is_unicode
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
@@ -45,7 +45,7 @@ def add_parsers(commands: Any) -> None:
         "forward passes."
     )
     parser = add_command(commands, "generate", text, generate)
-    parser.add_argument("model", type=Path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
+    parser.add_argument("model", type=folder_path, help="a run folder, such as runs/train/corpus, or a released LLaDA folder")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--prompt", help="text to answer or continue (with subwords, without --chat, a space at its end counts to the answer)"

@@ -43,6 +43,8 @@ def arithmetic(name: str) -> Iterator[Exercise]:
     generator = random.Random(stream_seed(0, f"arithmetic {steps}"))
     if steps == 1:
         everything = [chain for left in range(LARGEST + 1) for chain in _facts(left)]
+        if match and match[2] and count > len(everything):
+            raise _too_many(name, len(everything))
         generator.shuffle(everything)
         yield from (_exercise([fact], generator) for fact in everything[:count])
         return
@@ -54,7 +56,11 @@ def arithmetic(name: str) -> Iterator[Exercise]:
             yield _exercise(chain, generator)
             if len(seen) == count:
                 return
-    raise InputError(f"data.source: {shown(name)}: there are not as many different exercises; ask for fewer than {count}")
+    raise _too_many(name, count - 1)
+
+
+def _too_many(name: str, most: int) -> InputError:
+    return InputError(f"data.source: {shown(name)}: there are not as many different exercises; allowed: at most {most}")
 
 
 def _facts(left: int) -> list[Step]:

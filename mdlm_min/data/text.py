@@ -206,7 +206,8 @@ def _split_of(file: Path) -> str:
 
 
 def _cut(files: tuple[Path, ...]) -> dict[str, Source]:
-    """The first 90% of the text to train on, 5% each to validate and to test on, cut at line ends where there are any."""
+    """The first 90% of the text to train on, 5% each to validate and to test on, cut at line ends, except where the place lies
+    within a line that began in an earlier chunk."""
     sizes = [len(chunk.encode()) for chunk in Source(files).chunks()]
     total, ends = sum(sizes), []
     for share in (0.9, 0.95):

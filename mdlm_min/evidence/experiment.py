@@ -13,7 +13,7 @@ from typing import Any
 
 from mdlm_min.evidence.plan_file import MOST_SEEDS, cells, read_plan
 from mdlm_min.evidence.plan_file import TIERS as TIERS
-from mdlm_min.run.config import merge
+from mdlm_min.run.config import merge, shown
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.run_folder import Row, RunFolder, settings_of
@@ -131,6 +131,10 @@ class Experiment:
                     config = merge(self.plan["defaults"], table.get("config", {}), known[arm], own, cell.settings, chosen_corpus)
                     spec = RunSpec(self.name, tier, cell.name, arm, seed, {"arm": arm, "seed": seed, **config})
                     specs[spec.name] = spec
+        if wanted and not specs:
+            names = f"{shown(wanted[0])} of {self.name}, tier {tier}"
+            allowed = "cells that name no corpus, with --text" if corpus else "cells and arms that the plan pairs"
+            raise InputError(f"cells: no run is left of {names}; allowed: {allowed}")
         return sorted(specs.values(), key=lambda spec: spec.seed)
 
     def check(self, specs: list[RunSpec]) -> None:

@@ -93,10 +93,6 @@ class Plan:
         """Hours of the run if the GPUs reach this share of their peak."""
         return self.operations / (self.rate * utilisation) / 3600
 
-    def utilisation(self, hours: float) -> float:
-        """The share of the peak that the run needs to end within `hours`."""
-        return self.operations / (self.rate * hours * 3600)
-
 
 def step_memory(
     model: ModelConfig,

@@ -249,7 +249,9 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
     folder, settings = _run_of_text(path)
     found = checkpoints(folder.checkpoints)
     if not found:
-        raise InputError(f"run: {path} has no checkpoint yet; train it first")
+        finished = (path / "finished.json").exists()
+        remedy = "was trained without checkpoints; delete it, and train again with fewer MDLM_CHECKPOINT_SECONDS"
+        raise InputError(f"run: {path} {remedy if finished else 'has no checkpoint yet; train it first'}")
     for name in ("dtype", "weights"):
         if settings.get(name, "float32") not in DTYPES:
             raise InputError(f"{path / 'config.json'}: {name}: {shown(settings[name])} is unknown; allowed: {', '.join(DTYPES)}")

@@ -38,6 +38,9 @@ def test_arithmetic_is_the_same_for_everyone_and_without_repetition():
 
 def test_one_step_gives_all_facts():
     assert len({exercise.question for exercise in arithmetic("arithmetic:1")}) == 90  # of 10 x 18, those from 0 to 9
+    assert len(list(arithmetic("arithmetic:1:90"))) == 90
+    with pytest.raises(InputError, match="'arithmetic:1:91': there are not as many different exercises; allowed: at most 90"):
+        list(arithmetic("arithmetic:1:91"))
 
 
 @pytest.mark.parametrize("name", ["arithmetic:", "arithmetic:0", "arithmetic:9", "arithmetic:2:0", "arithmetic:two"])

@@ -114,3 +114,12 @@ def test_a_missing_gpu_is_named():
     experiment = Experiment("parity_map")
     with pytest.raises(InputError, match=r"output/seed0: device: 'cuda' is not available on this machine; allowed: cpu"):
         experiment.check(experiment.runs("paper"))
+
+
+def test_cells_of_which_no_run_is_left_are_refused():
+    with pytest.raises(InputError, match="cells: no run is left of 'nearest-400000' of 01_parity, tier paper; allowed"):
+        Experiment("parity").runs("paper", arms="md_0.2", only="nearest-400000")
+    bins = Experiment("wikitext_bins")
+    cell = next(spec.cell for spec in bins.runs("cpu") if "corpus=wikitext-2_" in spec.cell)
+    with pytest.raises(InputError, match="no run is left of .*; allowed: cells that name no corpus, with --text"):
+        bins.runs("cpu", corpus="mine.txt", only=cell)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from mdlm_min.evidence.power import seeds_needed
-from mdlm_min.evidence.statistics import AllOf, Crossed, Mean, Ratio, Share, Sooner, Times
+from mdlm_min.evidence.statistics import AllOf, Crossed, Mean, Quotient, Ratio, Share, Sooner, Times
 
 RANDOM = np.random.default_rng(5)
 
@@ -25,11 +25,34 @@ def test_a_mean_is_shown_in_four_of_five_cases():
     assert seeds_needed(logs, 1.0, float(np.exp(0.1))) == seeds
 
 
-def test_a_share_needs_what_the_exact_test_needs_whatever_the_seeds_say():
+@pytest.mark.parametrize(("share", "by_hand"), [(0.625, 111), (0.62, 115), (0.7, 42)])
+def test_a_share_needs_what_the_exact_test_needs_whatever_the_seeds_say(share, by_hand):
     for held in (0, 3, 5):
-        seeds = seeds_needed(Share(held, 5 - held), 0.5, 0.625)
-        least = stats.binom.isf(0.05, seeds, 0.5) + 1
-        assert 0.8 <= stats.binom.sf(least - 1, seeds, 0.625) < 0.84
+        assert seeds_needed(Share(held, 5 - held), 0.5, share) == by_hand
+
+    def shown(seeds):
+        return stats.binom.sf(stats.binom.isf(0.05, seeds, 0.5), seeds, share)
+
+    assert shown(by_hand - 1) < 0.8  # though fewer may be enough: the power goes up and down
+    assert min(shown(seeds) for seeds in range(by_hand, 2 * by_hand)) >= 0.8
+
+
+def test_what_takes_more_seeds_than_anybody_trains_has_no_number():
+    assert seeds_needed(Share(3, 2), 0.5, 0.51) == 0
+    assert seeds_needed(Mean((0.1, -0.2, 0.3, 0.05, -0.1)), 0.0, 0.001) == 0
+
+
+def test_a_quotient_is_shown_in_four_of_five_cases():
+    wholes = RANDOM.normal(1.0, 0.2, 5)
+    found = Quotient(tuple((0.3 * wholes + RANDOM.normal(0, 0.4, 5)).tolist()), tuple(wholes.tolist()))
+    seeds = seeds_needed(found, 0.0, 0.25)
+    deviation, whole = np.std(found.parts, ddof=1), float(np.mean(wholes))
+
+    def shown():
+        parts = RANDOM.normal(0.25 * whole, deviation, seeds)
+        return Quotient(tuple(parts.tolist()), tuple(RANDOM.normal(whole, 0.2, seeds).tolist())).p_at_most(0.0) <= 0.025
+
+    assert 0.75 < power(shown) < 0.86
 
 
 def test_where_runs_ended_too_early_more_seeds_are_no_answer():
@@ -55,6 +78,9 @@ def test_two_things_at_once_need_more_than_each():
     alone = seeds_needed(one, 0.0, 0.1)
     assert 1.2 * alone < seeds_needed(AllOf((one, other)), 0.0, 0.1) < 1.5 * alone
     assert seeds_needed(AllOf((Share(3, 2), Share(3, 1, 1))), 0.5, 0.625) == 0
+    shares = seeds_needed(AllOf((Share(3, 2), Share(5, 0))), 0.5, 0.625)
+    alone = stats.binom.sf(stats.binom.isf(0.05, shares, 0.5), shares, 0.625)
+    assert 0.8 <= alone**2 < 0.84
 
 
 def test_items_limit_what_seeds_can_show():

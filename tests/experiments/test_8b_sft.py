@@ -11,6 +11,7 @@ from mdlm_min.evidence.experiment import Experiment
 from mdlm_min.evidence.golden import Table
 from mdlm_min.run.config import build
 from mdlm_min.run.errors import InputError
+from mdlm_min.run.run_folder import RunFolder
 from mdlm_min.tasks.finetune import FinetuneConfig
 from mdlm_min.tasks.pretrain import PretrainConfig
 from mdlm_min.tasks.summaries import DECODERS
@@ -170,6 +171,16 @@ def test_every_run_s_settings_are_its_task_s(tier):
             cell, _, arm = start.partition("/")
             wanted = (cell, spec.arm if arm == "same" else arm, spec.seed)
             assert wanted in {(other.cell, other.arm, other.seed) for other in EXPERIMENT.runs(tier)}
+
+
+def test_a_start_that_is_finished_is_used_at_once(tmp_path, monkeypatch):
+    start = tmp_path / "arithmetic-base" / "base" / "seed1"
+    start.mkdir(parents=True)
+    (start / "finished.json").write_text("{}")
+    run = EXPERIMENT.module("run")
+    monkeypatch.setattr(run.time, "sleep", lambda seconds: pytest.fail("waited for a run that is finished"))
+    folder = RunFolder(tmp_path / "tuned" / "middle" / "seed1")
+    assert run._finished(folder, "arithmetic-base/base", pytest.fail) == start
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 
-import numpy as np
 import pytest
 
 from mdlm_min.evidence import golden
@@ -188,15 +187,6 @@ def test_an_entry_that_is_merely_uncertain_is_not_advised():
     assert lines[0].name == "wild"
     assert lines[0].is_tie
     assert LEADERBOARD.advised({("bytes", 1): lines}) == ["steady"]
-
-
-def test_a_cached_schedule_is_the_same_schedule_and_nobody_else_s():
-    run, tokens = CONTEST.module("run"), np.arange(1000, dtype=np.uint16) % 7
-    first, second = (run._schedule({"schedule": "frequency_informed"}, tokens.copy(), 7) for _ in range(2))
-    assert first is not second
-    assert run._field_schedule.cache_info().hits == 1
-    run._schedule({"schedule": "frequency_informed"}, np.arange(1000, dtype=np.uint16) % 5, 7)
-    assert run._field_schedule.cache_info().hits == 1
 
 
 def test_a_rate_that_diverges_in_the_search_has_lost_and_a_judged_run_that_does_is_an_error(tmp_path, monkeypatch):

@@ -91,7 +91,6 @@ def test_operations_and_hours():
     assert found.tokens == 100 * 16 * 128
     assert found.rate == 2e12
     assert found.hours(0.5) == pytest.approx(found.operations / 1e12 / 3600)
-    assert found.utilisation(found.hours(0.3)) == pytest.approx(0.3)
     everything = replace(settings, mask_rate="1")
     assert plan.plan(everything, 2, plan.Gpu(80e9, 1e12)).operations > found.operations
 
