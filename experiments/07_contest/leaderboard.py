@@ -340,7 +340,8 @@ def advice_page(table: Table, found: Boards) -> str:
         "A *board* is the entries on one kind of data at one *budget* (of steps), ranked by test NLL. *Rank 2 [1, 25]*: second "
         "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%). *Surely*: p <= .05, adjusted over the "
         "board.\n\n"
-        "`signal_rich_window` is the paper's U[.45,.55]. `predicted_window` is the window that `mdlm window --text FILE "
+        "`signal_rich_window` is the paper's U[.45,.55] (`mdlm train --mask-rate U[0.45,0.55] --weight 1/t`). "
+        "`predicted_window` is the window that `mdlm window --text FILE "
         "--tokenizer T` predicts from your training tokens: a good one on text, though it often misses the best (W5). Both have "
         "the weight 1/t, as has U[0,1] (`llada_0.001`: U[.001,1]). "
         "The defaults of `mdlm train`, U[.2,.5] without the weight, come from a search of their own: 80 seconds on one core, "
@@ -364,7 +365,9 @@ def advice_page(table: Table, found: Boards) -> str:
         f"How sure: {' or '.join(map(str, seeds))} seeds each, 95% intervals. P-values are adjusted over the entries of a board, "
         "not over the boards, and both kinds of text are one corpus: its boards are no replications of each other. The rule of "
         "the answer was written after the runs. The best of many looks better than it is: its interval is not adjusted for "
-        "having been chosen, and entries just below may do as well. "
+        "having been chosen, and entries just below may do as well. Rates were searched with one seed. How far that may be off, "
+        "and what other seeds say of U[.45,.55] against U[0,1], which no board counts, is on [the contest's page]"
+        "(../experiments/07_contest/README.md#limits). "
         if seeds[0] >= LEAST_SEEDS
         else f"**Fewer than {LEAST_SEEDS} seeds: nothing here is decided.** "
     )

@@ -170,8 +170,9 @@ def find_sources(corpus: str) -> dict[str, Source]:
     path = find_path(corpus)
     if path is None:
         if corpus not in HUB:
+            there = f" ({corpus}.gz is there)" if find_path(f"{corpus}.gz") else ""
             raise InputError(
-                f"data.corpus: {shown(corpus)} is neither a path nor a known name; allowed: a path, {', '.join(HUB)}"
+                f"data.corpus: {shown(corpus)} is neither a path nor a known name{there}; allowed: a path, {', '.join(HUB)}"
             )
         path = _from_hub(corpus)
     if not path.is_dir():

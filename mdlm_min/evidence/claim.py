@@ -36,6 +36,7 @@ class Verdict:
     raw: float = math.nan
     adjusted: float = math.nan
     needed: int = 0
+    small: bool = False  # reproduced, and surely less than what would matter
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -58,6 +59,7 @@ class Verdict:
             decision.raw,
             decision.adjusted,
             needed,
+            decision.verdict == "reproduced" and bool(decision.sentence),
         )
 
 

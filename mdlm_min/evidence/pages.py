@@ -53,7 +53,8 @@ def verdict_table(judged: Judged, set_after: Mapping[str, str]) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    return f"**{verdict.verdict}**" if verdict.verdict in ("reproduced", "not reproduced") else verdict.verdict
+    said = f"**{verdict.verdict}**" if verdict.verdict in ("reproduced", "not reproduced") else verdict.verdict
+    return said + ", less than would matter" * verdict.small
 
 
 def _number(verdict: Verdict) -> str:
@@ -61,13 +62,14 @@ def _number(verdict: Verdict) -> str:
 
 
 def said(verdict: Verdict) -> str:
-    """What the runs say of one claim, for a sentence: its number, interval, and seeds where they are not the usual five; or that
-    it was not run."""
+    """What the runs say of one claim, for a sentence: its number, interval, seeds where they are not the usual five, and whether
+    it is less than would matter; or that it was not run."""
     if verdict.verdict == "not run":
         return "not run"
     ends = f" [{verdict.low:.2g}, {verdict.high:.2g}]" if math.isfinite(verdict.low) and math.isfinite(verdict.high) else ""
     seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds not in (0, 5) else ""
-    return f"{'no estimate' if math.isnan(verdict.ours) else f'{verdict.ours:.2g}'}{ends}{seeds}"
+    small = ", less than would matter" * verdict.small
+    return f"{'no estimate' if math.isnan(verdict.ours) else f'{verdict.ours:.2g}'}{ends}{seeds}{small}"
 
 
 def counts(tables: Sequence[golden.Table]) -> dict[str, dict[str, int]]:

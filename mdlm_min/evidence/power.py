@@ -22,8 +22,8 @@ def seeds_needed(evidence: Evidence, null: float, smallest: float, power: float 
         return 0
     match evidence:
         case AllOf():  # each part more surely, as if they were independent
-            parts = [seeds_needed(part, null, smallest, power ** (1 / len(evidence.parts))) for part in evidence.parts]
-            return max(parts) if all(parts) else 0
+            each = [seeds_needed(part, null, smallest, power ** (1 / len(evidence.parts))) for part in evidence.parts]
+            return max(each) if all(each) else 0
         case Share():
             return 0 if evidence.unknown else _for_a_share(null, smallest, evidence.level, power)
         case Sooner():  # `detectable` is of POWER; other powers to first order

@@ -470,3 +470,9 @@ def test_a_byte_level_tokenizer_needs_a_token_for_every_byte_of_utf_8(tmp_path):
     path.write_text(json.dumps(text))
     with pytest.raises(InputError, match=f"it is byte-level, but has no token for byte {ord('z')}"):
         find_tokenizer(str(path), list, "", tmp_path, None)
+
+
+def test_a_text_that_is_there_only_compressed_is_named(tmp_path):
+    (tmp_path / "corpus.txt.gz").write_bytes(gzip.compress(b"a text"))
+    with pytest.raises(InputError, match=r"known name \(.*corpus.txt.gz is there\); allowed: a path"):
+        find_sources(str(tmp_path / "corpus.txt"))

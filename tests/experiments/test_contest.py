@@ -22,7 +22,7 @@ def test_every_schedule_of_the_field_is_an_entry_with_the_same_search():
     assert all(settings == {"schedule": arm} for arm, settings in arms.items())
     specs = CONTEST.runs("cpu")
     searched, judged = (
-        [spec for spec in specs if "learning_rate" in spec.cell],
+        [spec for spec in specs if "learning_rate" in spec.cell and "repeat" not in spec.settings],
         [spec for spec in specs if "budget=" in spec.cell],
     )
     assert ({spec.seed for spec in searched}, {spec.seed for spec in judged}) == ({0}, {6, 7, 8, 9, 10})
@@ -322,3 +322,17 @@ def test_the_first_by_the_answers_themselves_at_the_largest_budget():
         "seeds at 1x, without a test: first by the share of questions answered rightly by writing `puma` (0.30"
         in LEADERBOARD.advice_page(tables[0], LEADERBOARD.boards(tables[0]))
     )
+
+
+def test_every_judged_run_of_the_golden_table_has_the_best_rate_of_its_search():
+    """That of the boards, or the one that was made again for the fresh seeds (`repeat=2`)."""
+    run, table = CONTEST.module("run"), golden.accepted("07_contest", "cpu")
+    frame = table.frame()
+    tracks = CONTEST.plan["defaults"]["tracks"]
+    last = {name: rows[-1]["valid_nll"] for name, rows in table.curves.items()}
+    judged = frame[~frame["cell"].str.contains("learning_rate=")]
+    for (cell, arm), rows in judged.groupby(["cell", "arm"]):
+        track = cell.removeprefix("track=").partition("_")[0].partition("-")[0]
+        search = f"track={track}_{'repeat=2_' * cell.endswith('-fresh')}learning_rate="
+        losses = {rate: last[f"{search}{rate}/{arm}/seed0"] for rate in tracks[track]["rates"]}
+        assert set(rows["learning_rate"]) == {run.best_rate(losses)}, (cell, arm)
