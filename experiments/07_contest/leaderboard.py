@@ -340,7 +340,7 @@ def advice_page(table: Table, found: Boards) -> str:
         "A *board* is the entries on one kind of data at one *budget* (of steps), ranked by test NLL. *Rank 2 [1, 25]*: second "
         "by the mean over seeds, and the seeds leave the ranks 1 to 25 open (95%). *Surely*: p <= .05, adjusted over the "
         "board.\n\n"
-        "`signal_rich_window` is the paper's U[.45,.55] (`mdlm train --mask-rate U[0.45,0.55] --weight 1/t`). "
+        "`signal_rich_window` is the paper's U[.45,.55] (`mdlm train --mask-rate 'U[0.45,0.55]' --weight 1/t`). "
         "`predicted_window` is the window that `mdlm window --text FILE "
         "--tokenizer T` predicts from your training tokens: a good one on text, though it often misses the best (W5). Both have "
         "the weight 1/t, as has U[0,1] (`llada_0.001`: U[.001,1]). "
