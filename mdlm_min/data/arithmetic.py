@@ -44,7 +44,7 @@ def arithmetic(name: str) -> Iterator[Exercise]:
     if steps == 1:
         everything = [chain for left in range(LARGEST + 1) for chain in _facts(left)]
         if match and match[2] and count > len(everything):
-            raise _too_many(name, len(everything))
+            raise _too_many(name, len(everything) + 1)
         generator.shuffle(everything)
         yield from (_exercise([fact], generator) for fact in everything[:count])
         return
@@ -56,11 +56,11 @@ def arithmetic(name: str) -> Iterator[Exercise]:
             yield _exercise(chain, generator)
             if len(seen) == count:
                 return
-    raise _too_many(name, count - 1)
+    raise _too_many(name, count)
 
 
-def _too_many(name: str, most: int) -> InputError:
-    return InputError(f"data.source: {shown(name)}: there are not as many different exercises; allowed: at most {most}")
+def _too_many(name: str, count: int) -> InputError:
+    return InputError(f"data.source: {shown(name)}: there are not as many different exercises; ask for fewer than {count}")
 
 
 def _facts(left: int) -> list[Step]:
