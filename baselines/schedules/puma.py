@@ -83,7 +83,7 @@ class Puma(MaskSchedule):
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:
         self.pool["confidence"] = in_place(context.need("confidence", self.name).float(), mask)
-        self.pool["phase"], self.pool["new"] = self.pool["phase"] + 1, torch.zeros_like(self.pool["new"])
+        self.pool["phase"] = self.pool["phase"] + 1
         self.pool["new"] = torch.zeros_like(self.pool["new"])
 
     def state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mdlm_min.evidence.experiment import EXPERIMENTS, Experiment
 from mdlm_min.evidence.verdicts import Judged, interval, number, strength
 from mdlm_min.run.errors import InputError
 
+SMALL = ", less than would matter"
 OURS = "ours [95% interval; of a share 95% bounds, each one-sided]"
 VERDICT_MARKS = ("<!-- verdicts: written by `mdlm report` -->\n", "<!-- end of verdicts -->")
 
@@ -54,7 +55,7 @@ def verdict_table(judged: Judged, set_after: Mapping[str, str]) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     said = f"**{verdict.verdict}**" if verdict.verdict in ("reproduced", "not reproduced") else verdict.verdict
-    return said + ", less than would matter" * verdict.small
+    return said + SMALL * verdict.small
 
 
 def _number(verdict: Verdict) -> str:
@@ -68,8 +69,7 @@ def said(verdict: Verdict) -> str:
         return "not run"
     ends = f" [{verdict.low:.2g}, {verdict.high:.2g}]" if math.isfinite(verdict.low) and math.isfinite(verdict.high) else ""
     seeds = f", {verdict.seeds} seed{'s' * (verdict.seeds != 1)}" if verdict.seeds not in (0, 5) else ""
-    small = ", less than would matter" * verdict.small
-    return f"{'no estimate' if math.isnan(verdict.ours) else f'{verdict.ours:.2g}'}{ends}{seeds}{small}"
+    return f"{'no estimate' if math.isnan(verdict.ours) else f'{verdict.ours:.2g}'}{ends}{seeds}{SMALL * verdict.small}"
 
 
 def counts(tables: Sequence[golden.Table]) -> dict[str, dict[str, int]]:

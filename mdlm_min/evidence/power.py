@@ -35,7 +35,8 @@ def seeds_needed(evidence: Evidence, null: float, smallest: float, power: float 
         case Quotient():  # the test's own values, and what they are if the quotient is the smallest that matters
             parts, wholes = np.array(evidence.parts), np.array(evidence.wholes)
             rest = Mean(tuple((parts - null * wholes).tolist()))
-            return seeds_needed(rest, 0.0, (smallest - null) * float(np.mean(wholes)), power) if np.mean(wholes) > 0 else 0
+            defined = math.isfinite(evidence.interval()[0])  # the wholes are surely positive
+            return seeds_needed(rest, 0.0, (smallest - null) * float(np.mean(wholes)), power) if defined else 0
         case Mean():
             deviation = float(np.std(evidence.values, ddof=1))
             return _first(lambda seeds: _shift(seeds - 1, power) * deviation / math.sqrt(seeds) <= smallest - null)
@@ -74,8 +75,6 @@ def _any_runs(seeds: int) -> Sooner:
 def _shift(freedom: int, power: float) -> float:
     """How many standard errors an effect must have for the t-test at 2.5%."""
     critical = float(stats.t.ppf(0.975, freedom))
-    if freedom > 1000:
-        return critical + _quantile(power)
     return float(optimize.brentq(lambda shift: stats.nct.sf(critical, freedom, shift) - power, 0, 60 * critical))
 
 

@@ -13,6 +13,10 @@ class DivergedError(RunError):
     """A run whose loss or weights are no longer finite."""
 
 
+# What refuses a run before it begins: bad input, and no memory for what was asked, which torch says by a RuntimeError.
+REFUSALS = (InputError, MemoryError, RuntimeError)
+
+
 def one_line(error: BaseException) -> str:
     """An exception of somebody else's code, as a message shows it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"

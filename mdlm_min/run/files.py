@@ -15,7 +15,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import REFUSALS, InputError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -176,7 +176,7 @@ def no_empty_folder(path: Path) -> Iterator[None]:
     """Bad input, and no memory for what was asked, leave no empty folder behind."""
     try:
         yield
-    except (InputError, MemoryError, RuntimeError):
+    except REFUSALS:
         with suppress(OSError):  # it holds something, or is not there
             path.rmdir()
         raise

@@ -22,7 +22,7 @@ from typing import Any
 
 from mdlm_min.run import environment
 from mdlm_min.run.config import differences, shown
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import REFUSALS, InputError
 from mdlm_min.run.files import locked, no_empty_folder, sha256, write_whole
 
 Row = dict[str, float]
@@ -255,7 +255,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
             folder.record_start()
         try:
             yield folder
-        except (InputError, MemoryError, RuntimeError):  # the last two: no memory for the model
+        except REFUSALS:
             if begins and not (path / "data.json").exists():
                 for name in ("config.json", "environment.json"):
                     (path / name).unlink(missing_ok=True)

@@ -104,7 +104,13 @@ def test_an_experiment_without_a_plan_is_named_with_those_that_have_one(name, ca
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "--text", "x", "--run", ""], ["run", "parity", "--runs", " "], ["sample", ""], ["verify", "--runs", ""]],
+    [
+        ["train", "--text", "x", "--run", ""],
+        ["run", "parity", "--runs", " "],
+        ["sample", ""],
+        ["verify", "--runs", ""],
+        ["generate", "", "--prompt", "x"],
+    ],
     ids=" ".join,
 )
 def test_an_empty_name_of_a_folder_is_not_the_working_directory(arguments, tmp_path, monkeypatch, capsys):

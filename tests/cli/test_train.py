@@ -159,6 +159,7 @@ def test_bad_options_are_one_line_and_exit_code_2(run, options, message, capsys)
         ({"config.json": '{"kind": "unigram", "data": {"corpus": "x"}}'}, "holds no masked diffusion model of text"),
         ({"config.json": '{"data": {"corpus": "x"}}'}, "holds no masked diffusion model of text (no model.json)"),
         ({"config.json": "{}", "model.json": "{}"}, "has no checkpoint yet"),
+        ({"config.json": "{}", "model.json": "{}", "finished.json": "{}"}, "was trained without checkpoints; delete it"),
     ],
 )
 def test_a_folder_without_a_model_is_one_line_and_exit_code_2(tmp_path, files, message, capsys):

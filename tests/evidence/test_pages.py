@@ -51,6 +51,26 @@ def test_findings_of_an_unknown_claim_or_count_are_refused(judged, counted):
     assert "the map of parity problems" not in pages.findings(judged, {}, {}, {})  # a folder of results that has no map
 
 
+def test_what_is_less_than_would_matter_says_so(judged, counted):
+    small = Verdict("reproduced", "", 0.1, 0.05, 0.15, 5, 0.01, 0.01, small=True)
+    assert pages.said(small) == "0.1 [0.05, 0.15], less than would matter"
+    table = pages.verdict_table(_with(judged, "W2-bytes", small), {})
+    assert "#w2-bytes) | **reproduced**, less than would matter | 0.1 [0.05, 0.15] |" in table
+    assert "less than would matter" not in pages.said(Verdict("reproduced", "", 0.1, 0.05, 0.15, 5, 0.01, 0.01))
+
+
+def test_what_fresh_seeds_have_decided_is_no_longer_listed_as_undecided(judged, counted):
+    open_, decided = (Verdict(name, "", 0.3, 0.1, 0.5, 5, 0.2, 0.2) for name in ("underpowered", "reproduced"))
+
+    def is_listed(fresh, set_after):
+        page = pages.findings(_with(_with(judged, "B1-L", open_), "B1-L-fresh", fresh), set_after, counted, {})
+        return "[B1-L](report.md#b1-l" in page.partition("## What is undecided")[2]
+
+    assert not is_listed(decided, {})
+    assert is_listed(open_, {})
+    assert is_listed(decided, {"B1-L-fresh": "its judge was changed"})
+
+
 def test_findings_say_how_many_hours_would_decide(judged, counted):
     undecided = _with(judged, "W2-bytes", Verdict("underpowered", "", 0.1, -0.1, 0.3, 5, 0.2, 0.2, 40))
     unknown = pages.findings(undecided, {}, counted, {})
