@@ -53,7 +53,7 @@ def test_a_quotient_is_shown_in_four_of_five_cases():
         return Quotient(tuple(parts.tolist()), tuple(RANDOM.normal(whole, 0.2, seeds).tolist())).p_at_most(0.0) <= 0.025
 
     assert 0.75 < power(shown) < 0.86
-    assert seeds_needed(Quotient(found.parts, (1.0, -1.0, 0.5, -0.5, 0.1)), 0.0, 0.25) == 0  # of a whole that may be nothing
+    assert seeds_needed(Quotient(found.parts, (3.0, -1.0, 3.0, 2.0, -2.0)), 0.0, 0.25) == 0  # of a whole that may be nothing
 
 
 def test_where_runs_ended_too_early_more_seeds_are_no_answer():
