@@ -33,7 +33,7 @@ from baselines.schedules.shared_offset import SharedOffset
 from baselines.schedules.signal_rich_window import signal_rich_window
 from baselines.schedules.simple_cross_entropy import SimpleCrossEntropy
 from baselines.schedules.window_mixture import window_mixture, window_mixture_unbiased
-from mdlm_min.data.surprisal import Surprisal
+from mdlm_min.data.surprisal import token_counts, unigram_surprisal
 from mdlm_min.diffusion.density import InformationDensity
 from mdlm_min.diffusion.mask_schedule import Context, MaskSchedule
 from mdlm_min.run.config import shown
@@ -48,9 +48,9 @@ class Corpus:
     vocab_size: int
 
     @cached_property
-    def surprisal(self) -> Surprisal:
-        """Counted once, when a schedule first asks for it."""
-        return Surprisal(self.tokens, self.vocab_size)
+    def counts(self) -> np.ndarray:
+        """Of each token, int64 [vocabulary]; counted once, when a schedule first asks for it."""
+        return token_counts(self.tokens, self.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _alone(make: Callable[[], MaskSchedule]) -> Callable[[Corpus], MaskSchedule]
 
 
 def _density(pairs: bool, hard: bool, name: str) -> Callable[[Corpus], MaskSchedule]:
-    return lambda corpus: InformationDensity(surprisal=corpus.surprisal.unigram, pairs=pairs, hard=hard, name=name)
+    return lambda corpus: InformationDensity(surprisal=unigram_surprisal(corpus.counts), pairs=pairs, hard=hard, name=name)
 
 
 SCHEDULES = {
@@ -88,7 +88,7 @@ SCHEDULES = {
     "puma": Entry(_alone(Puma), "arXiv:2602.10314"),
     "papl": Entry(_alone(Papl), "arXiv:2509.23405"),
     "cart": Entry(_alone(Cart), "arXiv:2508.15487"),
-    "frequency_informed": Entry(lambda corpus: FrequencyInformed(corpus.surprisal.counts), "arXiv:2509.05056 (our reading)"),
+    "frequency_informed": Entry(lambda corpus: FrequencyInformed(corpus.counts), "arXiv:2509.05056 (our reading)"),
     "information_density": Entry(_density(True, False, "information_density"), "arXiv:2603.15803 (marks ours)"),
     "information_density_alone": Entry(_density(False, False, "information_density_alone"), "arXiv:2603.15803 (marks ours)"),
     "information_density_hard": Entry(_density(False, True, "information_density_hard"), "arXiv:2603.15803 (marks ours)"),

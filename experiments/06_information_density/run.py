@@ -81,13 +81,13 @@ def run(settings: dict[str, Any], seed: int, folder: RunFolder, progress: Progre
 
 
 def _run_text(found: _Settings, seed: int, folder: RunFolder, progress: Progress) -> None:
-    from mdlm_min.data.surprisal import Surprisal
+    from mdlm_min.data.surprisal import token_counts, unigram_surprisal
     from mdlm_min.tasks import language
     from mdlm_min.tasks.scheduled import ScheduledTask
 
     def task(config: language.LanguageRunConfig, seed: int) -> ScheduledTask:
         data = language.load_data(config.data)
-        surprisal = Surprisal(data.splits["train"], data.vocab_size).unigram
+        surprisal = unigram_surprisal(token_counts(data.splits["train"], data.vocab_size))
         return ScheduledTask(config, seed, found.density.schedule(surprisal, found.own["share"]), data)
 
     language.run(found.task, seed, folder, progress, task)

@@ -2,18 +2,19 @@
 training.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Surprisal:
-    """Counts of a corpus (token ids, one dimension), and what they say about other tokens."""
+def token_counts(corpus: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often each token stands in a corpus (ids, one dimension): int64 [vocabulary]."""
+    return np.bincount(corpus.astype(np.int64), minlength=vocab_size)
 
-    def __init__(self, corpus: np.ndarray, vocab_size: int) -> None:
-        self.counts = np.bincount(corpus.astype(np.int64), minlength=vocab_size)
-        self.probability = (self.counts + 1.0) / (self.counts + 1.0).sum()
 
-    def unigram(self, tokens: Tensor) -> Tensor:
-        """-log p of every token: int64 [rows, length] to float64, same shape."""
-        return torch.from_numpy(-np.log(self.probability)[tokens.cpu().numpy()]).to(tokens.device)
+def unigram_surprisal(counts: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """From counts [vocabulary] a function: tokens, int64 of any shape, to -log p of each in nats, float64, same shape."""
+    nats = torch.from_numpy(-np.log((counts + 1.0) / (counts + 1.0).sum()))
+    return lambda tokens: nats.to(tokens.device)[tokens]

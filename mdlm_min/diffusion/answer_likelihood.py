@@ -75,11 +75,11 @@ class Passes:
     prompt: Tensor
 
 
-Score = Callable[[Passes], Tensor]  # NLL of the masked tokens, [masked], in row-major order of `mask`
+AnswerScore = Callable[[Passes], Tensor]  # NLL of the masked tokens, [masked], in row-major order of `mask`
 Logits = Callable[[Tensor, Tensor, Tensor], Tensor]  # masked tokens, positions, real tokens -> logits [positions, vocabulary]
 
 
-def guided_score(logits: Logits, mask_token: int, guidance: float) -> Score:
+def guided_score(logits: Logits, mask_token: int, guidance: float) -> AnswerScore:
     """A score from a model's logits, with classifier-free guidance: (1 + g) logits - g logits without the prompt, all of which is
     masked for the second. LLaDA's form; g = 0 is the model itself, in one pass."""
 
@@ -95,7 +95,7 @@ def guided_score(logits: Logits, mask_token: int, guidance: float) -> Score:
 
 
 def answer_nll(
-    score: Score, answers: Sequence[Answer], config: LikelihoodConfig, length: int, batch_tokens: int = 8192
+    score: AnswerScore, answers: Sequence[Answer], config: LikelihoodConfig, length: int, batch_tokens: int = 8192
 ) -> Tensor:
     """NLL of every answer in nats, float64 [answers]. A batch has up to `batch_tokens` tokens, padding included.
 

@@ -84,7 +84,7 @@ class Speed:
     seconds: float = 0.0
     sequences: int = 0
 
-    def add(self, written: "Written") -> None:
+    def add(self, written: "WrittenText") -> None:
         self.passes += written.passes
         self.tokens += written.tokens
         self.seconds += written.seconds
@@ -92,7 +92,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenText:
     """A text, without the stop string that ended it, and its forward passes, its tokens, its share of the seconds."""
 
     text: str
@@ -302,7 +302,7 @@ class MDLM(LM):  # type: ignore[misc]
                 for index, one in zip(batch, written, strict=True):
                     self.cache_hook.add_partial("generate_until", requests[index].args, one.text)
                 bar.update(len(batch))
-        found = [Written(**self.known.records[key]) for key in keys]
+        found = [WrittenText(**self.known.records[key]) for key in keys]
         for one in found:
             self.speed.add(one)
         return [one.text for one in found]
@@ -338,7 +338,7 @@ class MDLM(LM):  # type: ignore[misc]
                 yield left[:rows]
                 left = left[rows:]
 
-    def _write(self, batch: list[_Wanted]) -> list[Written]:
+    def _write(self, batch: list[_Wanted]) -> list[WrittenText]:
         stop = {self.text.end_token} if self.text.end_token is not None else set()
         if self._chat is not None:
             stop |= {self._chat.special.end, self._chat.special.end_turn}
@@ -352,7 +352,7 @@ class MDLM(LM):  # type: ignore[misc]
             whole = self.text.tokenizer.decode(answer[:end])
             text = until_first(whole, one.until)
             kept = tokens if text == whole else min(tokens, self._tokens_for(text, answer[:end]))
-            found.append(Written(text, passes, kept, made.seconds / len(batch)))
+            found.append(WrittenText(text, passes, kept, made.seconds / len(batch)))
         return found
 
     def _tokens_for(self, text: str, answer: list[int]) -> int:

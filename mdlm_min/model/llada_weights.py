@@ -26,7 +26,7 @@ from mdlm_min.run.json_text import parse_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 1 << 30  # of a shard that is written, or one tensor: a shard is serialised in memory
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # safetensors' names
+STORED_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # safetensors' names
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def load_weights(folder: Path, model: Transformer) -> None:
                 found, expected = shard.get_slice(name), list(wanted[name].shape)
                 if found.get_shape() != expected:
                     problems.append(f"misshapen: {name} is {found.get_shape()}, the model has {expected}")
-                if found.get_dtype() not in DTYPES:
-                    problems.append(f"dtype: {name} is {found.get_dtype()}; allowed: {', '.join(DTYPES)}")
+                if found.get_dtype() not in STORED_DTYPES:
+                    problems.append(f"dtype: {name} is {found.get_dtype()}; allowed: {', '.join(STORED_DTYPES)}")
     if problems:
         named = "; ".join(one if one.isprintable() else shown(one) for one in sorted(problems))
         raise InputError(f"{folder}: {len(problems)} tensors do not fit the model: {named}")

@@ -80,7 +80,7 @@ class FinetuneConfig(TransformerConfig):
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenAnswer:
     """An answer that the model wrote, its forward passes, and its tokens before the first end."""
 
     text: str
@@ -210,13 +210,13 @@ class FinetuneTask(TransformerTask):
         self.folder.write_items([{"task": self.config.data.source, **row} for row in rows])
         return found
 
-    def write(self, prompts: list[list[int]], config: SamplingConfig) -> list[Written]:
+    def write(self, prompts: list[list[int]], config: SamplingConfig) -> list[WrittenAnswer]:
         """An answer of up to `generation_tokens` tokens to every prompt (token ids)."""
         size, special = self.config.generation_tokens, self.template.special
         text = TextModel(self.model, self.template.tokenizer, special.mask, special.end, self.dtype)
         rules = text.rules(stop=(special.end_turn, special.end))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, Written] = {}
+        answers: dict[int, WrittenAnswer] = {}
         rows = max(1, BATCH_TOKENS // (len(prompts[order[-1]]) + size))
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
@@ -224,11 +224,11 @@ class FinetuneTask(TransformerTask):
             found = text.generate(templates, config, rules=rules, items=chosen)
             for tokens, passes, counted, index in zip(found.tokens.tolist(), found.passes, found.answers, chosen, strict=True):
                 answer = self.template.answer(tokens[len(prompts[index]) : len(prompts[index]) + size])
-                answers[index] = Written(answer, passes, counted)
+                answers[index] = WrittenAnswer(answer, passes, counted)
         return [answers[index] for index in range(len(prompts))]
 
 
-def _solves(written: Written, exercise: Exercise) -> float:
+def _solves(written: WrittenAnswer, exercise: Exercise) -> float:
     """1 where what was written has the exercise's result, else 0."""
     return float(result_of(written.text) == result_of(exercise.answer))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_min.data.items import Item
 from mdlm_min.data.tokenizer import Tokenizer
-from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Score, answer_nll
+from mdlm_min.diffusion.answer_likelihood import Answer, AnswerScore, LikelihoodConfig, answer_nll
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Judged:
 
 
 def judge_items(
-    score: Score, items: list[Item], tokenizer: Tokenizer, length: int, config: LikelihoodConfig, batch_tokens: int = 8192
+    score: AnswerScore, items: list[Item], tokenizer: Tokenizer, length: int, config: LikelihoodConfig, batch_tokens: int = 8192
 ) -> list[Judged]:
     """Every item judged, in the order of `items`. A prompt that is too long for `length` tokens loses its beginning.
 

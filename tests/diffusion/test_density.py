@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_min.data.surprisal import Surprisal
+from mdlm_min.data.surprisal import token_counts, unigram_surprisal
 from mdlm_min.diffusion.density import WEIGHT, InformationDensity
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.mask_schedule import Context, ScheduledDiffusion
@@ -54,7 +54,7 @@ def test_dense_tokens_are_masked_twice_as_often():
 
 def test_marks_come_with_the_data_or_from_surprisal():
     corpus = torch.tensor([0] * 80 + [1] * 15 + [2] * 5).numpy()
-    schedule = InformationDensity(surprisal=Surprisal(corpus, 3).unigram, share=0.25, pairs=False)
+    schedule = InformationDensity(surprisal=unigram_surprisal(token_counts(corpus, 3)), share=0.25, pairs=False)
     tokens = torch.tensor([[0, 2, 0, 1]])
     assert schedule.marks(Context(1, 4, tokens)).tolist() == [[False, True, False, False]]
     marks = torch.tensor([[True, False, False, False]])

@@ -345,7 +345,7 @@ def test_an_answer_ends_at_the_end_of_the_text_too(settings):
 
     made.model.forward = network
     [written] = made.write([made.template.render([], add_generation_prompt=True)], SamplingConfig("low-confidence", 14, 0.0))
-    assert written == finetune.Written("", 1, 0)
+    assert written == finetune.WrittenAnswer("", 1, 0)
 
 
 def test_a_prompt_that_is_too_long_loses_its_beginning(settings):
