@@ -104,6 +104,15 @@ def test_generated_tokens(changes):
     assert found[0].passes == found[1].passes
 
 
+def test_few_tokens_are_embedded_in_the_type_of_the_weights_under_autocast():
+    model = Transformer(ModelConfig(3, 12, 3, heads=2, width=32), torch.Generator().manual_seed(1)).to("cuda")
+    tokens = torch.randint(3, (4, 12), device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        found = model._embedded(tokens)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, model.token_embedding(tokens))
+
+
 def test_a_model_of_8b_shape_in_bfloat16_is_near_the_one_in_float32():
     """LLaDA's block and vocabulary at width 512: scores in bfloat16 on the GPU against float32 on the CPU."""
     config = scaled(2, 4, 512, length=64, vocab_size=126_464, outputs=126_464)

@@ -167,6 +167,9 @@ def trained_run(
         if folder.is_finished(config):
             print(f"{path}: this run is finished already")
         else:
+            *before, now = folder.read_json("environment.json")["starts"]
+            if before and (threads := before[-1].get("threads", now["threads"])) != now["threads"]:
+                print(f"{path}: begun with --threads {threads}, now {now['threads']}: not bit for bit what {threads} would give")
             with open_display(1) as display:
                 display.update(path.name, "reading the data")  # the first step may be many seconds away
                 run(settings, seed, folder, lambda line: display.update(path.name, line))

@@ -18,6 +18,7 @@ The split is by the hash of what is asked before the first answer: records with 
 and order, and whatever the system's turn says. (Taking the test rows from the first rows, as the training rows, is a known trap.)
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -161,14 +162,15 @@ class Conversations:
     def batch(self, seed: int, step: int, size: int) -> ChatBatch:
         """The batch of a step: `size` training samples, each once in an epoch, in a random order of its own for each epoch."""
         count = len(self.train)
-        orders: dict[int, Tensor] = {}
-        chosen = []
-        for place in range(step * size, (step + 1) * size):
-            epoch, index = divmod(place, count)
-            if epoch not in orders:
-                orders[epoch] = torch.randperm(count, generator=stream(seed, "order", epoch))
-            chosen.append(self.train[int(orders[epoch][index])])
+        places = (divmod(place, count) for place in range(step * size, (step + 1) * size))
+        chosen = [self.train[int(_order(seed, epoch, count)[index])] for epoch, index in places]
         return collated(chosen, self.config.padding, self.template.special.end)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order of an epoch's samples. It is kept: to draw it takes longer than a small step where there are many samples."""
+    return torch.randperm(count, generator=stream(seed, "order", epoch))
 
 
 def collated(samples: Sequence[Sample], padding: str, end: int) -> ChatBatch:

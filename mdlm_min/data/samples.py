@@ -224,7 +224,7 @@ class Samples:
         return np.concatenate(parts)
 
     def _open(self, place: Place | None) -> None:
-        """Go to a place; nothing is read before it is needed, and of several processes only one needs it."""
+        """Go to a place; nothing is read before it is needed."""
         self._place = place
         self._records = self._read(place)
 

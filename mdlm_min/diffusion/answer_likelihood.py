@@ -85,13 +85,25 @@ def guided_score(logits: Logits, mask_token: int, guidance: float) -> AnswerScor
 
     def score(passes: Passes) -> Tensor:
         hidden = passes.tokens.masked_fill(passes.mask, mask_token)
-        found = logits(hidden, passes.mask, passes.real).float()
+        rows, of_row = _distinct(torch.cat((hidden, passes.mask, passes.real, passes.prompt), dim=1))
+        hidden, mask, real = hidden[rows], passes.mask[rows], passes.real[rows]
+        found = logits(hidden, mask, real).float()
         if guidance:
-            blind = logits(hidden.masked_fill(passes.prompt, mask_token), passes.mask, passes.real).float()
+            blind = logits(hidden.masked_fill(passes.prompt[rows], mask_token), mask, real).float()
             found = blind + (1 + guidance) * (found - blind)
+        parts = torch.arange(len(found)).split(mask.sum(dim=1).tolist())
+        found = found[torch.cat([parts[row] for row in of_row]).to(found.device)]
         return F.cross_entropy(found, passes.tokens[passes.mask].to(found.device), reduction="none")
 
     return score
+
+
+def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
+    """The first row of each distinct one (int64 [passes, width]), and for every row which of these it is. The four letters that
+    answer a question are one input: all that differs is masked."""
+    found: dict[bytes, int] = {}
+    of_row = [found.setdefault(row.tobytes(), len(found)) for row in inputs.numpy()]
+    return [of_row.index(number) for number in range(len(found))], of_row
 
 
 def answer_nll(

@@ -92,13 +92,14 @@ class CheckedSchedule(MaskSchedule):
         self._check_tensor(
             "admit gives tokens", admitted.tokens, (context.rows, context.length), torch.int64
         )  # all else: Context
-        if not known.issuperset(_fingerprints(admitted)):
+        rows = _fingerprints(admitted)
+        if not known.issuperset(rows):
             refuse(
                 self.name,
                 "admit gives a row that is new",
                 "rows of this batch or of the last one, each with its tokens, allowed, padding_mask and marks (or no marks)",
             )
-        self.last_rows = _fingerprints(admitted)
+        self.last_rows = rows
         return admitted
 
     def observe(self, rate: Tensor, mask: Tensor, context: Context) -> None:

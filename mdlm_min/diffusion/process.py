@@ -1,4 +1,6 @@
-"""The training process: draw a mask rate, mask, weigh the loss. Every task trains through this file."""
+"""The training process of masked diffusion: draw a mask rate, mask, weigh the loss. Runs with a mask schedule go through
+mask_schedule.py, all other masked runs through here.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -43,6 +43,7 @@ class Reader:
         self.wanted, self.real = wanted, real
         self.passes = torch.zeros_like(wanted.sum(dim=1))
         self.cache = KeyValueCache()
+        self.part: tuple[Tensor, KeyValueCache] | None = None  # rows and a copy of what is kept of them, until a row is renewed
         self.cached_block = torch.full_like(self.passes, -1)  # the block at whose start a row's cache was filled
         self.age = torch.zeros_like(self.passes)  # passes since then
 
@@ -86,17 +87,25 @@ class Reader:
         if cached:
             every = (2 if self.guidance else 1) * len(chosen)
             index = torch.cat((rows, rows + len(chosen))) if self.guidance else rows
-            part = KeyValueCache() if fresh is None else self.cache if len(index) == every else self.cache.rows(index)
+            part = KeyValueCache() if fresh is None else self.cache if len(index) == every else self._kept(index)
             options |= {"cache": part, "fresh": None if fresh is None else self._both(fresh, rows)}
         scores = self.score(read, self._both(asked, rows), **options)
         if scores.dim() != 2:
             raise InputError(f"score: shape {tuple(scores.shape)} is not allowed; allowed: [asked, vocabulary], as scores[asked]")
         if cached and fresh is None:
             self.cache.put(index, part, every)
+            self.part = None
         if not self.guidance:
             return scores
         conditional, unconditional = scores.to(torch.promote_types(scores.dtype, torch.float32)).chunk(2)
         return unconditional + (self.guidance + 1) * (conditional - unconditional)
+
+    def _kept(self, index: Tensor) -> KeyValueCache:
+        """What is kept of the rows `index`. A pass writes into the copy at its fresh positions alone, and these every pass writes
+        anew, so the copy serves as long as the rows are the same."""
+        if self.part is None or not torch.equal(self.part[0], index):
+            self.part = index, self.cache.rows(index)
+        return self.part[1]
 
     def _both(self, x: Tensor, rows: Tensor) -> Tensor:
         """The rows of `x`; with guidance, twice."""

@@ -34,12 +34,13 @@ class Cost:
 
 
 def cost(task: str, passes: int) -> Cost:
-    """What a task of the paper takes with so many passes for an answer; an answer of one token has one."""
+    """What a task of the paper takes with so many passes for an answer. Choices of one token are one input, read once."""
     items = PAPER_TASKS[task].items
     prompt, answer = LENGTHS[task]
     if answer:
         masks = passes if answer > 6 else min(passes, 2**answer - 1)
-        return Cost(items * CHOICES * masks, prompt + answer, answer / (prompt + answer) / 2)
+        inputs = CHOICES * masks if answer > 1 else 1
+        return Cost(items * inputs, prompt + answer, answer / (prompt + answer) / 2)
     steps, length = GENERATION["steps"], prompt + GENERATION["max_gen_toks"]
     return Cost(items * steps, length, GENERATION["max_gen_toks"] / length / 2)
 

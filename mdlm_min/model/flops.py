@@ -1,6 +1,7 @@
 """How fast a run is against what its device could do: tokens per second, and the share of a measured matmul rate."""
 
 import functools
+import math
 import time
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from mdlm_min.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Work:
-    """One training step: tokens read, floating-point operations needed, and the device's ceiling in operations per second."""
+    """One training step: tokens read, floating-point operations needed, and the device's ceiling in operations per second.
+    The operations are no number where nobody knows beforehand how many tokens are masked."""
 
     tokens: int
     operations: float
@@ -19,7 +21,8 @@ class Work:
 
     def describe(self, rate: float) -> str:
         """For the progress line; `rate` in steps per second."""
-        return f"{self.tokens * rate:,.0f} tokens/s, {self.operations * rate / self.ceiling:.0%} of the matmul rate"
+        share = "" if math.isnan(self.operations) else f", {self.operations * rate / self.ceiling:.0%} of the matmul rate"
+        return f"{self.tokens * rate:,.0f} tokens/s{share}"
 
 
 def forward_operations(config: ModelConfig, read: float, keys: float, selected: float) -> float:

@@ -144,7 +144,9 @@ class Transformer(nn.Module):
         weight = self.token_embedding.weight
         if tokens.device.type == "cpu" or len(weight) > FEW_TOKENS:
             return self.token_embedding(tokens)
-        return (tokens[..., None] == torch.arange(len(weight), device=tokens.device)).to(weight.dtype) @ weight
+        chosen = (tokens[..., None] == torch.arange(len(weight), device=tokens.device)).to(weight.dtype)
+        with torch.autocast("cuda", enabled=False):  # a lookup keeps the type of the weights
+            return chosen @ weight
 
     @torch.no_grad()
     def _forward_cached(

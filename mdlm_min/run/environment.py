@@ -72,6 +72,8 @@ def _version(package: str) -> str:
 
 def describe() -> dict[str, str | int]:
     """One flat record, written into every run folder."""
+    import torch
+
     return {
         "commit": code_version(),
         "source_sha256": source_sha256(),
@@ -81,4 +83,5 @@ def describe() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
     }

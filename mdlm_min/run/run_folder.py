@@ -2,11 +2,15 @@
 
 config.json       the configuration; its hash says whether a finished run may be skipped
 environment.json  what it ran on: the last start, and in "starts" every start
+data.json         hashes of the data, and what else the run was given
 metrics.csv       one row per evaluation, the same bytes however often the run was interrupted
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
 items.csv         where there are test items: one row per item (task, item, then numbers), written with the last evaluation
 finished.json     written last: steps, seconds, hashes of metrics, items and log
+
+Of a language model also model.json and tokenizer.json; of a run on several processes launch.txt, deepspeed.json and, after a
+failure, error.json.
 """
 
 import csv

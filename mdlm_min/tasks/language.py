@@ -140,10 +140,6 @@ class LanguageTask(Task):
             return row | self.test_loss("test", self.config.test_passes)
         return row | {name.replace("valid", "test", 1): math.nan for name in row}
 
-    def is_done(self, rows: list[Row]) -> bool:
-        """Every arm runs to its last step."""
-        return False
-
 
 def loss_over_rates(score: Score, blocks: Tensor, prior: Tensor, passes: int, split: str) -> Row:
     """Test loss of `score` on `blocks` as columns named after the split: the loss over t in [0, 1], its standard error, and both

@@ -147,11 +147,12 @@ class PretrainTask(TransformerTask):
         return self._state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to such a position."""
+        """Go back to such a position. Only the first process reads the samples in front of it again."""
         if self._coming:
             self._coming.result()
         self._coming, self._state = None, state
-        self.samples.restore(state)
+        if distributed.rank() == 0:
+            self.samples.restore(state)
         self.forget()
 
 

@@ -3,6 +3,7 @@
 tasks/finetune.py and tasks/parity.py.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -80,6 +81,7 @@ class ScheduledTask(_KeepsSchedule, LanguageTask):
         _check_own(config, schedule, self.fields)
         super().__init__(config, seed, data)
         self.scheduled = ScheduledDiffusion(self.schedule)
+        self.work = replace(self.work, operations=math.nan)
 
     def loss(self, step: int) -> Tensor:
         """Training loss on this step's blocks and masks."""
@@ -118,6 +120,7 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
                 "divisor: 'masked' is not allowed with a schedule: its weight says it; allowed: answer, token, batch"
             )
         super().__init__(config, seed, folder)
+        self.work = replace(self.work, operations=math.nan)
         self.schedule = CheckedSchedule(make(self))
         self.marks = make_marks(self) if make_marks else None
         _check_own(config, self.schedule, (*self.fields, "marks") if self.marks else self.fields)
@@ -132,10 +135,11 @@ class ScheduledFinetuneTask(_KeepsSchedule, FinetuneTask):
         column = torch.arange(self.width)
         padding_mask = column < batch.lengths[:, None]
         allowed = padding_mask & (column >= batch.prompts[:, None])
+        marks = allowed & self.marks(tokens.where(allowed, self.template.special.end)) if self.marks else None
+        marks = None if marks is None else marks.repeat_interleave(schedule.copies, dim=0).to(self.device)
         tokens, allowed, padding_mask = (
             part.repeat_interleave(schedule.copies, dim=0).to(self.device) for part in (tokens, allowed, padding_mask)
         )
-        marks = allowed & self.marks(tokens.where(allowed, self.template.special.end)) if self.marks else None
         context = Context(config.batch, self.width, tokens, allowed, padding_mask, marks, step, config.train.steps)
         context = schedule.admit(context)
         tokens, allowed = context.need("tokens", schedule.name), context.need("allowed", schedule.name)

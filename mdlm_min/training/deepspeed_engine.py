@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdlm_min.run.errors import InputError
+from mdlm_min.run.errors import DivergedError, InputError
 from mdlm_min.training import distributed
 from mdlm_min.training.checkpoint import Checkpoint
 from mdlm_min.training.engine import EngineConfig, named_state, set_named_state
@@ -138,7 +138,8 @@ class DeepSpeedEngine:
                 yield f"optimizer.{name}.step", torch.tensor(float(self.updates))
 
     def restore(self, saved: Checkpoint) -> None:
-        """See Engine. DeepSpeed makes its optimiser state in its first step, so one is taken at rate zero, then overwritten."""
+        """See Engine. DeepSpeed makes its optimiser state in its first step, so one is taken at rate zero, then overwritten: of
+        the next batch or, where its gradient is not finite, of one before it."""
         count = f"optimizer.{next(self.task.model.named_parameters())[0]}.step"  # the same for every parameter
         if count not in saved:
             return
@@ -149,7 +150,8 @@ class DeepSpeedEngine:
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        self.step(saved.record["step"], 0.0, None)
+        if not any(self.step(step, 0.0, None)[1] for step in range(saved.record["step"], -1, -1)):
+            raise DivergedError(f"no step up to {saved.record['step']} has a finite gradient at the weights of {saved.path}")
         self._link_states()
         for name, parameter in self.task.model.named_parameters():
             device = self.engine.device

@@ -77,7 +77,8 @@ class Engine(Protocol):
     """How steps are taken and where their state lies."""
 
     def step(self, step: int, rate: float, guard: SpikeGuard | None) -> tuple[Tensor, bool]:
-        """One step at this learning rate: the loss, and whether the step was taken (always, without a guard)."""
+        """One step at this learning rate: the loss, and whether the step was taken. It is not where the guard refuses it, nor on
+        DeepSpeed where its gradient is not finite."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Weights ("model.NAME") and optimiser state ("optimizer.NAME.KEY"), whole tensors, the same names on all processes."""
@@ -94,7 +95,7 @@ class TorchEngine:
         self.optimizer = make_optimizer(task.model, config)
 
     def step(self, step: int, rate: float, guard: SpikeGuard | None) -> tuple[Tensor, bool]:
-        """One step at this learning rate: the loss, and whether the step was taken (always, without a guard)."""
+        """See Engine."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

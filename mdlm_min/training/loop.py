@@ -47,9 +47,9 @@ class Trainer:
 
     A checkpoint is written every `config.checkpoint_seconds` (MDLM_CHECKPOINT_SECONDS overrides it; none with inf), at the end,
     and upon a stop request (SIGTERM, SIGINT, or a file `stop` in the folder), after which `run` raises KeyboardInterrupt.
-    `engine_of` makes the engine once the weights are in place. Raises DivergedError for a loss that is not finite where
-    `config.spike` does not skip it, and keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that are
-    not those that it was written with.
+    `engine_of` makes the engine once the weights are in place. Raises DivergedError for a loss or gradient that is not finite
+    where `config.spike` does not skip it, and keeps the checkpoint before it; InputError for a damaged checkpoint or metrics that
+    are not those that it was written with.
     """
 
     def __init__(
@@ -214,6 +214,11 @@ class Trainer:
             self.task.took(self.step)
             self.loss_sum += loss
             self.loss_count += 1
+        elif self.guard is None:
+            raise DivergedError(
+                f"the gradient of step {self.step} is not finite; lower the learning rate, or set train.spike. "
+                "The last good checkpoint is kept"
+            )
         else:
             self.folder.log(f"step {self.step} skipped: loss {float(loss):.4g}")
         self.step += 1

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mdlm_min.cli.main import main
 from mdlm_min.run.run_folder import RunFolder
@@ -238,6 +239,31 @@ def test_another_text_under_a_run_that_is_not_finished_is_refused(tmp_path, caps
     capsys.readouterr()
     assert train(path, tmp_path / "run", 2) == 2
     assert "has changed since this run began" in capsys.readouterr().err
+
+
+def test_a_finished_run_does_not_read_another_text(tmp_path, capsys):
+    path = tmp_path / "own.txt"
+    path.write_text("some words\n" * 100)
+    assert train(path, tmp_path / "run", 2) == 0
+    path.write_text("other words\n" * 100)
+    capsys.readouterr()
+    assert train(path, tmp_path / "run", 2) == 2
+    said = capsys.readouterr()
+    assert f"text: {path} has changed since {tmp_path / 'run'} was trained" in said.err
+    assert "test loss" not in said.out
+
+
+def test_another_number_of_threads_is_said_when_a_run_goes_on(tmp_path, corpus, capsys):
+    assert train(corpus, tmp_path / "run", 2, ["--threads", "1"]) == 0
+    (tmp_path / "run" / "finished.json").unlink()
+    assert train(corpus, tmp_path / "run", 2, ["--threads", "1"]) == 0
+    assert "bit for bit" not in capsys.readouterr().out
+    (tmp_path / "run" / "finished.json").unlink()
+    try:
+        assert train(corpus, tmp_path / "run", 2, ["--threads", "2"]) == 0
+    finally:
+        torch.set_num_threads(1)
+    assert "begun with --threads 1, now 2: not bit for bit what 1 would give" in capsys.readouterr().out
 
 
 def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):

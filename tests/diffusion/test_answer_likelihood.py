@@ -63,6 +63,23 @@ def test_answers_of_up_to_eight_tokens_are_exact(model, guidance):
     assert found.tolist() == pytest.approx([plain_nll(model, one, guidance) for one in answers], rel=1e-5)
 
 
+def test_choices_that_are_one_input_are_read_once(model):
+    read = []
+
+    @torch.no_grad()
+    def logits(hidden, mask, real):
+        read.append(len(hidden))
+        return model(hidden, mask, real)
+
+    one, longer = answer(1), answer(2)
+    letters = [Answer(one.prompt, torch.tensor([letter])) for letter in (3, 1, 4, 9)]
+    same = [longer, Answer(longer.prompt, torch.tensor([longer.answer[0], (longer.answer[1] + 1) % MASK]))]
+    found = answer_nll(guided_score(logits, MASK, 0.5), [*letters, *same], LikelihoodConfig(3), LENGTH)
+    assert found.tolist() == pytest.approx([plain_nll(model, each, 0.5) for each in (*letters, *same)], rel=1e-5)
+    # The letters are one input. The longer answers differ in their second token: one input where it is masked, two where not.
+    assert sum(read) == 2 * (1 + 4)  # with guidance, twice
+
+
 def test_guidance_without_a_prompt_is_the_model_itself(model):
     alone = answer(4, prompt=0)
     values = [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mdlm_min.diffusion.remasking import CONFIDENCES, TokenRules
 from mdlm_min.diffusion.sampling import REMASKING, SamplingConfig, generate
+from mdlm_min.model.cache import KeyValueCache
 from mdlm_min.model.config import ModelConfig
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
@@ -204,6 +205,15 @@ def test_only_what_may_be_fixed_now_is_scored_and_only_what_is_not_cached_is_rea
     assert reads(transformer(), [[1, 2, 3, 4, *[MASK] * 8]], prefix)[0] == first + second
     renewed = dataclasses.replace(dual, refresh=2)
     assert reads(transformer(), [[1, 2, 3, 4, *[MASK] * 8]], renewed)[0] == [[12, 4], [4, 3], [12, 2], [4, 1]] * 2
+
+
+def test_what_is_kept_is_copied_when_rows_leave_the_batch_not_in_every_pass(monkeypatch):
+    copied = []
+    rows = KeyValueCache.rows
+    monkeypatch.setattr(KeyValueCache, "rows", lambda cache, index: copied.append(index.tolist()) or rows(cache, index))
+    templates = [[1, *[MASK] * 7], [1, 2, *[MASK] * 6], [3, MASK, 1, 1, 1, 1, 1, 1]]
+    generated(transformer(), templates, SamplingConfig(steps=8, temperature=0.0, cache="dual"))
+    assert copied == [[0, 1], [0]] or copied == [[0, 1]]
 
 
 def test_rows_that_are_done_leave_the_batch():

@@ -17,9 +17,9 @@ def passes_of(tokens):
     return len(masks_of(answer, LikelihoodConfig(128))[0])
 
 
-@pytest.mark.parametrize(("task", "items"), [("mmlu", 14042), ("arc_challenge", 1172), ("gpqa", 448)])
-def test_passes_by_likelihood_are_those_of_the_estimator(task, items):
-    assert plan.cost(task, 128).passes == items * 4 * passes_of(plan.LENGTHS[task][1])
+@pytest.mark.parametrize(("task", "inputs"), [("mmlu", 14042), ("arc_challenge", 4 * 1172), ("gpqa", 448)])
+def test_passes_by_likelihood_are_those_of_the_estimator_and_letters_are_one_input(task, inputs):
+    assert plan.cost(task, 128).passes == inputs * passes_of(plan.LENGTHS[task][1])
 
 
 def test_generation_takes_a_pass_for_every_step_of_every_item():

@@ -155,7 +155,9 @@ def test_what_marks_are_made_of_is_the_answer_alone_and_all_that_it_marks_elsewh
     training.loss(0)
     context = training.schedule.own.context
     assert torch.equal(context.marks, context.allowed)
-    assert (seen[0][~context.allowed] == training.template.special.end).all()
+    answer = context.allowed[::2]  # both copies of a sample are marked alike
+    assert (seen[0][~answer] == training.template.special.end).all()
+    assert torch.equal(seen[0][answer], context.tokens[::2][answer])
 
 
 def test_a_schedule_that_needs_marks_says_so_where_the_data_bring_none(tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 from mdlm_min.model import scoring
 from mdlm_min.run.config import merge
-from mdlm_min.run.errors import InputError, RunError
+from mdlm_min.run.errors import DivergedError, InputError, RunError
 from mdlm_min.run.run_folder import open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
@@ -276,6 +276,16 @@ def test_a_gradient_is_limited_as_configured_without_a_guard_too(limit, norm):
     assert float(task.model.weight.grad.norm()) == pytest.approx(norm)
 
 
+def test_a_gradient_that_is_not_finite_ends_a_run_without_a_guard_whose_engine_drops_such_steps(tmp_path):
+    class Dropping(TorchEngine):  # as DeepSpeed does
+        def step(self, step, rate, guard):
+            return super().step(step, rate, guard) if step < 4 else (torch.zeros(()), False)
+
+    with open_run(tmp_path / "run", {}) as folder, pytest.raises(DivergedError, match="the gradient of step 4 is not finite"):
+        train(Bumpy(), TrainConfig(steps=60, eval_every=1), folder, lambda line: None, Dropping)
+    assert not (tmp_path / "run" / "finished.json").exists()
+
+
 def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     config = TrainConfig(steps=100, eval_every=10, learning_rate=0.01, spike=10.0, checkpoint_seconds=0)
     with open_run(tmp_path / "run", {}) as folder, pytest.raises(RunError, match="20 steps in a row had a loss or gradient"):
@@ -306,15 +316,17 @@ def test_a_run_stopped_between_evaluations_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
+def test_deepspeed_skips_the_same_steps_at_every_stage_and_resumes_in_front_of_one(tmp_path):
     pytest.importorskip("deepspeed")
     script = tmp_path / "stages.py"
     script.write_text(
         "import importlib.util, json, sys\n"
         "import deepspeed, torch\n"
+        "from pathlib import Path\n"
         f"spec = importlib.util.spec_from_file_location('test_engine', {str(Path(__file__))!r}); module = "
         f"importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
+        "from mdlm_min.training.checkpoint import Checkpoint, checkpoints, save_checkpoint\n"
         "from mdlm_min.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config, join_processes\n"
         "from mdlm_min.training.engine import EngineConfig\n"
         "from mdlm_min.training.optimizer import SpikeGuard, TrainConfig\n"
@@ -329,6 +341,14 @@ def test_deepspeed_skips_the_same_steps_at_every_stage(tmp_path):
         "    for step in range(40):\n"
         "        loss, was = made.step(step, 0.01, guard); guard.record(float(loss), was); taken.append(bool(was))\n"
         "    found.append([[step for step, was in enumerate(taken) if not was], float(dict(made.tensors())['model.weight'])])\n"
+        f"    folder = Path({str(tmp_path)!r}, str(zero)); save_checkpoint(folder, 35, made.tensors(), {{}})\n"
+        "    task = module.Bumpy((30,), (35,))\n"
+        "    again = DeepSpeedEngine(task, config, engine, deepspeed_config(engine, config, 1, 1, 'float32'))\n"
+        "    saved = Checkpoint(checkpoints(folder)[-1])\n"
+        "    task.model.load_state_dict({'weight': saved['model.weight']}) if zero < 3 else None\n"
+        "    again.restore(saved)\n"
+        "    there, back = dict(made.tensors()), dict(again.tensors())\n"
+        "    assert there.keys() == back.keys() and all(torch.equal(there[name], back[name]) for name in there), (zero, there, back)\n"
         "print('FOUND', json.dumps(found))\n"
     )
     environment = os.environ | {
