@@ -44,6 +44,7 @@ _HOMES = {
     "read_config": "mdlm_min.model.llada",
     "load_weights": "mdlm_min.model.llada_weights",
     "save_weights": "mdlm_min.model.llada_weights",
+    "TextModel": "mdlm_min.tasks.text_model",
     # the paper's formulas
     "sample_bound": "mdlm_min.theory.formulas",
     "corrected_sample_bound": "mdlm_min.theory.formulas",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from mdlm_min.run.errors import RunError as RunError
     from mdlm_min.run.random_streams import stream as stream
     from mdlm_min.run.run_folder import open_run as open_run
+    from mdlm_min.tasks.text_model import TextModel as TextModel
     from mdlm_min.theory.formulas import corrected_sample_bound as corrected_sample_bound
     from mdlm_min.theory.formulas import mixture_optimum as mixture_optimum
     from mdlm_min.theory.formulas import mixture_signal as mixture_signal

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -160,8 +161,13 @@ def trained_run(
     """The run folder `path`, locked, in which `run` has trained these settings: now, or before."""
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
+    from mdlm_min.training.loop import checkpoint_seconds
+    from mdlm_min.training.optimizer import TrainConfig
 
     check_seed(seed)
+    if math.isinf(checkpoint_seconds(TrainConfig())):
+        allowed = "a number of seconds: the weights are used when the run is finished"
+        raise InputError(f"MDLM_CHECKPOINT_SECONDS: inf is not allowed with this command; {allowed}")
     config = {"seed": seed, **settings}
     with open_run(path, config) as folder:
         if folder.is_finished(config):
@@ -174,6 +180,8 @@ def trained_run(
                 display.update(path.name, "reading the data")  # the first step may be many seconds away
                 run(settings, seed, folder, lambda line: display.update(path.name, line))
                 display.end(path.name, "is trained")
+        if file := folder.altered():
+            raise InputError(f"{file} was altered after the run; delete {path} to train again")
         yield folder
 
 

@@ -271,7 +271,7 @@ def _rules(
 
 def _ids(name: str, text: str, ends: set[int], vocabulary: int) -> set[int]:
     found: set[int] = set()
-    for word in filter(None, text.split(",")):
+    for word in text.split(",") if text else ():
         if word == "end" and ends:
             found |= ends
         elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < vocabulary:

@@ -64,5 +64,5 @@ def judge(arguments: argparse.Namespace) -> int:
     if len(lacking) == len(judged):
         raise InputError(f"table: {arguments.table} lacks something for every claim; allowed: what `--columns` says")
     if {claim.family for claim, _ in lacking} & {claim.family for claim, said in judged if said.verdict != "not run"} - {""}:
-        print("a claim that is not judged counts in its family, so the p-values of the others are larger than with it")
+        print("a claim that is not judged counts in its family, so the p-values of the others may be larger than with it")
     return 0

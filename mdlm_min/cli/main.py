@@ -9,12 +9,25 @@ import os
 import sys
 from pathlib import Path
 
-from mdlm_min.cli import contest, evaluate, evidence, experiments, finetune, generate, judge, pretraining, sample, train, window
+from mdlm_min.cli import (
+    compare,
+    contest,
+    evaluate,
+    evidence,
+    experiments,
+    finetune,
+    generate,
+    judge,
+    pretraining,
+    sample,
+    train,
+    window,
+)
 from mdlm_min.cli.command import CommandParser
 from mdlm_min.run.errors import InputError, RunError
 
 OUR_PACKAGES = ("mdlm_min", "baselines")
-GROUPS = (experiments, contest, evidence, judge, train, sample, finetune, generate, window, pretraining, evaluate)
+GROUPS = (experiments, contest, evidence, judge, compare, train, sample, finetune, generate, window, pretraining, evaluate)
 NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU; it need not be imported here
 EPILOG = """exit codes: 0 done; 1 a verdict or a golden number has moved (verify); 2 bad input; 3 a run failed; 130 stopped.
 examples:
@@ -31,6 +44,7 @@ examples:
   mdlm contest --schedule my.py:Mine   a mask schedule of your own, ranked among those of the field
   mdlm verify                          every claim's verdict, recomputed from results/
   mdlm report                          results/report.md and results/report.html
+  mdlm compare runs/middle runs/uniform   two ways to train, over the seeds of both
   mdlm judge wikitext_bins table.csv   the same verdicts on runs of your own trainer; --columns says what they need"""
 
 

@@ -25,7 +25,10 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the GPUs' peak rate that is reached (default: 0.4)"
     )
-    text = "Write the newest checkpoint of a pre-training run as a folder in LLaDA's released form."
+    text = (
+        "Write the newest checkpoint of a run of LLaDA's block (04_8b_pt, 05_8b_sft) as a folder in LLaDA's released form. A run "
+        "of mdlm train is another block: its checkpoint is plain safetensors, and its shape and tokenizer lie beside it."
+    )
     parser = add_command(commands, "export", text, export)
     parser.add_argument("run", type=folder_path, help="a run folder, such as runs/04_8b_pt/paper/middle/seed0")
     parser.add_argument("--output", type=folder_path, required=True, help="folder to write")
@@ -68,4 +71,5 @@ def export(arguments: argparse.Namespace) -> int:
     export(arguments.run, arguments.output, arguments.dtype)
     say_if_unfinished(arguments.run)
     print(arguments.output)
+    print("transformers opens it with two files of LLaDA's release beside it: configuration_llada.py, modeling_llada.py")
     return 0

@@ -45,7 +45,8 @@ def add_parsers(commands: Any) -> None:
     units = (
         "While it trains, loss is the training loss: over the mask rates of --mask-rate, with --weight, so runs of other "
         "settings cannot be compared by it. It is divided by all tokens, hidden or not: without a weight it is about t times "
-        "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates. "
+        "the NLL of a hidden token. valid_loss and the test loss: held-out text, nats per token over all mask rates; +- is the "
+        "standard error over test masks, not over seeds. "
         "A checkpoint is written every 20 seconds (MDLM_CHECKPOINT_SECONDS), and the same command resumes from it."
     )
     parser: argparse.ArgumentParser = commands.add_parser("train", help=text, description=f"{text} {units}")
@@ -57,7 +58,11 @@ def add_parsers(commands: Any) -> None:
         help="in the place of both: a mask schedule as module:Class or path/to/file.py:Class (CONTRIBUTING.md), such as "
         "baselines.schedules.p_pots:PPots",
     )
-    parser.add_argument("--tokenizer", default=TOKENIZER, help=f"bytes, gpt2 or bpe:SIZE (default: {TOKENIZER})")
+    parser.add_argument(
+        "--tokenizer",
+        default=TOKENIZER,
+        help=f"bytes, gpt2, bpe:SIZE or the path (with a /) of a tokenizer.json (default: {TOKENIZER})",
+    )
     parser.add_argument("--steps", type=int, default=4000, help="training steps (default: 4000, about three minutes on one core)")
     parser.add_argument("--length", type=int, default=128, help="tokens per block (default: 128)")
     parser.add_argument("--batch", type=int, default=8, help="blocks per step (default: 8)")

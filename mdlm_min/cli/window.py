@@ -43,7 +43,8 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--tokenizer",
         default=TOKENIZER,
-        help=f"what the model will read: bytes, gpt2 or bpe:SIZE (default: {TOKENIZER}, as for mdlm train); or words, to count",
+        help="what the model will read: bytes, gpt2, bpe:SIZE or the path (with a /) of a tokenizer.json "
+        f"(default: {TOKENIZER}, as for mdlm train); or words, to count",
     )
     parser.add_argument("--probe", action="store_true", help="train a small model for --steps and measure its gradients")
     parser.add_argument("--steps", type=int, help=f"with --probe: training steps (default: {STEPS}, some two minutes)")

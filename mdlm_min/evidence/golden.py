@@ -26,7 +26,7 @@ import pandas as pd
 from mdlm_min.evidence.experiment import Experiment, RunSpec
 from mdlm_min.run.environment import ROOT
 from mdlm_min.run.errors import InputError, RunError
-from mdlm_min.run.files import sha256, write_whole
+from mdlm_min.run.files import write_whole
 from mdlm_min.run.run_folder import Row, RunFolder, config_sha256, format_number, metrics_sha256
 
 RESULTS = ROOT / "results"
@@ -179,9 +179,8 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
                 f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it"
             )
         finished = folder.read_json("finished.json")
-        for name in ("metrics", "items"):
-            if f"{name}_sha256" in finished and sha256(folder.path / f"{name}.csv") != finished[f"{name}_sha256"]:
-                raise RunError(f"{folder.path / name}.csv was altered after the run; delete the folder to run again")
+        if file := folder.altered():
+            raise RunError(f"{file} was altered after the run; delete the folder to run again")
         records[spec.name] = {
             "cell": spec.cell,
             "config": spec.config,

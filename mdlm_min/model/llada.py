@@ -97,7 +97,8 @@ def check_model(config: ModelConfig) -> None:
     wanted = ("rotary", "rmsnorm", "swiglu", False, False, False)
     if (config.position_encoding, config.norm, config.mlp, config.bias, config.tied, config.causal) != wanted:
         raise InputError(
-            "model: LLaDA's weights need rotary positions, rmsnorm, swiglu, no bias, an untied head and no causal mask"
+            "model: LLaDA's weights need rotary positions, rmsnorm, swiglu, no bias, an untied head and no causal mask; allowed: "
+            "runs of 04_8b_pt, what starts from them, and a released LLaDA"
         )
 
 

@@ -79,16 +79,18 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def differences(there: Mapping[str, Any], asked: Mapping[str, Any], where: str = "") -> list[str]:
+def differences(
+    there: Mapping[str, Any], asked: Mapping[str, Any], where: str = "", names: tuple[str, str] = ("there", "asked")
+) -> list[str]:
     """A line for each field in which two nested tables differ, such as "train.steps: 700 there, 900 asked"."""
     found = []
     for name in sorted(there.keys() | asked.keys()):
         old, new = there.get(name), asked.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{where}{name}.")
+            found += differences(old, new, f"{where}{name}.", names)
         elif old != new or (name in there) != (name in asked):
             before, now = (shown(table[name]) if name in table else "nothing" for table in (there, asked))
-            found.append(f"{where}{name}: {before} there, {now} asked")
+            found.append(f"{where}{name}: {before} {names[0]}, {now} {names[1]}")
     return found
 
 

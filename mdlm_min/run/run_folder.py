@@ -172,6 +172,12 @@ class RunFolder:
         hashes = {f"{file.stem}_sha256": sha256(file) for file in files if file.exists()}
         self.write_json("finished.json", {**record, **hashes})
 
+    def altered(self) -> Path | None:
+        """The file whose hash in finished.json is no longer its own; None where there is none. A log may grow."""
+        finished = self.read_json("finished.json")
+        files = [self.path / name for name in ("metrics.csv", "items.csv") if f"{Path(name).stem}_sha256" in finished]
+        return next((file for file in files if file.exists() and sha256(file) != finished[f"{file.stem}_sha256"]), None)
+
     def finish_at_once(self, row: Row, data_sha256: str, seconds: float) -> None:
         """The whole record of a run without steps: `row` is its one evaluation, on the CPU in float64. Such a run is short, so
         an interrupted one starts again."""
@@ -268,8 +274,8 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
 
 def _check_free(path: Path) -> None:
     """Raise InputError for a path at which no run can be: a file, or a folder with something else in it."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"run: {path} is a file; allowed: a new or empty folder, or one of a run")
+    if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
+        raise InputError(f"run: {file} is a file; allowed: a new or empty folder, or one of a run")
     if path.is_dir() and not (path / "config.json").exists():
         names = sorted(entry.name for entry in path.iterdir())
         if other := [name for name in names if name not in BEFORE_A_RUN and not name.startswith(".")]:

@@ -297,7 +297,7 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float, say: Calla
         less = replace(found, memory=memory(other, gpus))
         verdict = f"{text}: {less.memory.total / GB:.1f} GB"
         if less.fits:
-            return "\n".join([*lines, f"fits        no. It does with {verdict}"])
+            return "\n".join([*lines, f"fits        no. It does with {verdict} (in the tier's part of experiment.toml)"])
         lines.append(f"            not yet with {verdict}")
     return "\n".join([*lines, "fits        no, and none of these changes is enough; use more GPUs or larger ones"])
 

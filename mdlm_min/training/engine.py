@@ -49,7 +49,7 @@ class EngineConfig:
         if self.micro_batch and not rest and share and share % micro:
             raise InputError(f"engine.micro_batch: {micro} is not allowed; a divisor of {share}, a process's share of a batch")
         if rest or not share:
-            raise InputError(f"batch: {batch} cannot be cut evenly into {world} processes")
+            raise InputError(f"batch: {batch} cannot be cut evenly into {world} processes; allowed: a multiple of {world}")
         return share // micro
 
 

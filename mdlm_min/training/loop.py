@@ -56,7 +56,7 @@ class Trainer:
         self, task: Task, config: TrainConfig, folder: RunFolder, progress: Progress, engine_of: EngineMaker = TorchEngine
     ) -> None:
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
-        self.checkpoint_seconds = _checkpoint_seconds(config)
+        self.checkpoint_seconds = checkpoint_seconds(config)
         self.guard = SpikeGuard(config.spike) if config.spike else None
         self.step = self.first_step = 0
         self.rows: list[Row] = []
@@ -224,7 +224,7 @@ class Trainer:
         self.step += 1
 
 
-def _checkpoint_seconds(config: TrainConfig) -> float:
+def checkpoint_seconds(config: TrainConfig) -> float:
     """The configured ones, or those of MDLM_CHECKPOINT_SECONDS. Raises InputError where that is no number of seconds."""
     if (asked := os.environ.get("MDLM_CHECKPOINT_SECONDS")) is None:
         return config.checkpoint_seconds
@@ -236,7 +236,8 @@ def _checkpoint_seconds(config: TrainConfig) -> float:
 
 def _last_evaluation(row: Row) -> str:
     """What an evaluation has found, in short: its line of progress may have been overwritten at once."""
-    metrics = [(name, value) for name, value in row.items() if name not in ("step", "loss", "skipped")][:2]
+    shown = [(name, value) for name, value in row.items() if name not in ("step", "loss", "skipped") and not math.isnan(value)]
+    metrics = shown[:2]
     return f"  (step {row['step']:.0f}: {', '.join(f'{name} {value:.4g}' for name, value in metrics)})"
 
 

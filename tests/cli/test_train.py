@@ -253,6 +253,24 @@ def test_a_finished_run_does_not_read_another_text(tmp_path, capsys):
     assert "test loss" not in said.out
 
 
+def test_metrics_that_were_altered_after_the_run_are_not_shown(tmp_path, corpus, capsys):
+    assert train(corpus, tmp_path / "run", 2) == 0
+    file = tmp_path / "run" / "metrics.csv"
+    file.write_text(file.read_text().replace("1", "2"))
+    capsys.readouterr()
+    assert train(corpus, tmp_path / "run", 2) == 2
+    said = capsys.readouterr()
+    assert f"{file} was altered after the run" in said.err
+    assert "test loss" not in said.out
+
+
+def test_a_run_whose_weights_would_not_be_kept_does_not_begin(tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.setenv("MDLM_CHECKPOINT_SECONDS", "inf")
+    assert train(corpus, tmp_path / "run", 2) == 2
+    assert "MDLM_CHECKPOINT_SECONDS: inf is not allowed with this command; a number of seconds" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_number_of_threads_is_said_when_a_run_goes_on(tmp_path, corpus, capsys):
     assert train(corpus, tmp_path / "run", 2, ["--threads", "1"]) == 0
     (tmp_path / "run" / "finished.json").unlink()
@@ -333,7 +351,7 @@ def test_bits_per_byte_count_the_text_s_bytes_whatever_its_tokens(tmp_path, caps
 
 def test_a_finished_run_without_its_metrics_is_one_line(corpus, tmp_path, capsys):
     assert train(corpus, tmp_path / "run") == 0
-    (tmp_path / "run" / "metrics.csv").write_text("")
+    (tmp_path / "run" / "metrics.csv").unlink()
     capsys.readouterr()
     assert train(corpus, tmp_path / "run") == 2
     assert "metrics.csv: is missing or empty; delete" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""`mdlm compare` gives Student's interval of the paired difference, and refuses what cannot be compared."""
+
+import re
+import shutil
+
+import pytest
+from scipy import stats
+
+from mdlm_min.cli.main import main
+from mdlm_min.run.run_folder import open_run
+
+FIRST, SECOND = [3.61, 3.58, 3.66, 3.60, 3.59, 3.9], [3.70, 3.71, 3.69, 3.75, 3.70]
+
+
+def made(folder, values, metric="test_loss", data="d", **settings):
+    """Finished runs of seeds 1, 2, ... with these values of the metric."""
+    for seed, value in enumerate(values, start=1):
+        with open_run(folder / str(seed), {"seed": seed, "train": {"steps": 9}, **settings}) as run:
+            run.write_json("data.json", {"sha256": data})
+            run.append_metrics({"step": 0.0, metric: 9.0})
+            run.append_metrics({"step": 9.0, metric: value})
+            run.finish({"steps": 9, "seconds": 1.0})
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return made(tmp_path / "a", FIRST, mask_rate="U[0.45,0.55]"), made(tmp_path / "b", SECOND, mask_rate="U[0,1]")
+
+
+def test_the_difference_is_that_of_a_paired_t_test(folders, capsys):
+    assert main(["compare", *map(str, folders)]) == 0
+    said = capsys.readouterr().out
+    test = stats.ttest_rel(FIRST[:5], SECOND)
+    low, high = test.confidence_interval(0.95)
+    estimate, *bounds, p = map(float, re.search(r": (\S+) \[(\S+), (\S+)\] \(95% over 5 seeds, p = (\S+)\)", said).groups())
+    assert estimate == pytest.approx(sum(a - b for a, b in zip(FIRST, SECOND, strict=False)) / 5, abs=6e-5)
+    assert bounds == pytest.approx([low, high], abs=6e-5)
+    assert p == pytest.approx(test.pvalue, rel=0.05)
+    assert said.endswith(": told apart\n")
+    assert f"mask_rate: 'U[0.45,0.55]' in {folders[0]}, 'U[0,1]' in {folders[1]}" in said
+    assert f"left out, in {folders[0]} alone: seed 6" in said
+    assert "seed 2: 3.5800 and 3.7100, difference -0.1300" in said
+    assert "processors" not in said
+
+
+def test_what_scatters_as_much_as_it_differs_is_not_told_apart_and_few_seeds_decide_nothing(tmp_path, capsys):
+    first, second = made(tmp_path / "a", [3.6, 3.8, 3.5, 3.9, 3.7]), made(tmp_path / "b", [3.7, 3.6, 3.8, 3.6, 3.75])
+    assert main(["compare", str(first), str(second)]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(": not told apart\n")
+    assert "both have the same settings" in said
+    for seed in (4, 5):
+        shutil.rmtree(second / str(seed))
+    assert main(["compare", str(first), str(second)]) == 0
+    assert capsys.readouterr().out.endswith("(95% over 3 seeds, p = 0.69): nothing decided: fewer than 5 seeds\n")
+    assert main(["compare", str(first / "1"), str(second / "1")]) == 0  # two runs
+    assert "-0.1000 [-inf, +inf] (95% over 1 seeds, p = 1)" in capsys.readouterr().out
+
+
+def test_another_processor_is_said(folders, capsys):
+    file = folders[0] / "1" / "environment.json"
+    file.write_text(file.read_text().replace('"processor": "', '"processor": "another than '))
+    assert main(["compare", *map(str, folders)]) == 0
+    assert "several processors" in capsys.readouterr().out
+
+
+def of_other_data(a, b):
+    for file in b.glob("*/data.json"):
+        file.write_text('{"sha256": "another"}')
+
+
+def of_other_seeds(a, b):
+    for seed in range(1, 6):
+        (b / str(seed)).rename(b / f"{seed}.old")
+        file = b / f"{seed}.old" / "config.json"
+        file.write_text(file.read_text().replace(f'"seed": {seed}', f'"seed": {seed + 10}'))
+
+
+def of_other_steps(a, b):
+    file = a / "3" / "config.json"
+    file.write_text(file.read_text().replace('"steps": 9', '"steps": 8'))
+
+
+def altered(a, b):
+    file = b / "2" / "metrics.csv"
+    file.write_text(file.read_text().replace("3.71", "3.01"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b: (a / "3" / "finished.json").unlink(), "{a}/3 is not finished"),
+        (lambda a, b: shutil.copytree(a / "1", a / "7"), "{a}/7 has the seed 1 of {a}/1; allowed: one run a seed"),
+        (lambda a, b: shutil.rmtree(b), "{b} holds no runs"),
+        (of_other_steps, "{a}/3 differs from {a}/1 in more than its seed (train.steps: 9 there, 8 asked)"),
+        (of_other_data, "second: {b} and {a} are runs on different data"),
+        (of_other_seeds, "second: {b} has no seed of {a}"),
+        (altered, "{b}/2/metrics.csv was altered after the run"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(folders, change, message, capsys):
+    change(*folders)
+    assert main(["compare", *map(str, folders)]) == 2
+    said = capsys.readouterr()
+    assert message.format(a=folders[0], b=folders[1]) in said.err
+    assert "difference" not in said.out
+
+
+def test_a_metric_that_is_not_there_is_named(folders, capsys):
+    assert main(["compare", *map(str, folders), "--metric", "accuracy"]) == 2
+    assert f"metric: 'accuracy' is not measured in {folders[0]}/1; allowed: test_loss" in capsys.readouterr().err
