@@ -5,10 +5,8 @@ from pathlib import Path
 
 import torch
 
-from mdlm_min.diffusion.sampling import SamplingConfig
-from mdlm_min.run.run_folder import open_run
+from mdlm_min import SamplingConfig, TextModel, open_run
 from mdlm_min.tasks import language
-from mdlm_min.tasks.text_model import TextModel
 
 RUN = Path("runs/first_model")
 settings = {
