@@ -151,6 +151,16 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
 
 
+def check_weights_are_kept() -> None:
+    """Raise InputError where no checkpoint would be written, for a command that needs the weights when the run is finished."""
+    from mdlm_min.training.loop import checkpoint_seconds
+    from mdlm_min.training.optimizer import TrainConfig
+
+    if math.isinf(checkpoint_seconds(TrainConfig())):
+        allowed = "a number of seconds: the weights are used when the run is finished"
+        raise InputError(f"MDLM_CHECKPOINT_SECONDS: inf is not allowed with this command; {allowed}")
+
+
 @contextmanager
 def trained_run(
     path: Path,
@@ -161,13 +171,8 @@ def trained_run(
     """The run folder `path`, locked, in which `run` has trained these settings: now, or before."""
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
-    from mdlm_min.training.loop import checkpoint_seconds
-    from mdlm_min.training.optimizer import TrainConfig
 
     check_seed(seed)
-    if math.isinf(checkpoint_seconds(TrainConfig())):
-        allowed = "a number of seconds: the weights are used when the run is finished"
-        raise InputError(f"MDLM_CHECKPOINT_SECONDS: inf is not allowed with this command; {allowed}")
     config = {"seed": seed, **settings}
     with open_run(path, config) as folder:
         if folder.is_finished(config):

@@ -10,6 +10,7 @@ from mdlm_min.cli.command import (
     TOKENIZER,
     add_text,
     add_threads,
+    check_weights_are_kept,
     fields_as_options,
     folder_path,
     text_name,
@@ -122,6 +123,7 @@ def train(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel
 
     use_threads(arguments.threads)
+    check_weights_are_kept()
     settings = settings_from(arguments)
     language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))

@@ -1,5 +1,6 @@
 """07_contest: its plan, its boards, its advice and its judges, on made tables."""
 
+import copy
 import dataclasses
 import math
 import re
@@ -81,6 +82,15 @@ def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small
     frame = table.frame().set_index(["arm", "seed"]).test_nll
     first = f"seed 1: {frame['puma', 1]:.3f} (U[0,1] {frame['llada_0.001', 1]:.3f}), seed 2: "
     assert f"bytes 1x: test NLL of puma: {first}" in said
+    golden_table = copy.deepcopy(table)
+    for record in table.runs.values():
+        record["environment"] = record["environment"] | {"processor": "another"}
+    monkeypatch.setattr(LEADERBOARD, "with_submissions", lambda given, name: (golden_table, {}))
+    contest._print_boards(CONTEST, specs, small / "runs", "puma")
+    again = "mdlm run contest --arms llada_0.001 --cells track=bytes_budget=1, then mdlm compare"
+    said = capsys.readouterr().out
+    assert "puma ran on another processor than the others" in said
+    assert f"to have U[0,1] from this one: {again}" in said
 
 
 def test_rows_of_another_evaluator_are_refused():
