@@ -175,9 +175,9 @@ def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("metrics.csv", lambda text: "", "metrics.csv is damaged: no valid_loss of two steps"),
-        ("metrics.csv", lambda text: text.replace("valid_loss", "other"), "metrics.csv is damaged: no valid_loss of two steps"),
-        ("metrics.csv", lambda text: "\udcff" + text, "metrics.csv is damaged"),
+        ("metrics.csv", lambda text: None, "metrics.csv is damaged: no valid_loss of two steps"),
+        ("metrics.csv", lambda text: "", "metrics.csv was altered after the run"),
+        ("metrics.csv", lambda text: "\udcff" + text, "metrics.csv was altered after the run"),
         ("finished.json", lambda text: "{}", "finished.json has no field 'steps'"),
         ("data.json", lambda text: "{}", "data.json has no field 'samples'"),
         ("model.json", lambda text: text.replace('"mask_token": ', '"mask_token": -'), "model.json: mask_token: -"),
@@ -189,8 +189,10 @@ def test_a_damaged_folder_is_one_line(base, talk, tmp_path, capsys, name, change
     assert finetune(talk, base, tmp_path / "run", "--steps", "2") == 0
     path = tmp_path / "run" / name
     before = path.read_text()
-    path.write_bytes(change(before).encode(errors="surrogateescape"))
-    assert path.read_bytes() != before.encode()
+    path.unlink()
+    if (after := change(before)) is not None:
+        path.write_bytes(after.encode(errors="surrogateescape"))
+        assert path.read_bytes() != before.encode()
     capsys.readouterr()
     assert finetune(talk, base, tmp_path / "run", "--steps", "2") == 2
     [line] = capsys.readouterr().err.strip().splitlines()

@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     result = subprocess.run(command(tmp_path / "file" / "runs"), env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "cannot write" in result.stderr
+    assert f"run: {tmp_path / 'file'} is a file; allowed: a new or empty folder, or one of a run" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

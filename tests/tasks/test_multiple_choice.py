@@ -57,7 +57,7 @@ def test_the_likelier_answer_is_chosen_by_sum_and_by_character_as_in_lm_eval():
 def test_items_are_judged_in_their_order_whatever_the_batch():
     items = [Item("p" * size, (" a" * (1 + size), " bb", " c d e"), size % 2 * 2) for size in range(7)]
     wide = judge_items(score, items, Bytes(), 64, LikelihoodConfig(3))
-    narrow = [judge_items(score, [item], Bytes(), 64, LikelihoodConfig(3), batch_tokens=1)[0] for item in items]
+    narrow = [judge_items(score, [item], Bytes(), 64, LikelihoodConfig(3))[0] for item in items]
     assert [(one.acc, one.acc_norm, round(one.nll, 9)) for one in wide] == [
         (one.acc, one.acc_norm, round(one.nll, 9)) for one in narrow
     ]
