@@ -32,7 +32,7 @@ QUIET = [
     "--hide-scrollbars",
 ]
 WITHOUT_TIER = {"D1", "D2", "D3", "D4"}  # asked at a size for which the plan has no tier
-AFTER = {"P1-N600": "other judge at 0123456789ab"}
+AFTER = {"P1-N600-104": "other judge at 0123456789ab"}
 MAIN = {*(f"T{i}" for i in range(1, 10)), *(f"P{i}" for i in range(1, 6)), *(f"W{i}" for i in range(1, 6)), "B1", "B2", "B5"}
 
 
@@ -185,13 +185,13 @@ def test_an_unknown_claim_or_key_in_the_headlines_is_named(line, message, judged
 
 
 def test_what_was_set_after_its_runs_is_marked_in_every_table(pages, page, judged):
-    assert AFTER["P1-N600"] in "".join(page.cards["p1-n600"][1])
+    assert AFTER["P1-N600-104"] in "".join(page.cards["p1-n600-104"][1])
     assert "Set after the runs" not in "".join(page.cards["p2-n600"][1])
     rows = {line.split("</a>")[1].split(" ")[0]: line for line in pages[0].read_text().splitlines() if line.startswith("| <a id")}
-    assert f", set after the runs: {AFTER['P1-N600']} |" in rows["P1-N600"]
-    assert [name for name, row in rows.items() if "set after the runs" in row] == ["P1-N600"]
+    assert f", set after the runs: {AFTER['P1-N600-104']} |" in rows["P1-N600-104"]
+    assert [name for name, row in rows.items() if "set after the runs" in row] == ["P1-N600-104"]
     table = report.readme_table(judged, AFTER)
-    assert re.search(r"\[P1-N600\]\(results/report.md#p1-n600\)( [\d.]+)? †", table)
+    assert re.search(r"\[P1-N600-104\]\(results/report.md#p1-n600-104\)( [\d.]+)? †", table)
     assert table.count("†") == 2  # there, and where it is explained
     assert "†" not in report.readme_table(judged, {})
 
