@@ -151,8 +151,8 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
 
 
-def check_weights_are_kept() -> None:
-    """Raise InputError where no checkpoint would be written, for a command that needs the weights when the run is finished."""
+def _check_weights_are_kept() -> None:
+    """Raise InputError where no checkpoint would be written."""
     from mdlm_min.training.loop import checkpoint_seconds
     from mdlm_min.training.optimizer import TrainConfig
 
@@ -167,10 +167,13 @@ def trained_run(
     seed: int,
     settings: dict[str, Any],
     run: Callable[[dict[str, Any], int, "RunFolder", Callable[[str], None]], None],
+    needs_weights: bool = True,
 ) -> "Iterator[RunFolder]":
-    """The run folder `path`, locked, in which `run` has trained these settings: now, or before."""
+    """The run folder `path`, locked, in which `run` has trained these settings: now, or before. Raises InputError
+    where the weights are needed afterwards and would not be kept, and where the metrics were altered after the run."""
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
+    from mdlm_min.training.checkpoint import checkpoints
 
     check_seed(seed)
     config = {"seed": seed, **settings}
@@ -178,9 +181,12 @@ def trained_run(
         if folder.is_finished(config):
             print(f"{path}: this run is finished already")
         else:
-            *before, now = folder.read_json("environment.json")["starts"]
-            if before and (threads := before[-1].get("threads", now["threads"])) != now["threads"]:
-                print(f"{path}: begun with --threads {threads}, now {now['threads']}: not bit for bit what {threads} would give")
+            if needs_weights:
+                _check_weights_are_kept()
+            threads = {start["threads"] for start in folder.read_json("environment.json")["starts"] if "threads" in start}
+            if len(threads) > 1 and checkpoints(folder.checkpoints) and settings["device"] == "cpu":
+                counts = " and ".join(map(str, sorted(threads)))
+                print(f"{path}: its starts have {counts} threads: the run is not bit for bit what one number would give")
             with open_display(1) as display:
                 display.update(path.name, "reading the data")  # the first step may be many seconds away
                 run(settings, seed, folder, lambda line: display.update(path.name, line))

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdlm_min.cli.command import add_command, check_seed, folder_path
+from mdlm_min.cli.command import add_command, folder_path
 from mdlm_min.run.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ other:
 
 class _Run(NamedTuple):
     folder: "RunFolder"
-    config: dict[str, Any]
+    settings: dict[str, Any]  # all that makes the run but its seed, and a schedule's file by its hash
+    data: str  # hash of the text and its tokenizer
     value: float
 
 
@@ -42,7 +43,6 @@ def compare(arguments: argparse.Namespace) -> int:
     """Print both ways seed by seed, what differs between them, and the mean difference (Student's t over pairs)."""
     from mdlm_min.evidence.statistics import LEAST_SEEDS, Mean
     from mdlm_min.run.config import differences
-    from mdlm_min.run.run_folder import settings_of
 
     names = arguments.first, arguments.second
     first, second = (_runs(name, arguments.metric) for name in names)
@@ -50,11 +50,10 @@ def compare(arguments: argparse.Namespace) -> int:
     if not seeds:
         raise InputError(f"second: {names[1]} has no seed of {names[0]}; allowed: runs of the same seeds")
     one, other = first[seeds[0]], second[seeds[0]]
-    hashes = {run.folder.read_json("data.json", ["sha256"])["sha256"] for runs in (first, second) for run in runs.values()}
-    if len(hashes) > 1:
-        raise InputError(f"second: {names[1]} and {names[0]} are runs on different data; allowed: on the same")
+    if len({run.data for runs in (first, second) for run in runs.values()}) > 1:
+        raise InputError(f"second: {names[1]} and {names[0]} are runs on different data or tokenizers; allowed: on the same")
     where = (f"in {names[0]}", f"in {names[1]}")
-    changed = differences(settings_of(one.config), settings_of(other.config), names=where)
+    changed = differences(one.settings, other.settings, names=where)
     print("\n".join(changed) or "both have the same settings")
     if len({_processor(run) for runs in (first, second) for run in runs.values()}) > 1:
         print("the runs are of several processors, whose rounding differs: for that alone a seed is another draw")
@@ -71,7 +70,7 @@ def compare(arguments: argparse.Namespace) -> int:
     said = said if len(seeds) >= LEAST_SEEDS else f"nothing decided: fewer than {LEAST_SEEDS} seeds"
     print(
         f"{arguments.metric} of {names[0]} less that of {names[1]}: {found.estimate:+.4f} [{low:+.4f}, {high:+.4f}] "
-        f"(95% over {len(seeds)} seeds, p = {p:.2g}): {said}"
+        f"(95% over {len(seeds)} seed{'s' * (len(seeds) > 1)}, p = {p:.2g}): {said}"
     )
     return 0
 
@@ -79,7 +78,7 @@ def compare(arguments: argparse.Namespace) -> int:
 def _runs(path: Path, metric: str) -> dict[int, _Run]:
     """The finished runs of a folder, or the one that it is, by seed. Raises InputError for none, for one that is not finished or
     lacks the metric, and for runs that differ in more than their seed."""
-    from mdlm_min.run.config import differences
+    from mdlm_min.run.config import differences, shown
     from mdlm_min.run.run_folder import RunFolder, settings_of
 
     folders = [path] if (path / "config.json").exists() else sorted(file.parent for file in path.glob("*/config.json"))
@@ -88,7 +87,8 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
     found: dict[int, _Run] = {}
     for folder in map(RunFolder, folders):
         config = folder.read_json("config.json", ["seed"])
-        check_seed(config["seed"])
+        if type(seed := config["seed"]) is not int:
+            raise InputError(f"{folder.path / 'config.json'}: seed: {shown(seed)} is not allowed; a whole number")
         if not (folder.path / "finished.json").exists():
             raise InputError(f"{folder.path} is not finished; finish it, or move it elsewhere")
         if file := folder.altered():
@@ -97,12 +97,15 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
         if not math.isfinite(value := row.get(metric, math.nan)):
             measured = ", ".join(name for name, number in row.items() if name != "step" and math.isfinite(number))
             raise InputError(f"metric: {metric!r} is not measured in {folder.path}; allowed: {measured or 'nothing there'}")
-        for known in found.values():
-            if known.config["seed"] == config["seed"]:
-                raise InputError(f"{folder.path} has the seed {config['seed']} of {known.folder.path}; allowed: one run a seed")
-            if changed := differences(settings_of(known.config), settings_of(config)):
-                raise InputError(f"{folder.path} differs from {known.folder.path} in more than its seed ({'; '.join(changed)})")
-        found[config["seed"]] = _Run(folder, config, value)
+        data = folder.read_json("data.json", ["sha256"])
+        settings = {name: value for name, value in settings_of(config).items() if name != "engine"}  # one step is one step on any
+        settings |= {name: data[name] for name in ("schedule_sha256",) if name in data}
+        for known, one in found.items():
+            if known == seed:
+                raise InputError(f"{folder.path} has the seed {seed} of {one.folder.path}; allowed: one run a seed")
+            if changed := differences(one.settings, settings, names=(f"in {one.folder.path}", f"in {folder.path}")):
+                raise InputError(f"{folder.path}: more than the seed differs ({'; '.join(changed)})")
+        found[seed] = _Run(folder, settings, data["sha256"], value)
     return found
 
 

@@ -140,19 +140,17 @@ def _print_boards(experiment: Any, specs: list[Any], runs: Path, arm: str) -> No
     if not found:
         print(f"no board: {leaderboard.REFERENCE} was not run on these tracks; `mdlm contest` runs it, and every other entry")
         return
-    if arm and not _processors(mine) <= _processors(others):
-        cells = ",".join(dict.fromkeys(spec.cell for spec in specs))
+    if arm and not mine.machines() <= others.machines():
         print(
-            f"{arm} ran on another processor than the others, whose rounding makes of a seed another draw; to have U[0,1] from "
-            f"this one: mdlm run contest --arms {leaderboard.REFERENCE} --cells {cells}, then mdlm compare"
+            f"{arm} ran on another processor or torch than the others, whose rounding makes of a seed another draw. U[0,1] here:"
         )
+        for cell in dict.fromkeys(spec.cell for spec in specs):
+            folder = runs / experiment.name / submission.TIER / cell
+            print(f"  mdlm run contest --arms {leaderboard.REFERENCE} --cells {cell} --runs {runs}")
+            print(f"  mdlm compare {folder / arm} {folder / leaderboard.REFERENCE} --metric test_nll")
     path = runs / experiment.name / (f"leaderboard_{arm}.md" if arm else "leaderboard.md")
     write_whole(path, leaderboard.leaderboard_page(table, found))
     print(f"boards: {path}")
-
-
-def _processors(table: Any) -> set[str]:
-    return {record["environment"].get("processor", "") for record in table.runs.values()}
 
 
 def _beside_reference(rows: Any, arm: str, reference: str) -> str:

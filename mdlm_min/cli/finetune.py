@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mdlm_min.cli.command import (
     add_threads,
-    check_weights_are_kept,
     fields_as_options,
     folder_path,
     say_if_unfinished,
@@ -124,7 +123,6 @@ def finetune(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel, context_length
 
     use_threads(arguments.threads)
-    check_weights_are_kept()
     start = finetune.start_folder(arguments.start)
     # Models of billions of weights are the ones that are released; the small ones here learn at fifty times the rate.
     usual = RATE_OF_RELEASED if is_released(start) else RATE

@@ -10,7 +10,6 @@ from mdlm_min.cli.command import (
     TOKENIZER,
     add_text,
     add_threads,
-    check_weights_are_kept,
     fields_as_options,
     folder_path,
     text_name,
@@ -123,7 +122,6 @@ def train(arguments: argparse.Namespace) -> int:
     from mdlm_min.tasks.text_model import TextModel
 
     use_threads(arguments.threads)
-    check_weights_are_kept()
     settings = settings_from(arguments)
     language.check(settings)
     path = arguments.run or Path("runs/train", text_name(settings["data"]["corpus"]))

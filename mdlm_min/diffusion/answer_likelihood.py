@@ -100,7 +100,7 @@ def guided_score(logits: Logits, mask_token: int, guidance: float) -> AnswerScor
 
 def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
     """The first row of each distinct one (int64 [passes, width]), and for every row which of these it is. The four letters that
-    answer a question are one input: all that differs is masked."""
+    answer a question are one input, all that differs being masked; where a batch ends between them they are two."""
     found: dict[bytes, int] = {}
     of_row = [found.setdefault(row.tobytes(), len(found)) for row in inputs.numpy()]
     return [of_row.index(number) for number in range(len(found))], of_row

@@ -85,6 +85,8 @@ class Reader:
         if self.real is not None and not bool(self.real[rows].all()):
             options["padding_mask"] = self._both(self.real, rows)
         if cached:
+            if fresh is None:
+                self.part = None  # rows are renewed: what was copied is no longer what is kept, and need not be held meanwhile
             every = (2 if self.guidance else 1) * len(chosen)
             index = torch.cat((rows, rows + len(chosen))) if self.guidance else rows
             part = KeyValueCache() if fresh is None else self.cache if len(index) == every else self._kept(index)
@@ -94,7 +96,6 @@ class Reader:
             raise InputError(f"score: shape {tuple(scores.shape)} is not allowed; allowed: [asked, vocabulary], as scores[asked]")
         if cached and fresh is None:
             self.cache.put(index, part, every)
-            self.part = None
         if not self.guidance:
             return scores
         conditional, unconditional = scores.to(torch.promote_types(scores.dtype, torch.float32)).chunk(2)
@@ -104,6 +105,7 @@ class Reader:
         """What is kept of the rows `index`. A pass writes into the copy at its fresh positions alone, and these every pass writes
         anew, so the copy serves as long as the rows are the same."""
         if self.part is None or not torch.equal(self.part[0], index):
+            self.part = None  # not two copies at a time
             self.part = index, self.cache.rows(index)
         return self.part[1]
 

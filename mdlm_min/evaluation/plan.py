@@ -34,7 +34,8 @@ class Cost:
 
 
 def cost(task: str, passes: int) -> Cost:
-    """What a task of the paper takes with so many passes for an answer. Choices of one token are one input, read once."""
+    """What a task of the paper takes with so many passes for an answer. Choices of one token are one input, read once
+    (where a batch ends between them, twice: a third more at GPQA's length in batches of 8,192 tokens)."""
     items = PAPER_TASKS[task].items
     prompt, answer = LENGTHS[task]
     if answer:

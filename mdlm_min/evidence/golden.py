@@ -63,6 +63,11 @@ class Table:
         """One table row per run (or quantity): what it is, what it measured, where it comes from."""
         return [row for rows in self._rows_by_run().values() for row in rows]
 
+    def machines(self) -> set[tuple[str, str]]:
+        """The versions of torch and the processors of the runs' last starts."""
+        found = (record["environment"] for record in self.runs.values())
+        return {(environment.get("torch", ""), environment.get("processor", "")) for environment in found}
+
     def _rows_by_run(self) -> dict[str, list[dict[str, Any]]]:
         summarise = Experiment(self.experiment).summariser()
         judged = any("evaluator_sha256" in record["data"] for record in self.runs.values())
@@ -188,7 +193,9 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
             "data": folder.read_json("data.json"),
             "finished": finished,
         }
-        curves[spec.name] = folder.metrics()
+        if not (rows := folder.metrics()):
+            raise RunError(f"{folder.path / 'metrics.csv'} is gone; delete the folder to run again")
+        curves[spec.name] = rows
         records[spec.name]["columns"] = list(curves[spec.name][0])
         if "items_sha256" in finished:
             items[spec.name] = (folder.path / "items.csv").read_text()

@@ -114,10 +114,6 @@ def _undefined(table: golden.Table) -> list[str]:
     return lines
 
 
-def _machines(table: golden.Table) -> set[tuple[str, str]]:
-    return {(record["environment"]["torch"], record["environment"]["processor"]) for record in table.runs.values()}
-
-
 def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
     """Compare fresh tables below `runs` with the golden ones: the experiment's [tolerance] on each arm's mean over the
     seeds that both have. Returns how many tables were compared, and what is out of tolerance.
@@ -132,7 +128,7 @@ def _fresh_differences(runs: Path) -> tuple[int, list[str]]:
             continue
         compared += 1
         fresh, accepted = (golden.read(folder / name / tier, name, tier) for folder in (runs, golden.RESULTS))
-        same_machine = _machines(fresh) == _machines(accepted)
+        same_machine = fresh.machines() == accepted.machines()
         frame = fresh.frame()
         moved += [
             f"{name}/{tier}, fresh: the curves or items of {run} are not those that its run recorded" for run in fresh.forged()

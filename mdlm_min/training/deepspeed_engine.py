@@ -16,6 +16,8 @@ from mdlm_min.training.engine import EngineConfig, named_state, set_named_state
 from mdlm_min.training.optimizer import SpikeGuard, TrainConfig, make_optimizer
 from mdlm_min.training.task import Task
 
+TRIES = 20  # batches, of which one must have a finite gradient for a run to resume; a run ends after as many skips (SpikeGuard)
+
 
 def deepspeed_config(engine: EngineConfig, train: TrainConfig, batch: int, world: int, dtype: str) -> dict[str, Any]:
     """DeepSpeed's own configuration for ours. Raises InputError for what DeepSpeed is not used for here."""
@@ -138,8 +140,8 @@ class DeepSpeedEngine:
                 yield f"optimizer.{name}.step", torch.tensor(float(self.updates))
 
     def restore(self, saved: Checkpoint) -> None:
-        """See Engine. DeepSpeed makes its optimiser state in its first step, so one is taken at rate zero, then overwritten: of
-        the next batch or, where its gradient is not finite, of one before it."""
+        """See Engine. DeepSpeed makes its optimiser state in its first step, so one is taken at rate zero, then overwritten, on
+        the first of some batches that has a finite gradient: which of the task's batches it is does not matter."""
         count = f"optimizer.{next(self.task.model.named_parameters())[0]}.step"  # the same for every parameter
         if count not in saved:
             return
@@ -150,8 +152,11 @@ class DeepSpeedEngine:
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        if not any(self.step(step, 0.0, None)[1] for step in range(saved.record["step"], -1, -1)):
-            raise DivergedError(f"no step up to {saved.record['step']} has a finite gradient at the weights of {saved.path}")
+        last = saved.record["step"]
+        if not any(self.step(step, 0.0, None)[1] for step in range(last, max(last - TRIES, -1), -1)):
+            raise DivergedError(
+                f"no batch of {TRIES} has a finite gradient at the weights of {saved.path}; lower the learning rate"
+            )
         self._link_states()
         for name, parameter in self.task.model.named_parameters():
             device = self.engine.device

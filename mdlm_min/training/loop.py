@@ -237,8 +237,8 @@ def checkpoint_seconds(config: TrainConfig) -> float:
 def _last_evaluation(row: Row) -> str:
     """What an evaluation has found, in short: its line of progress may have been overwritten at once."""
     shown = [(name, value) for name, value in row.items() if name not in ("step", "loss", "skipped") and not math.isnan(value)]
-    metrics = shown[:2]
-    return f"  (step {row['step']:.0f}: {', '.join(f'{name} {value:.4g}' for name, value in metrics)})"
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in shown[:2])
+    return f"  (step {row['step']:.0f}: {metrics})" if metrics else ""
 
 
 def progress_line(row: Row, steps: int, rate: float, work: Work | None = None) -> str:

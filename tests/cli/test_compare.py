@@ -55,7 +55,20 @@ def test_what_scatters_as_much_as_it_differs_is_not_told_apart_and_few_seeds_dec
     assert main(["compare", str(first), str(second)]) == 0
     assert capsys.readouterr().out.endswith("(95% over 3 seeds, p = 0.69): nothing decided: fewer than 5 seeds\n")
     assert main(["compare", str(first / "1"), str(second / "1")]) == 0  # two runs
-    assert "-0.1000 [-inf, +inf] (95% over 1 seeds, p = 1)" in capsys.readouterr().out
+    assert "-0.1000 [-inf, +inf] (95% over 1 seed, p = 1)" in capsys.readouterr().out
+
+
+def test_two_files_of_one_schedule_differ_and_an_engine_does_not(tmp_path, capsys):
+    first, second = made(tmp_path / "a", FIRST[:5], schedule="my.py:M"), made(tmp_path / "b", SECOND, schedule="my.py:M")
+    for folder, sha256 in ((first, "old"), (second, "new")):
+        for file in folder.glob("*/data.json"):
+            file.write_text(f'{{"sha256": "d", "schedule_sha256": "{sha256}"}}')
+    file = first / "2" / "config.json"
+    file.write_text(file.read_text().replace('"seed": 2', '"seed": 2, "engine": {"kind": "deepspeed"}'))
+    assert main(["compare", str(first), str(second)]) == 0
+    said = capsys.readouterr().out
+    assert f"schedule_sha256: 'old' in {first}, 'new' in {second}\n" in said
+    assert "engine" not in said
 
 
 def test_another_processor_is_said(folders, capsys):
@@ -82,6 +95,15 @@ def of_other_steps(a, b):
     file.write_text(file.read_text().replace('"steps": 9', '"steps": 8'))
 
 
+def of_a_seed_that_is_none(a, b):
+    file = a / "3" / "config.json"
+    file.write_text(file.read_text().replace('"seed": 3', '"seed": "3"'))
+
+
+def of_another_schedule(a, b):
+    (a / "3" / "data.json").write_text('{"sha256": "d", "schedule_sha256": "other"}')
+
+
 def altered(a, b):
     file = b / "2" / "metrics.csv"
     file.write_text(file.read_text().replace("3.71", "3.01"))
@@ -93,8 +115,10 @@ def altered(a, b):
         (lambda a, b: (a / "3" / "finished.json").unlink(), "{a}/3 is not finished"),
         (lambda a, b: shutil.copytree(a / "1", a / "7"), "{a}/7 has the seed 1 of {a}/1; allowed: one run a seed"),
         (lambda a, b: shutil.rmtree(b), "{b} holds no runs"),
-        (of_other_steps, "{a}/3 differs from {a}/1 in more than its seed (train.steps: 9 there, 8 asked)"),
-        (of_other_data, "second: {b} and {a} are runs on different data"),
+        (of_other_steps, "{a}/3: more than the seed differs (train.steps: 9 in {a}/1, 8 in {a}/3)"),
+        (of_a_seed_that_is_none, "{a}/3/config.json: seed: '3' is not allowed; a whole number"),
+        (of_another_schedule, "{a}/3: more than the seed differs (schedule_sha256: nothing in {a}/1, 'other' in {a}/3)"),
+        (of_other_data, "second: {b} and {a} are runs on different data or tokenizers"),
         (of_other_seeds, "second: {b} has no seed of {a}"),
         (altered, "{b}/2/metrics.csv was altered after the run"),
     ],

@@ -135,6 +135,9 @@ def test_unfinished_and_altered_runs_are_no_results(fresh, tmp_path):
     metrics.write_text(metrics.read_text().replace("0.", "0.1", 1))
     with pytest.raises(RunError, match="metrics.csv was altered after the run"):
         golden.collect(specs(), tmp_path / "runs")
+    metrics.unlink()
+    with pytest.raises(RunError, match="metrics.csv is gone"):
+        golden.collect(specs(), tmp_path / "runs")
     (folder / "finished.json").unlink()
     with pytest.raises(RunError, match="this run is not finished"):
         golden.collect(specs(), tmp_path / "runs")

@@ -75,22 +75,24 @@ def test_a_run_on_other_data_or_without_a_score_is_not_ranked_and_told_why(small
     from mdlm_min.cli import contest
 
     specs = [spec for spec in CONTEST.runs("cpu", "puma") if spec.cell == "track=bytes_budget=1"]
+    golden_table = copy.deepcopy(table)
     monkeypatch.setattr(golden, "collect", lambda specs, runs: table)
+    monkeypatch.setattr(golden, "accepted", lambda name, tier: golden_table)
     contest._print_boards(CONTEST, specs, small / "runs", "puma")
     said = capsys.readouterr().out
     assert "bytes 1x: puma is not ranked; its data are not those" in said
     frame = table.frame().set_index(["arm", "seed"]).test_nll
     first = f"seed 1: {frame['puma', 1]:.3f} (U[0,1] {frame['llada_0.001', 1]:.3f}), seed 2: "
     assert f"bytes 1x: test NLL of puma: {first}" in said
-    golden_table = copy.deepcopy(table)
+    assert "another processor" not in said
     for record in table.runs.values():
         record["environment"] = record["environment"] | {"processor": "another"}
-    monkeypatch.setattr(LEADERBOARD, "with_submissions", lambda given, name: (golden_table, {}))
     contest._print_boards(CONTEST, specs, small / "runs", "puma")
-    again = "mdlm run contest --arms llada_0.001 --cells track=bytes_budget=1, then mdlm compare"
     said = capsys.readouterr().out
-    assert "puma ran on another processor than the others" in said
-    assert f"to have U[0,1] from this one: {again}" in said
+    assert "puma ran on another processor or torch than the others" in said
+    cell = small / "runs" / "07_contest" / "cpu" / "track=bytes_budget=1"
+    assert f"mdlm run contest --arms llada_0.001 --cells {cell.name} --runs {small / 'runs'}\n" in said
+    assert f"mdlm compare {cell / 'puma'} {cell / 'llada_0.001'} --metric test_nll\n" in said
 
 
 def test_rows_of_another_evaluator_are_refused():
