@@ -99,7 +99,8 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
             raise InputError(f"metric: {metric!r} is not measured in {folder.path}; allowed: {measured or 'nothing there'}")
         data = folder.read_json("data.json", ["sha256"])
         settings = {name: value for name, value in settings_of(config).items() if name != "engine"}  # one step is one step on any
-        settings |= {name: data[name] for name in ("schedule_sha256",) if name in data}
+        if "schedule_sha256" in data:
+            settings["schedule_sha256"] = data["schedule_sha256"]
         for known, one in found.items():
             if known == seed:
                 raise InputError(f"{folder.path} has the seed {seed} of {one.folder.path}; allowed: one run a seed")

@@ -196,7 +196,7 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
         if not (rows := folder.metrics()):
             raise RunError(f"{folder.path / 'metrics.csv'} is gone; delete the folder to run again")
         curves[spec.name] = rows
-        records[spec.name]["columns"] = list(curves[spec.name][0])
+        records[spec.name]["columns"] = list(rows[0])
         if "items_sha256" in finished:
             items[spec.name] = (folder.path / "items.csv").read_text()
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
