@@ -20,6 +20,7 @@ from mdlm_min.run.errors import InputError
 if TYPE_CHECKING:
     from mdlm_min.data.chat import ChatTemplate
     from mdlm_min.data.conversations import Sample
+    from mdlm_min.run.run_folder import RunFolder
     from mdlm_min.tasks.text_model import TextModel
 
 SHOWN = 3  # held-out prompts that are answered
@@ -137,7 +138,7 @@ def finetune(arguments: argparse.Namespace) -> int:
             raise InputError(f"{path / 'metrics.csv'} is damaged: no valid_loss of two steps; delete {path} to train again")
     model = TextModel.load(path, arguments.device)
     template = model.chat_template()
-    held_out = _held_out(template, path, settings, data)
+    held_out = _held_out(template, folder, settings)
     print(
         f"{path}: {record['steps']} steps on {data['samples']} samples in {record['seconds']:.0f} s; "
         f"{data['held_out_samples']} held out, with all that share their opening; of {data['records']} records "
@@ -152,7 +153,7 @@ def finetune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], data: dict[str, Any]) -> "list[Sample]":
+def _held_out(template: "ChatTemplate", folder: "RunFolder", settings: dict[str, Any]) -> "list[Sample]":
     """The first held-out samples of the run's data, each prompt once. Raises InputError where these have changed: they could be
     some that it was trained on."""
     from mdlm_min.data.conversations import ChatConfig, Conversations
@@ -160,8 +161,8 @@ def _held_out(template: "ChatTemplate", path: Path, settings: dict[str, Any], da
     from mdlm_min.tasks.finetune import data_sha256
 
     found = Conversations(build(ChatConfig, settings["data"], "data."), template)
-    if data_sha256(found.sha256, data["start_sha256"]) != data["sha256"]:
-        raise InputError(f"data: {settings['data']['source']} has changed since {path} was trained; bring the old data back")
+    start_sha256 = folder.read_json("data.json", DATA)["start_sha256"]
+    folder.check_text(data_sha256(found.sha256, start_sha256), f"data: {settings['data']['source']}")
     different: dict[tuple[int, ...], Sample] = {}
     for sample in found.held_out:
         different.setdefault(tuple(sample.prompt.tolist()), sample)

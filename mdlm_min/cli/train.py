@@ -130,15 +130,13 @@ def train(arguments: argparse.Namespace) -> int:
         settings["schedule"] = arguments.schedule
     run = language.run if arguments.schedule is None else _run_scheduled
     with trained_run(path, arguments.seed, settings, run) as folder:
-        rows, record, trained_on = folder.metrics(), folder.read_json("finished.json"), folder.read_json("data.json", ["sha256"])
+        rows, record = folder.metrics(), folder.read_json("finished.json")
         if not rows:
             raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")
         row = rows[-1]
     model = TextModel.load(path, arguments.device)
     data = load_text(build(TextConfig, settings["data"]))
-    if data.sha256 != trained_on["sha256"]:
-        corpus = settings["data"]["corpus"]
-        raise InputError(f"text: {corpus} has changed since {path} was trained; bring the old text back, or name another --run")
+    folder.check_text(data.sha256, f"text: {settings['data']['corpus']}")
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     print(f"{path}: {parameters / 1e6:.2f}M parameters, {record['steps']} steps in {record['seconds']:.0f} s")
     print(_loss_line(model, data, row))

@@ -85,7 +85,7 @@ def load_countable(config: TextConfig) -> tuple[np.ndarray, str]:
     Allows "words" besides a model's tokenizers.
     """
     if config.corpus.startswith(PREFIX):
-        data = make_parities(config.corpus, config.length)
+        data = make_parities(config)
         return data.splits["train"], data.sha256
     source = find_sources(config.corpus)["train"]
     digest = source.sha256()

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from mdlm_min.data.text import TextData
+from mdlm_min.data.text import TextConfig, TextData
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
 from mdlm_min.run.random_streams import stream_seed
@@ -50,8 +50,17 @@ def layout(corpus: str, length: int) -> list[int]:
     return np.random.default_rng(stream_seed(0, f"layout {corpus}", length)).permutation(orders).tolist()
 
 
-def make_parities(corpus: str, length: int) -> TextData:
-    """The corpus as tokens 0 and 1, a pure function of its name and the block length; blocks start where sequences start."""
+def make_parities(config: TextConfig) -> TextData:
+    """The corpus as tokens 0 and 1, a pure function of its name and the block length; blocks start where sequences start.
+
+    Raises InputError for a name that is no mixture, and for a tokenizer: there is no text.
+    """
+    if config.tokenizer != TextConfig.tokenizer:
+        raise InputError(
+            f"data.tokenizer: {shown(config.tokenizer)} is not allowed; parities are tokens already: "
+            f"leave it {TextConfig.tokenizer!r}"
+        )
+    corpus, length = config.corpus, config.length
     splits = {}
     for split, count in SEQUENCES.items():
         generator = np.random.default_rng(stream_seed(0, f"{split} {corpus}", length))

@@ -297,6 +297,10 @@ def open_data(config: SamplesConfig) -> PretrainData:
     if files is None and not is_hub_name(config.source):
         if config.held_out:
             raise InputError(f"data.held_out: {config.held_out} is for records; plain text has a split to validate on: use 0")
+        if config.field != SamplesConfig.field:
+            raise InputError(
+                f"data.field: {config.field!r} is for records; plain text has no fields: leave it {SamplesConfig.field!r}"
+            )
         data = load_text(TextConfig(config.source, config.tokenizer, config.length))
         tokenizer = data.tokenizer
         assert tokenizer is not None  # text was tokenized by something

@@ -158,7 +158,7 @@ def loss_over_rates(score: Score, blocks: Tensor, prior: Tensor, passes: int, sp
 
 def load_data(config: TextConfig) -> TextData:
     """The corpus of a configuration: text, or the mixture of parities."""
-    return make_parities(config.corpus, config.length) if config.corpus.startswith(PREFIX) else load_text(config)
+    return make_parities(config) if config.corpus.startswith(PREFIX) else load_text(config)
 
 
 def check(settings: dict[str, Any]) -> None:

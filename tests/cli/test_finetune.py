@@ -116,7 +116,7 @@ def test_a_run_of_mdlm_train_learns_to_answer_and_a_finished_run_only_shows_it(b
     talk.write_text(talk.read_text().replace("say 1", "say one"))  # its held-out prompts may be some that the run has learned
     assert finetune(talk, base, tmp_path / "run", *arguments) == 2
     captured = capsys.readouterr()
-    assert f"data: {talk} has changed since {tmp_path / 'run'} was trained" in captured.err
+    assert f"data: {talk} has changed since this run began" in captured.err
     assert "held-out" not in captured.out
 
 

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from mdlm_min.data.parity_corpus import layout, make_parities, parse_orders
+from mdlm_min.data.text import TextConfig
 from mdlm_min.run.errors import InputError
 
 
 def test_every_group_has_even_parity_and_its_parts_are_fair():
     corpus = "parities:0.5*2+0.5*4"
-    rows = make_parities(corpus, 16).splits["valid"].reshape(-1, 16)
+    rows = make_parities(TextConfig(corpus, length=16)).splits["valid"].reshape(-1, 16)
     start = 0
     for order in layout(corpus, 16):
         group = rows[:, start : start + order]
@@ -30,12 +31,12 @@ def test_shares_are_of_tokens():
 
 
 def test_the_corpus_is_a_function_of_its_name():
-    assert make_parities("parities:4", 12).sha256 == make_parities("parities:4", 12).sha256
-    assert make_parities("parities:4", 12).sha256 != make_parities("parities:3", 12).sha256
+    assert make_parities(TextConfig("parities:4", length=12)).sha256 == make_parities(TextConfig("parities:4", length=12)).sha256
+    assert make_parities(TextConfig("parities:4", length=12)).sha256 != make_parities(TextConfig("parities:3", length=12)).sha256
 
 
 def test_blocks_start_where_sequences_start():
-    data = make_parities("parities:4", 12)
+    data = make_parities(TextConfig("parities:4", length=12))
     batch = data.batch("train", 12, 64, 0, 0)
     assert (batch.unflatten(1, (3, 4)).sum(dim=2) % 2 == 0).all()
 
@@ -56,3 +57,8 @@ def test_a_length_that_does_not_fit_is_refused():
 def test_a_length_that_would_fill_the_memory_is_refused():
     with pytest.raises(InputError, match="data.length: 10000000 is not allowed; at most 4096 for a mixture of parities"):
         layout("parities:4", 10_000_000)
+
+
+def test_a_tokenizer_is_refused_because_there_is_no_text():
+    with pytest.raises(InputError, match="data.tokenizer: 'gpt2' is not allowed; parities are tokens already: leave it 'bytes'"):
+        make_parities(TextConfig("parities:4", "gpt2", 12))

@@ -155,6 +155,8 @@ def test_a_plain_text_has_no_records_to_hold_out(tmp_path):
     (tmp_path / "a.txt").write_text("one line of text\n" * 100)
     with pytest.raises(InputError, match=r"data.held_out: 2 is for records; plain text has a split to validate on: use 0"):
         open_data(config(source=str(tmp_path / "a.txt"), held_out=2))
+    with pytest.raises(InputError, match="data.field: 'body' is for records; plain text has no fields: leave it 'text'"):
+        open_data(config(source=str(tmp_path / "a.txt"), field="body"))
     assert len(open_data(config(source=str(tmp_path / "a.txt"))).valid)
 
 

@@ -1,5 +1,6 @@
 """02_uniform_attention: its judges on made tables."""
 
+import numpy as np
 import pytest
 
 from mdlm_min.evidence.claim import MissingArmError
@@ -126,3 +127,42 @@ def test_the_paper_s_own_curve_has_what_it_says_of_it():
     found = judged(fig5.dropna().to_dict("records"))
     assert CLAIMS["P5"].judge(found).estimate == pytest.approx(0.973, abs=0.001)
     assert counts(CLAIMS["P5b"].judge(found)) == counts(CLAIMS["P5c"].judge(found)) == (1, 0, 0)
+
+
+FIG5 = published("fig5_uniform_attention")
+SEARCHED = Experiment("uniform_attention").module("claims").FIG5_ARMS
+
+
+def near(off):
+    """Fig 5's own validation accuracy, and `off` more."""
+    return [
+        {**row, "validation_accuracy": float(np.interp(row["step"], FIG5["step"], FIG5["test_acc"])) + off}
+        for row in curve({}, {})
+    ]
+
+
+def fig5_search(momentum, others, *cells):
+    return table(
+        "paper", ("search", "sgd_momentum", [near(momentum)]), *(("fig5", arm, [near(off)]) for arm, off in others), *cells
+    )
+
+
+def test_the_nearest_curve_to_fig5_is_judged_on_its_own_seeds():
+    others = [(arm, 0.1 if arm != "sgd_momentum_half" else -0.01) for arm in SEARCHED]
+    early, late = curve({}, {8_000: 0.9}), curve({}, {12_000: 0.9})
+    seeds = ("judged", "sgd_momentum", [early] * 5), ("nearest", "sgd_momentum_half", [late] * 4 + [early])
+    said = CLAIMS["P5c-nearest"].judge(fig5_search(0.02, others, *seeds))
+    assert counts(said) == (4, 1, 0)
+    assert said.note.startswith("Nearest on seed 0: sgd_momentum_half.")
+    assert "sgd_momentum_half 0.010, sgd_momentum 0.020, sgd_momentum_80 0.100" in said.note
+    assert counts(CLAIMS["P5c-nearest"].judge(fig5_search(0.001, others, *seeds))) == (0, 5, 0)
+
+
+def test_the_nearest_curve_is_not_chosen_before_all_have_run():
+    seeds = ("judged", "sgd_momentum", [near(0)] * 5)
+    with pytest.raises(MissingArmError, match=SEARCHED[-1]):
+        CLAIMS["P5c-nearest"].judge(fig5_search(0.0, [(arm, 0.1) for arm in SEARCHED[:-1]], seeds))
+    short = fig5_search(0.0, [(arm, 0.1) for arm in SEARCHED], seeds)
+    short.curves["fig5/sgd_momentum_85/seed0"][:] = short.curves["fig5/sgd_momentum_85/seed0"][:100]
+    with pytest.raises(MissingArmError, match="sgd_momentum_85"):
+        CLAIMS["P5c-nearest"].judge(short)
