@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ ARMS = {
     "band": "U[.3,.8]",
     "bell": "N[.5,.2]",
 }
-TOKENS = 64  # of a block
 GAIN = 0.264  # nats that the paper's window gains (W2)
 FIG7 = 1.37  # times the window's steps that the paper's U[0,1] needs to equal loss
 
@@ -55,9 +55,23 @@ def step_ratios(table: Table, rival: str, arm: str) -> list[float]:
     return ratios
 
 
-def trend(table: Table, rival: str, arm: str) -> tuple[Mean, float]:
-    """How the gap of validation loss changes with each doubling of the tokens, by a straight line in their logarithm from a
-    quarter of the run on, seed by seed; and the mean gap of those lines at the last step."""
+@dataclass(frozen=True)
+class Trend:
+    """Straight lines in the logarithm of the tokens through the gap of validation loss, one for each seed, from a quarter of the
+    run on: their slopes per doubling of the tokens, and their gaps at the last step."""
+
+    slopes: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    @property
+    def closes(self) -> Quotient | None:
+        """Doublings of the tokens from the last step to where the lines are at zero; None where they do not fall."""
+        falls = tuple(-slope for slope in self.slopes)
+        return Quotient(self.ends, falls) if np.mean(falls) > 0 < np.mean(self.ends) else None
+
+
+def trend(table: Table, rival: str, arm: str) -> Trend:
+    """How the gap of validation loss between two arms changes with each doubling of the tokens."""
     slopes, ends = [], []
     for theirs, ours in zip(curves_of(table, rival), curves_of(table, arm), strict=True):
         last = theirs[-1]["step"]
@@ -66,7 +80,7 @@ def trend(table: Table, rival: str, arm: str) -> tuple[Mean, float]:
         slope, end = np.polyfit(late[:, 0], late[:, 1], 1)
         slopes.append(float(slope))
         ends.append(float(end))
-    return Mean(tuple(slopes)), float(np.mean(ends))
+    return Trend(tuple(slopes), tuple(ends))
 
 
 def _gap(table: Table, rival: str, arm: str) -> np.ndarray:
@@ -255,69 +269,129 @@ CLAIMS = [
 
 
 COLOUR = {"uniform": 3, "middle": 2, "clipped": 4, "band": 5, "bell": 6}
+SETTING = {"": "black", "long": figure.COLOURS[0], "batch-256": figure.COLOURS[1]}  # by what follows the corpus in a cell's name
+WEIGHTS = {"": "with the weight 1/t", "_unweighted": "without the weight"}
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Per tier, a row for each setting: the gap between U[0,1] and the window against tokens, with and without the weight 1/t
-    (median, every seed, range), with a straight line in the logarithm of the tokens from a quarter of the run on and its 95%
-    interval over seeds; and the validation loss of every schedule (mean over seeds)."""
+    """Per tier, the gap to U[0,1] against tokens, with the weight 1/t and without, of the window and of its neighbours; and the
+    validation loss of every schedule (mean over seeds) in every setting."""
     paths = []
     for tier, table in tables.items():
         there = dict.fromkeys(record["cell"] for record in table.runs.values())
         cells = [cell for cell in there if {"uniform", "middle"} <= set(arms_of(table.cell(cell))) and "search" not in cell]
         if not cells:
             continue
-        fig, axes = figure.grid(len(cells), 2, width=5.2, height=3.6)
-        for row, cell in zip(axes, cells, strict=True):
-            _draw_gap(row[0], table.cell(cell), cell)
-            _draw_losses(row[1], table.cell(cell), cell)
-        figure.legend_below(fig, 3)
+        corpora = list(dict.fromkeys(cell.partition("-")[0] for cell in cells))
+        fig, axes = figure.grid(len(corpora) + 1, 2, width=5.6, height=3.8)
+        for column, (suffix, text) in enumerate(WEIGHTS.items()):
+            for ax, corpus in zip(axes[:, column], corpora, strict=False):
+                named = [cell for cell in cells if cell.partition("-")[0] == corpus]
+                _draw_window(ax, table, named, suffix)
+                ax.set_title(f"U[0,1] - U[.45,.55], {corpus or 'all'}, {text}")
+            _draw_neighbours(axes[-1, column], table.cell(cells[0]), suffix)
+            axes[-1, column].set_title(f"U[0,1] - every schedule, {cells[0] or 'all'}, {text}")
+        fig.suptitle(
+            "Does the gain last? Heavy: median of the seeds. Dotted: lines fitted from a quarter of a run on, after the runs;\n"
+            "where they reach zero lies far outside the data. 2x: to equal loss U[0,1] needs twice the steps.",
+            fontsize=9.5,
+        )
         paths.append(figure.save(fig, folder / f"03_wikitext_lasting_{tier}.png"))
+        fig, axes = figure.grid(-(-len(cells) // 2), 2, width=5.2, height=3.4)
+        for ax, cell in zip(axes.flat, cells, strict=False):
+            _draw_losses(ax, table.cell(cell), cell)
+        for ax in axes.flat[len(cells) :]:
+            ax.set_visible(False)
+        figure.legend_below(fig, 3)
+        paths.append(figure.save(fig, folder / f"03_wikitext_lasting_losses_{tier}.png"))
     return paths
 
 
-LINES = "heavy: median of the seeds; dashed: mean of their fits, made after the runs"
+def _millions(table: Table) -> float:
+    """Million tokens of a step."""
+    config = next(iter(table.runs.values()))["config"]
+    return float(config["batch"] * config["data"]["length"] / 1e6)
 
 
-def _draw_gap(ax: figure.Axes, table: Table, cell: str) -> None:
-    batch = next(iter(table.runs.values()))["config"]["batch"]
-    for suffix, colour, text in (("", "black", "with 1/t"), ("_unweighted", "grey", "without 1/t")):  # no schedule's colour
-        rival, arm = f"uniform{suffix}", f"middle{suffix}"
-        if not {rival, arm} <= set(arms_of(table)):
-            continue
-        pairs = zip(curves_of(table, rival), curves_of(table, arm), strict=True)
-        gaps = [
-            pd.DataFrame({"step": row["step"] * batch * TOKENS / 1e6, "gap": row["valid_loss"] - mine["valid_loss"]}
-                         for row, mine in zip(theirs, ours, strict=True) if row["step"] > 0)
-            for theirs, ours in pairs
-        ]  # fmt: skip
-        figure.seed_band(ax, gaps, "gap", colour, f"U[0,1] - U[.45,.55], {text}")
-        slope, end = trend(table, rival, arm)
-        low, high = slope.interval()
-        last = float(gaps[0]["step"].iloc[-1])
-        tokens = np.linspace(last / 4, last, 50)
-        line = f"{slope.estimate:+.3f} [{low:+.3f}, {high:+.3f}] nats per doubling"
-        if not np.isfinite(low):
-            line = f"{slope.estimate:+.3f} nats per doubling, one seed"
-        ax.plot(tokens, end + slope.estimate * np.log2(tokens / last), "--", color=colour, linewidth=2, label=line)
+def _numbers(table: Table, rival: str, arm: str) -> str:
+    """Steps to equal loss, the slope and where the lines close, each with its interval over seeds where there is one."""
+    line, ratio = trend(table, rival, arm), Ratio(tuple(step_ratios(table, rival, arm)))
+    slope = Mean(line.slopes)
+    said = f"{ratio.estimate:.2f}x{_between(ratio, '.2f')}, {slope.estimate:+.3f}{_between(slope, '+.3f')} a doubling"
+    return said + (f", zero after {line.closes.estimate:.1f}{_between(line.closes, '.1f', 0.0)}" if line.closes else "")
+
+
+def _between(evidence: Evidence, form: str, least: float = -math.inf) -> str:
+    low, high = evidence.interval()
+    low = max(low, least)
+    return f" [{low:{form}}, {high:{form}}]" if evidence.seeds > 1 and np.isfinite([low, high]).all() else ""
+
+
+def _draw_window(ax: figure.Axes, table: Table, cells: list[str], suffix: str) -> None:
+    """The window's gap in every setting of one corpus: steps and batch."""
+    rival, arm = f"uniform{suffix}", f"middle{suffix}"
+    for cell in cells:
+        part, colour = table.cell(cell), SETTING[cell.partition("-")[2]]
+        if {rival, arm} <= set(arms_of(part)):
+            seeds, last = len(curves_of(part, arm)), curves_of(part, arm)[0][-1]["step"]
+            batch = next(iter(part.runs.values()))["config"]["batch"]
+            name = f"{last:,.0f} steps of {batch}, {seeds} seeds\n{_numbers(part, rival, arm)}"
+            figure.seed_band(ax, _gaps(part, rival, arm), "gap", colour, name)
+            _draw_trend(ax, part, rival, arm, colour)
+    _finish(ax)
+
+
+def _draw_neighbours(ax: figure.Axes, table: Table, suffix: str) -> None:
+    """Every schedule's gap to U[0,1] (median of the seeds), both with the weight or both without; with it also U[0,1] without."""
+    rival = f"uniform{suffix}"
+    others = [arm for arm in arms_of(table) if arm.endswith("_unweighted") == bool(suffix) and arm != rival]
+    for arm in [*others, *(["uniform_unweighted"] if not suffix and "uniform_unweighted" in arms_of(table) else [])]:
+        colour = figure.COLOURS[COLOUR[arm.partition("_")[0]]]
+        gaps = pd.concat(_gaps(table, rival, arm)).groupby("step")["gap"].median()
+        ax.plot(gaps.index, gaps, color=colour, linewidth=1.8, label=f"{label(arm)}\n{_numbers(table, rival, arm)}")
+        _draw_trend(ax, table, rival, arm, colour)
+    _finish(ax)
+
+
+def _gaps(table: Table, rival: str, arm: str) -> list[pd.DataFrame]:
+    """The gap of validation loss of every seed; "step" are million tokens."""
+    scale = _millions(table)
+    return [
+        pd.DataFrame({"step": row["step"] * scale, "gap": row["valid_loss"] - mine["valid_loss"]}
+                     for row, mine in zip(theirs, ours, strict=True) if row["step"] > 0)
+        for theirs, ours in zip(curves_of(table, rival), curves_of(table, arm), strict=True)
+    ]  # fmt: skip
+
+
+def _draw_trend(ax: figure.Axes, table: Table, rival: str, arm: str, colour: str) -> None:
+    line, last = trend(table, rival, arm), curves_of(table, arm)[0][-1]["step"] * _millions(table)
+    tokens = np.geomspace(last / 4, last, 50)
+    ax.plot(tokens, np.mean(line.ends) + np.mean(line.slopes) * np.log2(tokens / last), ":", color=colour, linewidth=2.2)
+
+
+def _finish(ax: figure.Axes) -> None:
     ax.axhline(0, color="grey", linewidth=0.8)
-    ratio = Ratio(tuple(step_ratios(table, "uniform", "middle"))).estimate
-    ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats")
-    ax.set_title(f"does the gain last? {cell}: to equal loss U[0,1] needs {ratio:.1f} times the steps\n{LINES}", fontsize=9)
-    ax.legend(fontsize=7)
+    ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats", xscale="log")
+    _mark_tokens(ax)
+    low, high = ax.get_ylim()
+    lines = sum(text.count("\n") + 1 for text in ax.get_legend_handles_labels()[1])
+    ax.set_ylim(low, low + (high - low) / (1 - 0.055 * lines))  # room for the legend above the curves
+    ax.legend(fontsize=7, loc="upper left", frameon=False)
+
+
+def _mark_tokens(ax: figure.Axes) -> None:
+    """Plain numbers on a logarithmic axis of million tokens."""
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
 
 
 def _draw_losses(ax: figure.Axes, table: Table, cell: str) -> None:
-    batch = next(iter(table.runs.values()))["config"]["batch"]
     for arm in arms_of(table):
-        curves = [
-            pd.DataFrame(rows).assign(tokens=lambda rows: rows["step"] * batch * TOKENS / 1e6) for rows in curves_of(table, arm)
-        ]
-        mean = pd.concat(curves).groupby("tokens")["valid_loss"].mean()
-        dashed = arm.endswith("_unweighted")
+        mean = pd.concat([pd.DataFrame(rows) for rows in curves_of(table, arm)]).groupby("step")["valid_loss"].mean().iloc[1:]
+        style = "--" if arm.endswith("_unweighted") else "-"
         colour = figure.COLOURS[COLOUR[arm.partition("_")[0]]]
-        ax.plot(mean.index[1:], mean.iloc[1:], "--" if dashed else "-", color=colour, linewidth=1.3, label=label(arm))
+        ax.plot(mean.index * _millions(table), mean, style, color=colour, linewidth=1.3, label=label(arm))
     ax.set(xlabel="million tokens", ylabel="validation loss, nats per token", xscale="log", title=f"validation loss, {cell}")
-    ticks = [tick for tick in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if tick <= ax.get_xlim()[1]]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([], minor=True)
+    _mark_tokens(ax)

@@ -31,10 +31,14 @@ def table(slopes, early=0.0):
 
 @pytest.mark.parametrize("early", [0.0, 0.5])
 def test_the_trend_is_that_of_the_last_three_quarters_by_doubling(early):
-    slope, end = CLAIMS.trend(table([-0.01, -0.03], early), "uniform", "middle")
-    assert slope.values == pytest.approx((-0.01, -0.03))
-    assert end == pytest.approx(0.1)
-    assert slope.estimate == pytest.approx(-0.02)
+    line = CLAIMS.trend(table([-0.01, -0.03], early), "uniform", "middle")
+    assert line.slopes == pytest.approx((-0.01, -0.03))
+    assert line.ends == pytest.approx((0.1, 0.1))
+    assert line.closes.estimate == pytest.approx(5)
+
+
+def test_a_gap_that_grows_never_closes():
+    assert CLAIMS.trend(table([0.01, 0.03]), "uniform", "middle").closes is None
 
 
 def falling(ends):
