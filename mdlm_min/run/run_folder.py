@@ -31,6 +31,7 @@ from mdlm_min.run.files import locked, no_empty_folder, sha256, write_whole
 
 Row = dict[str, float]
 BEFORE_A_RUN = ("lock", "stop")  # may lie in a folder that holds no run yet
+OF_A_RUN = ("config.json", "environment.json")  # in the folder of every run
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -271,7 +272,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
             yield folder
         except REFUSALS:
             if begins and not (path / "data.json").exists():
-                for name in ("config.json", "environment.json"):
+                for name in OF_A_RUN:
                     (path / name).unlink(missing_ok=True)
             raise
 
@@ -280,6 +281,8 @@ def _check_free(path: Path) -> None:
     """Raise InputError for a path at which no run can be: a file, or a folder with something else in it."""
     if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
         raise InputError(f"run: {file} is a file; allowed: a new or empty folder, or one of a run")
+    if run := next((folder for folder in path.absolute().parents if all((folder / name).is_file() for name in OF_A_RUN)), None):
+        raise InputError(f"run: {path} lies in the folder of another run, {run}; allowed: a folder outside it")
     if path.is_dir() and not (path / "config.json").exists():
         names = sorted(entry.name for entry in path.iterdir())
         if other := [name for name in names if name not in BEFORE_A_RUN and not name.startswith(".")]:

@@ -109,6 +109,18 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, name):
         pass
 
 
+def test_a_run_does_not_lie_in_another_runs_folder(tmp_path):
+    with open_run(tmp_path / "run", CONFIG):
+        pass
+    inside = tmp_path / "run" / "checkpoint" / "run"
+    with (
+        pytest.raises(InputError, match=f"run: {inside} lies in the folder of another run, {tmp_path / 'run'}; "),
+        open_run(inside, CONFIG),
+    ):
+        pass
+    assert not inside.parent.exists()
+
+
 def test_a_stop_request_and_what_a_kill_left_are_no_other_run(tmp_path):
     for name in ("stop", "lock", ".config.json.1.tmp"):
         (tmp_path / name).touch()
