@@ -129,6 +129,19 @@ def test_the_paper_s_own_curve_has_what_it_says_of_it():
     assert counts(CLAIMS["P5b"].judge(found)) == counts(CLAIMS["P5c"].judge(found)) == (1, 0, 0)
 
 
+def test_adamw_over_all_steps_is_judged_on_its_own_cell():
+    early, late = curve({600: 0.95}, {600: 0.95}), curve({600: 0.95}, {10_000: 0.95, 20_000: 0.8})
+    made = table(
+        "paper", ("judged", "sgd_momentum", [early]), ("search", "adamw_gpt2", [early]),
+        ("AdamW", "adamw_gpt2", [late] * 5), ("AdamW", "output_gpt2", [curve({}, {300: 0.9}, 1_000)] * 5),
+    )  # fmt: skip
+    assert CLAIMS["P5-AdamW-25000"].judge(made).values == pytest.approx((0.8,) * 5)
+    assert counts(CLAIMS["P5b-AdamW-25000"].judge(made)) == (0, 5, 0)
+    assert CLAIMS["P5d-25000"].judge(made).estimate == 0
+    with pytest.raises(MissingArmError):
+        CLAIMS["P5-AdamW-25000"].judge(judged(early))
+
+
 FIG5 = published("fig5_uniform_attention")
 SEARCHED = Experiment("uniform_attention").module("claims").FIG5_ARMS
 
