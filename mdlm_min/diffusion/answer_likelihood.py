@@ -75,15 +75,15 @@ class Passes:
     prompt: Tensor
 
 
-AnswerScore = Callable[[Passes], Tensor]  # NLL of the masked tokens, [masked], in row-major order of `mask`
+PassesNLL = Callable[[Passes], Tensor]  # NLL of the masked tokens, [masked], in row-major order of `mask`
 Logits = Callable[[Tensor, Tensor, Tensor], Tensor]  # masked tokens, positions, real tokens -> logits [positions, vocabulary]
 
 
-def guided_score(logits: Logits, mask_token: int, guidance: float) -> AnswerScore:
-    """A score from a model's logits, with classifier-free guidance: (1 + g) logits - g logits without the prompt, all of which is
+def guided_nll(logits: Logits, mask_token: int, guidance: float) -> PassesNLL:
+    """The NLL by a model's logits, with classifier-free guidance: (1 + g) logits - g logits without the prompt, all of which is
     masked for the second. LLaDA's form; g = 0 is the model itself, in one pass."""
 
-    def score(passes: Passes) -> Tensor:
+    def nll_of(passes: Passes) -> Tensor:
         hidden = passes.tokens.masked_fill(passes.mask, mask_token)
         rows, of_row = _distinct(torch.cat((hidden, passes.mask, passes.real, passes.prompt), dim=1))
         hidden, mask, real = hidden[rows], passes.mask[rows], passes.real[rows]
@@ -95,7 +95,7 @@ def guided_score(logits: Logits, mask_token: int, guidance: float) -> AnswerScor
         found = found[torch.cat([parts[row] for row in of_row]).to(found.device)]
         return F.cross_entropy(found, passes.tokens[passes.mask].to(found.device), reduction="none")
 
-    return score
+    return nll_of
 
 
 def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
@@ -107,7 +107,7 @@ def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
 
 
 def answer_nll(
-    score: AnswerScore, answers: Sequence[Answer], config: LikelihoodConfig, length: int, batch_tokens: int = 8192
+    nll_of: PassesNLL, answers: Sequence[Answer], config: LikelihoodConfig, length: int, batch_tokens: int = 8192
 ) -> Tensor:
     """NLL of every answer in nats, float64 [answers]. A batch has up to `batch_tokens` tokens, padding included.
 
@@ -121,7 +121,7 @@ def answer_nll(
         while chunk := list(itertools.islice(rows, max(1, batch_tokens // size))):
             passes = _padded([(answers[index], mask) for index, mask, _ in chunk], size)
             values = torch.zeros(passes.mask.shape, dtype=torch.float64)
-            values[passes.mask] = score(passes).double().cpu()
+            values[passes.mask] = nll_of(passes).double().cpu()
             weights = torch.tensor([weight for _, _, weight in chunk], dtype=torch.float64)
             found.index_add_(0, torch.tensor([index for index, _, _ in chunk]), weights * values.sum(dim=1))
     return found

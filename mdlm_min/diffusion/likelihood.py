@@ -31,7 +31,7 @@ from torch import Tensor
 from mdlm_min.diffusion.mask_rate import check_generator
 from mdlm_min.run.errors import DivergedError, InputError
 
-Score = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batch, length] -> NLL of the masked, row-major
+MaskedNLL = Callable[[Tensor, Tensor], Tensor]  # tokens [batch, length], mask [batch, length] -> NLL of the masked, row-major
 LEAST_PAIRS = 20  # of passes of the same block, to tell the blocks' variance from that of the passes
 
 
@@ -72,27 +72,27 @@ def exact_masks(levels: Tensor, length: int, generator: torch.Generator) -> Tens
 
 
 @torch.no_grad()
-def nll_in_place(score: Score, tokens: Tensor, mask: Tensor) -> Tensor:
+def nll_in_place(nll_of: MaskedNLL, tokens: Tensor, mask: Tensor) -> Tensor:
     """NLL of the masked tokens at their positions, zero elsewhere: float64 [passes, length], no gradient. Raises InputError for
     scores that are not one NLL for each masked token: a mean would pass as all of them."""
-    found, count = score(tokens, mask), (int(mask.sum()),)
+    found, count = nll_of(tokens, mask), (int(mask.sum()),)
     if not isinstance(found, Tensor) or found.shape != count:
         shape = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise InputError(f"score: {shape} is not allowed; allowed: {count}, the NLL of each masked token in row-major order")
+        raise InputError(f"nll_of: {shape} is not allowed; allowed: {count}, the NLL of each masked token in row-major order")
     values = torch.zeros(mask.shape, dtype=torch.float64)
     values[mask] = found.double().cpu()
     return values
 
 
-def in_batches(score: Score, tokens: Tensor, mask: Tensor, batch: int) -> Tensor:
+def in_batches(nll_of: MaskedNLL, tokens: Tensor, mask: Tensor, batch: int) -> Tensor:
     """`nll_in_place` for any number of passes. Those with similar numbers of masked tokens share a batch."""
     values = torch.empty(mask.shape, dtype=torch.float64)
     for chosen in mask.sum(dim=1).argsort(stable=True).split(batch):
-        values[chosen] = nll_in_place(score, tokens[chosen], mask[chosen])
+        values[chosen] = nll_in_place(nll_of, tokens[chosen], mask[chosen])
     return values
 
 
-def llada_estimate(score: Score, blocks: Tensor, draws: int, generator: torch.Generator, batch: int = 64) -> float:
+def llada_estimate(nll_of: MaskedNLL, blocks: Tensor, draws: int, generator: torch.Generator, batch: int = 64) -> float:
     """LLaDA's estimator (its Eq. 6 and `get_log_likelihood`), for comparison. Nats per token.
 
     Every block has `draws` passes. Their numbers of masked tokens are spread evenly over 1 .. L, from a random start.
@@ -101,15 +101,15 @@ def llada_estimate(score: Score, blocks: Tensor, draws: int, generator: torch.Ge
     start = torch.randint(length, (count, 1), generator=generator)
     levels = ((start + torch.linspace(0, length * (1 - 1 / draws), draws).round().long()) % length + 1).flatten()
     mask = exact_masks(levels, length, generator)
-    return float((in_batches(score, blocks.repeat_interleave(draws, dim=0), mask, batch).sum(dim=1) / levels).mean())
+    return float((in_batches(nll_of, blocks.repeat_interleave(draws, dim=0), mask, batch).sum(dim=1) / levels).mean())
 
 
 def estimate(
-    score: Score, blocks: Tensor, prior: Tensor, passes: int, generator: torch.Generator, strata: int = 10, batch: int = 64
+    nll_of: MaskedNLL, blocks: Tensor, prior: Tensor, passes: int, generator: torch.Generator, strata: int = 10, batch: int = 64
 ) -> Estimate:
-    """Test loss of `score` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
+    """Test loss of `nll_of` on all `blocks` (int64 [count, length]) from `passes` forward passes of one block each.
 
-    score: called with tokens and mask ([batch, length] each), gives the NLL of each masked token in nats, [masked], row-major.
+    nll_of: called with tokens and mask ([batch, length] each), gives the NLL of each masked token in nats, [masked], row-major.
     prior: [count, length, 1 or 3], what is known of every token beforehand: its NLL given nothing (unigrams), and, if known,
     given the token before it and given the token after it (bigrams; equal to the first where the block has no such neighbour).
     Nothing known is one column of zeros. Raises InputError for other shapes, no blocks and fewer than 24 passes per stratum,
@@ -127,7 +127,7 @@ def estimate(
     check_generator(generator)
     chosen, levels, weight = plan(count, length, passes, generator)
     mask = exact_masks(levels, length, generator)
-    nll = in_batches(score, blocks[chosen], mask, batch)
+    nll = in_batches(nll_of, blocks[chosen], mask, batch)
     if not torch.isfinite(nll).all():
         raise DivergedError("the held-out loss is not finite; lower the learning rate. The last good checkpoint is kept")
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mdlm_min.data.chat import NAMES, ChatTemplate
-from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passes, answer_nll, guided_score
+from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, Passes, answer_nll, guided_nll
 from mdlm_min.diffusion.remasking import TokenRules
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
@@ -258,11 +258,11 @@ class MDLM(LM):  # type: ignore[misc]
         return [self.known.records[key] for key in keys]
 
     def _nll(self, answers: list[Answer], passed: Callable[[int], Any]) -> Tensor:
-        score = guided_score(self._logits, self.text.mask_token, self.config.guidance)
+        nll_of = guided_nll(self._logits, self.text.mask_token, self.config.guidance)
 
         def counted(passes: Passes) -> Tensor:
             passed(len(passes.tokens))
-            return score(passes)
+            return nll_of(passes)
 
         length = self.text.length
         return answer_nll(counted, answers, self.config.likelihood(), length, self.config.tokens_of_batch(length))

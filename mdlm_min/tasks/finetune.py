@@ -143,7 +143,7 @@ class FinetuneTask(TransformerTask):
         samples = self.data.held_out[: self.config.validation_answers]
         answers = [Answer(torch.from_numpy(one.prompt).long(), torch.from_numpy(one.answer).long()) for one in samples]
         config = LikelihoodConfig(self.config.validation_passes)
-        found = answer_nll(self.score, answers, config, self.model.config.length)
+        found = answer_nll(self.passes_nll, answers, config, self.model.config.length)
         sizes = torch.tensor([len(one.answer) for one in answers], dtype=torch.float64)
         loss = found.sum() / sizes.sum()
         count = len(answers)
@@ -176,7 +176,7 @@ class FinetuneTask(TransformerTask):
             prompt = torch.tensor([*self._prompt(exercise), *self.template.tokenizer.encode(exercise.given).tolist()])
             endings = [torch.tensor(self.template.content(choice)) for choice in exercise.choices]
             answers += [Answer.within(length, prompt, ending) for ending in endings]
-        found = answer_nll(self.score, answers, LikelihoodConfig(self.config.item_passes), length)
+        found = answer_nll(self.passes_nll, answers, LikelihoodConfig(self.config.item_passes), length)
         rows = []
         for exercise, losses in zip(exercises, found.split([len(one.choices) for one in exercises]), strict=True):
             judged = judge(Item(exercise.question, exercise.choices, 0), losses)

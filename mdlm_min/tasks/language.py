@@ -12,7 +12,7 @@ from mdlm_min.data.bigrams import token_priors
 from mdlm_min.data.parity_corpus import PREFIX, layout, make_parities
 from mdlm_min.data.text import TextConfig, TextData, find_sources, load_text
 from mdlm_min.data.tokenizer import check_tokenizer
-from mdlm_min.diffusion.likelihood import Score, estimate
+from mdlm_min.diffusion.likelihood import MaskedNLL, estimate
 from mdlm_min.diffusion.mask_rate import MaskRate
 from mdlm_min.diffusion.process import MaskedDiffusion
 from mdlm_min.model.config import ModelConfig
@@ -141,13 +141,13 @@ class LanguageTask(Task):
         return row | {name.replace("valid", "test", 1): math.nan for name in row}
 
 
-def loss_over_rates(score: Score, blocks: Tensor, prior: Tensor, passes: int, split: str) -> Row:
-    """Test loss of `score` on `blocks` as columns named after the split: the loss over t in [0, 1], its standard error, and both
+def loss_over_rates(nll_of: MaskedNLL, blocks: Tensor, prior: Tensor, passes: int, split: str) -> Row:
+    """Test loss of `nll_of` on `blocks` as columns named after the split: the loss over t in [0, 1], its standard error, and both
     in each tenth of t (likelihood.estimate).
 
     The passes' blocks and masks are the same for every arm and seed, so that a comparison is not of their luck.
     """
-    result = estimate(score, blocks, prior, passes, stream(0, f"likelihood {split}"), STRATA)
+    result = estimate(nll_of, blocks, prior, passes, stream(0, f"likelihood {split}"), STRATA)
     return {
         f"{split}_loss": result.loss,
         f"{split}_error": result.error,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_min.data.items import Item
 from mdlm_min.data.tokenizer import Tokenizer
-from mdlm_min.diffusion.answer_likelihood import Answer, AnswerScore, LikelihoodConfig, answer_nll
+from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, PassesNLL, answer_nll
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Judged:
 
 
 def judge_items(
-    score: AnswerScore, items: list[Item], tokenizer: Tokenizer, length: int, config: LikelihoodConfig
+    nll_of: PassesNLL, items: list[Item], tokenizer: Tokenizer, length: int, config: LikelihoodConfig
 ) -> list[Judged]:
     """Every item judged, in the order of `items`. A prompt that is too long for `length` tokens loses its beginning.
 
@@ -36,7 +36,7 @@ def judge_items(
         return torch.from_numpy(tokenizer.encode(text).astype("int64"))
 
     answers = [Answer.within(length, tokens(item.prompt), tokens(choice)) for item in items for choice in item.choices]
-    found = answer_nll(score, answers, config, length).split([len(item.choices) for item in items])
+    found = answer_nll(nll_of, answers, config, length).split([len(item.choices) for item in items])
     return [judge(item, losses) for item, losses in zip(items, found, strict=True)]
 
 

@@ -126,7 +126,7 @@ class PretrainTask(TransformerTask):
         likelihood = LikelihoodConfig(config.item_passes)
         for task in ITEM_TASKS:
             items = load_items(task, config.items)
-            judged = judge_items(self.score, items, self.data.tokenizer, config.data.length, likelihood)
+            judged = judge_items(self.passes_nll, items, self.data.tokenizer, config.data.length, likelihood)
             for name in ITEM_COLUMNS:
                 means[f"{task}_{name}"] = sum(float(getattr(one, name)) for one in judged) / len(judged)
             for index, one in enumerate(judged):

@@ -161,7 +161,7 @@ class TransformerTask(Task):
         found = self.nll(tokens[rows], mask[rows], None if padding_mask is None else padding_mask[rows])
         return distributed.joined(found[: counts[distributed.rank()]], counts).cpu()
 
-    def score(self, passes: Passes) -> Tensor:
+    def passes_nll(self, passes: Passes) -> Tensor:
         """`shared_nll` as answer_likelihood.answer_nll wants it."""
         return self.shared_nll(passes.tokens, passes.mask, passes.real)
 

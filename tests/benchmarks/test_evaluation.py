@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from mdlm_min.data.items import Item, load_items
 from mdlm_min.data.tokenizer import Bytes
-from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, guided_score, masks_of
+from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, guided_nll, masks_of
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.random_streams import stream
@@ -57,7 +57,7 @@ def test_items_per_second_against_one_at_a_time(compare, every, passes):
     def logits(tokens, mask, real):
         return model(tokens, mask, None if bool(real.all()) else real)
 
-    score = guided_score(logits, MASK, 0.0)
+    score = guided_nll(logits, MASK, 0.0)
 
     def ours():
         judged["ours"] = judge_items(score, every, Bytes(), LENGTH, config)

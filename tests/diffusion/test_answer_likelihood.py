@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll, guided_score, masks_of
+from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll, guided_nll, masks_of
 from mdlm_min.model.llada import scaled
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
@@ -27,7 +27,7 @@ def model():
 
 @pytest.fixture
 def score(model):
-    return guided_score(torch.no_grad()(model), MASK, 0.0)
+    return guided_nll(torch.no_grad()(model), MASK, 0.0)
 
 
 def answer(size, prompt=5, seed=0):
@@ -58,7 +58,7 @@ def plain_nll(model, one, guidance=0.0):
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 def test_answers_of_up_to_eight_tokens_are_exact(model, guidance):
     answers = [*(answer(size) for size in range(1, 9)), answer(5, prompt=30)]  # the last has 35 tokens, padded to 36
-    score = guided_score(torch.no_grad()(model), MASK, guidance)
+    score = guided_nll(torch.no_grad()(model), MASK, guidance)
     found = answer_nll(score, answers, LikelihoodConfig(255), LENGTH)
     assert found.tolist() == pytest.approx([plain_nll(model, one, guidance) for one in answers], rel=1e-5)
 
@@ -74,7 +74,7 @@ def test_choices_that_are_one_input_are_read_once(model):
     one, longer = answer(1), answer(2)
     letters = [Answer(one.prompt, torch.tensor([letter])) for letter in (3, 1, 4, 9)]
     same = [longer, Answer(longer.prompt, torch.tensor([longer.answer[0], (longer.answer[1] + 1) % MASK]))]
-    found = answer_nll(guided_score(logits, MASK, 0.5), [*letters, *same], LikelihoodConfig(3), LENGTH)
+    found = answer_nll(guided_nll(logits, MASK, 0.5), [*letters, *same], LikelihoodConfig(3), LENGTH)
     assert found.tolist() == pytest.approx([plain_nll(model, each, 0.5) for each in (*letters, *same)], rel=1e-5)
     # The letters are one input. The longer answers differ in their second token: one input where it is masked, two where not.
     assert sum(read) == 2 * (1 + 4)  # with guidance, twice
@@ -82,9 +82,7 @@ def test_choices_that_are_one_input_are_read_once(model):
 
 def test_guidance_without_a_prompt_is_the_model_itself(model):
     alone = answer(4, prompt=0)
-    values = [
-        answer_nll(guided_score(torch.no_grad()(model), MASK, g), [alone], LikelihoodConfig(15), LENGTH) for g in (0.0, 2.0)
-    ]
+    values = [answer_nll(guided_nll(torch.no_grad()(model), MASK, g), [alone], LikelihoodConfig(15), LENGTH) for g in (0.0, 2.0)]
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-5)
 
 

@@ -358,11 +358,11 @@ def test_llada_s_levels_are_evenly_spaced_around_a_random_start():
     ("change", "message"),
     [
         (
-            {"score": lambda tokens, mask: torch.tensor(3.2)},
-            r"score: shape \(\) is not allowed; allowed: \(\d+,\), the NLL of",
+            {"nll_of": lambda tokens, mask: torch.tensor(3.2)},
+            r"nll_of: shape \(\) is not allowed; allowed: \(\d+,\), the NLL of",
         ),
-        ({"score": lambda tokens, mask: torch.zeros(mask.shape)}, r"score: shape \(\d+, 6\) is not allowed"),
-        ({"score": lambda tokens, mask: 3.2}, "score: float is not allowed"),
+        ({"nll_of": lambda tokens, mask: torch.zeros(mask.shape)}, r"nll_of: shape \(\d+, 6\) is not allowed"),
+        ({"nll_of": lambda tokens, mask: 3.2}, "nll_of: float is not allowed"),
         ({"blocks": torch.zeros(6, dtype=torch.int64)}, r"blocks: shape \(6,\) is not allowed"),
         ({"blocks": torch.zeros(0, 6, dtype=torch.int64)}, r"blocks: shape \(0, 6\) is not allowed"),
         ({"prior": torch.zeros(8, 6)}, r"prior: shape \(8, 6\) is not allowed; allowed: \(8, 6\) and 1 or 3 columns"),
@@ -372,7 +372,7 @@ def test_llada_s_levels_are_evenly_spaced_around_a_random_start():
 )
 def test_what_would_be_another_number_is_refused(change, message):
     given = {
-        "score": lambda tokens, mask: torch.ones(int(mask.sum())),
+        "nll_of": lambda tokens, mask: torch.ones(int(mask.sum())),
         "blocks": torch.zeros(8, 6, dtype=torch.int64),
         "prior": torch.zeros(8, 6, 1),
         "generator": torch.Generator(),

@@ -9,7 +9,7 @@ import torch
 
 from mdlm_min.data.chat import ChatTemplate
 from mdlm_min.data.tokenizer import Bytes
-from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll, guided_score
+from mdlm_min.diffusion.answer_likelihood import Answer, LikelihoodConfig, answer_nll, guided_nll
 from mdlm_min.diffusion.sampling import SamplingConfig
 from mdlm_min.evaluation.gen_kwargs import parse_gen_kwargs, until_first
 from mdlm_min.evaluation.harness import rolling_windows
@@ -32,7 +32,7 @@ def nll(text_model, prompt, answer, guidance=0.0, **options):
     def logits(tokens, mask, real):
         return text_model.model(tokens, mask, None if real.all() else real)
 
-    score = guided_score(logits, 256, guidance)
+    score = guided_nll(logits, 256, guidance)
     return float(answer_nll(score, [Answer(tokens(prompt), tokens(answer))], LikelihoodConfig(3, **options), 160))
 
 
