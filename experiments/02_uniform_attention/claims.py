@@ -1,6 +1,7 @@
 """P5: parity without attention, and what the paper only describes or leaves open about it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,6 @@ PLATEAU = 13236  # the published step at which validation accuracy is at .75
 FACTOR = 1.5  # by which steps to .75 may differ from it
 MASKED_ARMS = ("adamw_gpt2", "adamw_pytorch", "nanogpt_gpt2", "sgd_gpt2", "sgd_pytorch", "sgd_momentum", "sgd_per_token")
 JUDGED = {"paper": "sgd_momentum", "cpu": "adamw_gpt2"}
-FIG5_ARMS = (  # momentum and scale of the loss: the search for the nearest curve to Fig 5
-    "sgd_momentum_80",
-    "sgd_momentum_85",
-    "sgd_momentum_half",
-    "sgd_momentum_three_quarters",
-    "sgd_momentum_95_half",
-    "sgd_momentum_99_per_token",
-)
 OUTPUT_ARMS = ("output_gpt2", "output_pytorch")
 TRANSFORMER_ARMS = ("transformer_learned", "transformer_uniform")
 
@@ -105,36 +98,15 @@ def distance_to_fig5(rows: Sequence[Row]) -> float:
     return float(np.abs(there - [row["validation_accuracy"] for row in rows]).mean())
 
 
-def nearest(table: Table) -> tuple[str, dict[str, float]]:
-    """The arm whose run on seed 0 has the least distance to Fig 5, of `sgd_momentum` and FIG5_ARMS, and the distances of all.
-
-    Raises MissingArmError where one has not run to step 25,000: the rule is to see them all.
-    """
-    runs = {("search", JUDGED["paper"]), *(("fig5", arm) for arm in FIG5_ARMS)}
-    distances = {}
-    for cell, arm in sorted(runs):
-        if not (found := curves_of(table.cell(cell), arm)) or found[0][-1]["step"] < FIG5_STEPS:
-            raise MissingArmError(arm)
-        distances[arm] = distance_to_fig5(found[0])
-    return min(distances, key=distances.__getitem__), distances
-
-
-def judge_nearest(table: Table) -> Evidence:
-    """P5c's rule for the arm that `nearest` selects on seed 0; the note has how far each arm's curve is from Fig 5."""
-    arm, distances = nearest(table)
-    part = table.cell("judged" if arm == JUDGED["paper"] else "nearest")
-    found = curves_of(part, arm)
-    steps = _times(part, arm, "validation_accuracy", HALFWAY)
-    values, seen = np.array(steps.values), np.array(steps.seen)
-    held = seen & (values >= PLATEAU / FACTOR) & (values <= PLATEAU * FACTOR)
-    unknown = ~seen & (values <= PLATEAU * FACTOR)
-    note = (
-        f"Nearest on seed 0: {arm}. Steps to .75 {steps.text()}; distances "
-        + ", ".join(f"{distance_to_fig5(rows):.3f}" for rows in found)
-        + ". Mean distance of validation accuracy from Fig 5's on seed 0: "
-        + ", ".join(f"{name} {distance:.3f}" for name, distance in sorted(distances.items(), key=lambda item: item[1]))
-    )
-    return Share(int(held.sum()), int((~held & ~unknown).sum()), int(unknown.sum()), note)
+def distances(table: Table) -> dict[str, float]:
+    """`distance_to_fig5` of `sgd_momentum` and the arms of the cell fig5 on seed 0, at step 25,000; the nearest first."""
+    found = {}
+    for name, record in table.runs.items():
+        arm, rows = record["config"]["arm"], table.curves[name]
+        searched = (record["cell"], arm) == ("search", JUDGED["paper"]) or record["cell"] == "fig5"
+        if searched and rows[-1]["step"] >= FIG5_STEPS:
+            found[arm] = distance_to_fig5(rows)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def judge_output(table: Table) -> Evidence:
@@ -177,7 +149,7 @@ def _of_adamw(judge: Judge) -> Judge:
 _COST = "5 runs of 25,000 steps, half an hour each on one core"
 
 
-def _fig5(suffix: str, where: str, tier: str, cost: str = "", of: Callable[[Judge], Judge] = lambda judge: judge) -> list[Claim]:
+def _fig5(suffix: str, where: str, tier: str, cost: str = "") -> list[Claim]:
     """P5 and P5b on one tier's table."""
     return [
         Claim(
@@ -188,8 +160,9 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "", of: Callable[[Judg
             published=".973 at step 25,000",
             tolerance="mean over seeds above .923, which is .05 below the published one",
             tier=tier,
-            judge=of(judge_p5),
+            judge=judge_p5,
             cost=cost,
+            family="learned without attention",
             paper=0.973,
             null=0.923,
             smallest=quarter(0.973, 0.923),
@@ -202,7 +175,7 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "", of: Callable[[Judg
             published="16,000 / 13,900 to reach .9",
             tolerance="validation at .9 within 1.5 times the steps of training; interval above 1/2",
             tier=tier,
-            judge=of(judge_delay),
+            judge=judge_delay,
             cost=cost,
             scale="share",
             paper=1.0,
@@ -214,7 +187,7 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "", of: Callable[[Judg
 CLAIMS = [
     *_fig5("", "gradient descent, 25,000 steps", "paper", _COST),
     *_fig5("-AdamW", "AdamW, 6,000 of 25,000 steps", "cpu"),
-    *_fig5("-AdamW-25000", "AdamW, 25,000 steps", "paper", _COST, _of_adamw),
+    replace(_fig5("-AdamW-25000", "AdamW, 25,000 steps", "paper", _COST)[0], judge=_of_adamw(judge_p5)),
     Claim(
         id="P5c",
         statement="Its plateau: chance level until about step 10,000 at rate 1e-3",
@@ -225,20 +198,6 @@ CLAIMS = [
         tier="paper",
         judge=judge_plateau,
         cost=_COST,
-        scale="share",
-        paper=1.0,
-        smallest=quarter(1.0, 0.5),
-    ),
-    Claim(
-        id="P5c-nearest",
-        statement="Its plateau, in the reading of Fig 5 that is nearest in momentum and scale of the loss",
-        kind="statistical",
-        quantity="share of seeds within a factor of 1.5",
-        published="13,236 to .75",
-        tolerance="steps to .75 within a factor of 1.5 of the published; the arm nearest to Fig 5 on seed 0; interval above 1/2",
-        tier="paper",
-        judge=judge_nearest,
-        cost="6 runs of 25,000 steps on seed 0, then 5 of the nearest; half an hour each on one core",
         scale="share",
         paper=1.0,
         smallest=quarter(1.0, 0.5),
@@ -319,4 +278,20 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             axes[0, 2].legend(loc="center right", fontsize=8)
         figure.legend_below(fig, 5)
         paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
+        if len(found := distances(table)) > 1:
+            paths.append(_draw_search(table, found, folder / f"02_uniform_attention_fig5_{tier}.png"))
     return paths
+
+
+def _draw_search(table: Table, found: dict[str, float], path: Path) -> Path:
+    """Validation accuracy on seed 0 of the arms that were searched for Fig 5, the nearest first, with their distances to it."""
+    paper = published("fig5_uniform_attention")
+    fig, axes = figure.grid(1, 1, width=7.5, height=4)
+    for index, (arm, distance) in enumerate(found.items()):
+        frame = pd.DataFrame(curves_of(table, arm)[0])  # of the least seed, 0
+        colour = figure.COLOURS[index]
+        axes[0, 0].plot(frame["step"], frame["validation_accuracy"], color=colour, linewidth=1.2, label=f"{arm}: {distance:.3f}")
+    axes[0, 0].plot(paper["step"], paper["test_acc"], color="black", label="paper, Fig 5", **figure.PUBLISHED)
+    axes[0, 0].set(xlabel="step", title="MLP, (20,6), seed 0: validation accuracy, and its mean distance from Fig 5's")
+    figure.legend_below(fig, 3)
+    return figure.save(fig, path)

@@ -292,8 +292,8 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             _draw_neighbours(axes[-1, column], table.cell(cells[0]), suffix)
             axes[-1, column].set_title(f"U[0,1] - every schedule, {cells[0] or 'all'}, {text}")
         fig.suptitle(
-            "Does the gain last? Heavy: median of the seeds. Dotted: lines fitted from a quarter of a run on, after the runs;\n"
-            "where they reach zero lies far outside the data. 2x: to equal loss U[0,1] needs twice the steps.",
+            "Does the gain last? Heavy: mean of the seeds. Dotted: lines fitted from a quarter of a run on, after the runs;\n"
+            "they reach zero so many doublings after the end, outside the data. 2x: to equal loss U[0,1] needs twice the steps.",
             fontsize=9.5,
         )
         paths.append(figure.save(fig, folder / f"03_wikitext_lasting_{tier}.png"))
@@ -318,7 +318,7 @@ def _numbers(table: Table, rival: str, arm: str) -> str:
     line, ratio = trend(table, rival, arm), Ratio(tuple(step_ratios(table, rival, arm)))
     slope = Mean(line.slopes)
     said = f"{ratio.estimate:.2f}x{_between(ratio, '.2f')}, {slope.estimate:+.3f}{_between(slope, '+.3f')} a doubling"
-    return said + (f", zero after {line.closes.estimate:.1f}{_between(line.closes, '.1f', 0.0)}" if line.closes else "")
+    return said + (f", zero {line.closes.estimate:.1f}{_between(line.closes, '.1f', 0.0)} later" if line.closes else "")
 
 
 def _between(evidence: Evidence, form: str, least: float = -math.inf) -> str:
@@ -336,18 +336,21 @@ def _draw_window(ax: figure.Axes, table: Table, cells: list[str], suffix: str) -
             seeds, last = len(curves_of(part, arm)), curves_of(part, arm)[0][-1]["step"]
             batch = next(iter(part.runs.values()))["config"]["batch"]
             name = f"{last:,.0f} steps of {batch}, {seeds} seeds\n{_numbers(part, rival, arm)}"
-            figure.seed_band(ax, _gaps(part, rival, arm), "gap", colour, name)
+            gaps = pd.concat([gap.set_index("step")["gap"] for gap in _gaps(part, rival, arm)], axis=1)
+            ax.plot(gaps.index, gaps.mean(axis=1), color=colour, linewidth=1.8, label=name)
+            ax.plot(gaps.index, gaps, color=colour, alpha=0.4, linewidth=0.5)
+            ax.fill_between(gaps.index, gaps.min(axis=1), gaps.max(axis=1), color=colour, alpha=0.06, linewidth=0)
             _draw_trend(ax, part, rival, arm, colour)
     _finish(ax)
 
 
 def _draw_neighbours(ax: figure.Axes, table: Table, suffix: str) -> None:
-    """Every schedule's gap to U[0,1] (median of the seeds), both with the weight or both without; with it also U[0,1] without."""
+    """Every schedule's gap to U[0,1] (mean of the seeds), both with the weight or both without; with it also U[0,1] without."""
     rival = f"uniform{suffix}"
     others = [arm for arm in arms_of(table) if arm.endswith("_unweighted") == bool(suffix) and arm != rival]
     for arm in [*others, *(["uniform_unweighted"] if not suffix and "uniform_unweighted" in arms_of(table) else [])]:
         colour = figure.COLOURS[COLOUR[arm.partition("_")[0]]]
-        gaps = pd.concat(_gaps(table, rival, arm)).groupby("step")["gap"].median()
+        gaps = pd.concat(_gaps(table, rival, arm)).groupby("step")["gap"].mean()
         ax.plot(gaps.index, gaps, color=colour, linewidth=1.8, label=f"{label(arm)}\n{_numbers(table, rival, arm)}")
         _draw_trend(ax, table, rival, arm, colour)
     _finish(ax)

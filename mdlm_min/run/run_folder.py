@@ -281,7 +281,7 @@ def _check_free(path: Path) -> None:
     """Raise InputError for a path at which no run can be: a file, or a folder with something else in it."""
     if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
         raise InputError(f"run: {file} is a file; allowed: a new or empty folder, or one of a run")
-    if run := next((folder for folder in path.absolute().parents if all((folder / name).is_file() for name in OF_A_RUN)), None):
+    if run := next((folder for folder in path.resolve().parents if all((folder / name).is_file() for name in OF_A_RUN)), None):
         raise InputError(f"run: {path} lies in the folder of another run, {run}; allowed: a folder outside it")
     if path.is_dir() and not (path / "config.json").exists():
         names = sorted(entry.name for entry in path.iterdir())

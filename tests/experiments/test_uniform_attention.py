@@ -136,46 +136,27 @@ def test_adamw_over_all_steps_is_judged_on_its_own_cell():
         ("AdamW", "adamw_gpt2", [late] * 5), ("AdamW", "output_gpt2", [curve({}, {300: 0.9}, 1_000)] * 5),
     )  # fmt: skip
     assert CLAIMS["P5-AdamW-25000"].judge(made).values == pytest.approx((0.8,) * 5)
-    assert counts(CLAIMS["P5b-AdamW-25000"].judge(made)) == (0, 5, 0)
     assert CLAIMS["P5d-25000"].judge(made).estimate == 0
     with pytest.raises(MissingArmError):
         CLAIMS["P5-AdamW-25000"].judge(judged(early))
 
 
 FIG5 = published("fig5_uniform_attention")
-SEARCHED = Experiment("uniform_attention").module("claims").FIG5_ARMS
 
 
-def near(off):
+def near(off, last=25_000):
     """Fig 5's own validation accuracy, and `off` more."""
-    return [
-        {**row, "validation_accuracy": float(np.interp(row["step"], FIG5["step"], FIG5["test_acc"])) + off}
-        for row in curve({}, {})
-    ]
+    rows = curve({}, {}, last)
+    there = np.interp([row["step"] for row in rows], FIG5["step"], FIG5["test_acc"])
+    return [{**row, "validation_accuracy": float(value) + off} for row, value in zip(rows, there, strict=True)]
 
 
-def fig5_search(momentum, others, *cells):
-    return table(
-        "paper", ("search", "sgd_momentum", [near(momentum)]), *(("fig5", arm, [near(off)]) for arm, off in others), *cells
-    )
-
-
-def test_the_nearest_curve_to_fig5_is_judged_on_its_own_seeds():
-    others = [(arm, 0.1 if arm != "sgd_momentum_half" else -0.01) for arm in SEARCHED]
-    early, late = curve({}, {8_000: 0.9}), curve({}, {12_000: 0.9})
-    seeds = ("judged", "sgd_momentum", [early] * 5), ("nearest", "sgd_momentum_half", [late] * 4 + [early])
-    said = CLAIMS["P5c-nearest"].judge(fig5_search(0.02, others, *seeds))
-    assert counts(said) == (4, 1, 0)
-    assert said.note.startswith("Nearest on seed 0: sgd_momentum_half.")
-    assert "sgd_momentum_half 0.010, sgd_momentum 0.020, sgd_momentum_80 0.100" in said.note
-    assert counts(CLAIMS["P5c-nearest"].judge(fig5_search(0.001, others, *seeds))) == (0, 5, 0)
-
-
-def test_the_nearest_curve_is_not_chosen_before_all_have_run():
-    seeds = ("judged", "sgd_momentum", [near(0)] * 5)
-    with pytest.raises(MissingArmError, match=SEARCHED[-1]):
-        CLAIMS["P5c-nearest"].judge(fig5_search(0.0, [(arm, 0.1) for arm in SEARCHED[:-1]], seeds))
-    short = fig5_search(0.0, [(arm, 0.1) for arm in SEARCHED], seeds)
-    short.curves["fig5/sgd_momentum_85/seed0"][:] = short.curves["fig5/sgd_momentum_85/seed0"][:100]
-    with pytest.raises(MissingArmError, match="sgd_momentum_85"):
-        CLAIMS["P5c-nearest"].judge(short)
+def test_the_search_for_fig5_is_of_its_own_cells_and_of_whole_runs():
+    made = table(
+        "paper",
+        ("search", "sgd_momentum", [near(0.02)]), ("judged", "sgd_momentum", [near(0.0)]), ("search", "sgd_gpt2", [near(0.0)]),
+        ("fig5", "sgd_momentum_half", [near(-0.01)]), ("fig5", "sgd_momentum_80", [near(0.0, 20_000)]),
+    )  # fmt: skip
+    found = Experiment("uniform_attention").module("claims").distances(made)
+    assert list(found) == ["sgd_momentum_half", "sgd_momentum"]
+    assert list(found.values()) == pytest.approx([0.01, 0.02])

@@ -119,6 +119,13 @@ def test_a_run_does_not_lie_in_another_runs_folder(tmp_path):
     ):
         pass
     assert not inside.parent.exists()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "run", target_is_directory=True)
+    with pytest.raises(InputError, match="lies in the folder of another run"), open_run(link / "run", CONFIG):
+        pass
+    with open_run(tmp_path / "run" / ".." / "beside", CONFIG):
+        pass
+    assert (tmp_path / "beside" / "config.json").exists()
 
 
 def test_a_stop_request_and_what_a_kill_left_are_no_other_run(tmp_path):
