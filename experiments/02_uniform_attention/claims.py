@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import figure
-from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, curves_of, quarter
+from mdlm_min.evidence.claim import Claim, Judge, MissingArmError, arms_of, curves_of, in_cell, quarter
 from mdlm_min.evidence.golden import Table, published
 from mdlm_min.evidence.statistics import Evidence, Mean, Share, Sooner, Times
 from mdlm_min.run.run_folder import Row
@@ -138,12 +138,7 @@ def judge_ablation(table: Table) -> Evidence:
 
 def _of_adamw(judge: Judge) -> Judge:
     """The cpu tier's judge of AdamW, for the cell "AdamW" of the paper's tier: other seeds, all 25,000 steps."""
-
-    def judge_cell(table: Table) -> Evidence:
-        part = table.cell("AdamW")
-        return judge(Table(part.experiment, "cpu", part.runs, part.curves, part.items))
-
-    return judge_cell
+    return in_cell(lambda part: judge(replace(part, tier="cpu")), "AdamW")
 
 
 _COST = "5 runs of 25,000 steps, half an hour each on one core"
@@ -184,6 +179,19 @@ def _fig5(suffix: str, where: str, tier: str, cost: str = "") -> list[Claim]:
     ]
 
 
+P5D = Claim(
+    id="P5d",
+    statement="On the same MLP masked diffusion generalises before output supervision",
+    kind="statistical",
+    quantity="probability that masked diffusion is at .75 first",
+    published="(ours)",
+    tolerance="interval above 1/2",
+    tier="cpu",
+    judge=judge_output,
+    scale="probability",
+    smallest=quarter(1.0, 0.5),
+)
+
 CLAIMS = [
     *_fig5("", "gradient descent, 25,000 steps", "paper", _COST),
     *_fig5("-AdamW", "AdamW, 6,000 of 25,000 steps", "cpu"),
@@ -202,30 +210,14 @@ CLAIMS = [
         paper=1.0,
         smallest=quarter(1.0, 0.5),
     ),
-    Claim(
-        id="P5d",
-        statement="On the same MLP masked diffusion generalises before output supervision",
-        kind="statistical",
-        quantity="probability that masked diffusion is at .75 first",
-        published="(ours)",
-        tolerance="interval above 1/2",
-        tier="cpu",
-        judge=judge_output,
-        scale="probability",
-        smallest=quarter(1.0, 0.5),
-    ),
-    Claim(
+    P5D,
+    replace(
+        P5D,
         id="P5d-25000",
-        statement="On the same MLP masked diffusion generalises before output supervision; AdamW, 25,000 steps",
-        kind="statistical",
-        quantity="probability that masked diffusion is at .75 first",
-        published="(ours)",
-        tolerance="interval above 1/2",
+        statement=f"{P5D.statement}; AdamW, 25,000 steps",
         tier="paper",
         judge=_of_adamw(judge_output),
         cost="the runs of P5-AdamW-25000, and five of output supervision, a minute each",
-        scale="probability",
-        smallest=quarter(1.0, 0.5),
     ),
     Claim(
         id="P5e",

@@ -336,10 +336,7 @@ def _draw_window(ax: figure.Axes, table: Table, cells: list[str], suffix: str) -
             seeds, last = len(curves_of(part, arm)), curves_of(part, arm)[0][-1]["step"]
             batch = next(iter(part.runs.values()))["config"]["batch"]
             name = f"{last:,.0f} steps of {batch}, {seeds} seeds\n{_numbers(part, rival, arm)}"
-            gaps = pd.concat([gap.set_index("step")["gap"] for gap in _gaps(part, rival, arm)], axis=1)
-            ax.plot(gaps.index, gaps.mean(axis=1), color=colour, linewidth=1.8, label=name)
-            ax.plot(gaps.index, gaps, color=colour, alpha=0.4, linewidth=0.5)
-            ax.fill_between(gaps.index, gaps.min(axis=1), gaps.max(axis=1), color=colour, alpha=0.06, linewidth=0)
+            figure.seed_band(ax, _gaps(part, rival, arm), "gap", colour, name, np.mean)
             _draw_trend(ax, part, rival, arm, colour)
     _finish(ax)
 

@@ -5,7 +5,7 @@ matplotlib is loaded when something is drawn: claims.py imports this file, and m
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +69,16 @@ def ordered(index: int, count: int) -> str:
     return to_hex(pyplot().get_cmap("turbo")(0.05 + 0.9 * index / (count - 1)))
 
 
-def seed_band(ax: "Axes", curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str) -> None:
-    """Median over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
+def seed_band(
+    ax: "Axes", curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str, middle: Callable[..., Any] = np.median
+) -> None:
+    """The `middle` over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
 
-    A run that stopped early keeps its last value. The median, not the mean: seeds tend to have learned or not.
+    A run that stopped early keeps its last value. The median, if not the mean is asked for: seeds tend to have learned or not.
     """
     steps = sorted(set().union(*(curve["step"] for curve in curves)))
     values = np.array([np.interp(steps, curve["step"], curve[metric]) for curve in curves])
-    ax.plot(steps, np.median(values, axis=0), color=colour, label=label, linewidth=1.8)
+    ax.plot(steps, middle(values, axis=0), color=colour, label=label, linewidth=1.8)
     ax.plot(steps, values.T, color=colour, alpha=0.4, linewidth=0.5)
     ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
