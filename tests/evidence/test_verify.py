@@ -434,7 +434,7 @@ def test_claims_set_after_their_runs_are_said_and_accepted(results, capsys):
     records = {record["id"]: record["set_after"] for record in json.loads((results / "verdicts.json").read_text())}
     assert "no such claim at 938d58117f4d" in records["P5-AdamW"]
     main(["verify"])
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("P5-AdamW")]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("P5-AdamW ")]
     assert f"SET AFTER THE RUNS: {records['P5-AdamW']}" in line
 
 
