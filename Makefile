@@ -104,7 +104,7 @@ report: .venv/installed ## results/report.md and report.html: all figures, table
 gpu-queue: .venv/installed ## what has not been run, with its cost, most wanted first
 	.venv/bin/mdlm gpu-queue
 
-test: .venv/installed ## the tests, fast ones first (10 min on two cores)
+test: .venv/installed ## the tests, fast ones first (half an hour on two cores)
 	.venv/bin/python -m pytest
 
 bench: .venv/installed ## speed, as ratios within one run

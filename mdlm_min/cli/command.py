@@ -170,7 +170,7 @@ def trained_run(
     needs_weights: bool = True,
 ) -> "Iterator[RunFolder]":
     """The run folder `path`, locked, in which `run` has trained these settings: now, or before. Raises InputError
-    where the weights are needed afterwards and would not be kept, and where the metrics were altered after the run."""
+    where the weights are needed afterwards and would not be kept, and where its files were altered after the run."""
     from mdlm_min.run.progress import open_display
     from mdlm_min.run.run_folder import open_run
     from mdlm_min.training.checkpoint import checkpoints
@@ -191,8 +191,8 @@ def trained_run(
                 display.update(path.name, "reading the data")  # the first step may be many seconds away
                 run(settings, seed, folder, lambda line: display.update(path.name, line))
                 display.end(path.name, "is trained")
-        if file := folder.altered():
-            raise InputError(f"{file} was altered after the run; delete {path} to train again")
+        if altered := folder.altered():
+            raise InputError(f"{altered}; delete {path} to train again")
         yield folder
 
 

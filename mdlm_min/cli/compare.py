@@ -91,8 +91,8 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
             raise InputError(f"{folder.path / 'config.json'}: seed: {shown(seed)} is not allowed; a whole number")
         if not (folder.path / "finished.json").exists():
             raise InputError(f"{folder.path} is not finished; finish it, or move it elsewhere")
-        if file := folder.altered():
-            raise InputError(f"{file} was altered after the run; run it again, or move it elsewhere")
+        if altered := folder.altered():
+            raise InputError(f"{altered}; run it again, or move it elsewhere")
         row = (folder.metrics() or [{}])[-1]
         if not math.isfinite(value := row.get(metric, math.nan)):
             measured = ", ".join(name for name, number in row.items() if name != "step" and math.isfinite(number))

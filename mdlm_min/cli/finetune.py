@@ -134,8 +134,6 @@ def finetune(arguments: argparse.Namespace) -> int:
     path = arguments.run or Path("runs/finetune", text_name(arguments.data))
     with trained_run(path, arguments.seed, settings, finetune.run) as folder:
         rows, record, data = folder.metrics(), folder.read_json("finished.json", FINISHED), folder.read_json("data.json", DATA)
-        if len(rows) < 2 or not {"valid_loss", "valid_error"} <= rows[-1].keys():
-            raise InputError(f"{path / 'metrics.csv'} is damaged: no valid_loss of two steps; delete {path} to train again")
     model = TextModel.load(path, arguments.device)
     template = model.chat_template()
     held_out = _held_out(template, folder, settings)

@@ -130,10 +130,7 @@ def train(arguments: argparse.Namespace) -> int:
         settings["schedule"] = arguments.schedule
     run = language.run if arguments.schedule is None else _run_scheduled
     with trained_run(path, arguments.seed, settings, run) as folder:
-        rows, record = folder.metrics(), folder.read_json("finished.json")
-        if not rows:
-            raise InputError(f"{path / 'metrics.csv'}: is missing or empty; delete {path} to train again")
-        row = rows[-1]
+        row, record = folder.metrics()[-1], folder.read_json("finished.json")
     model = TextModel.load(path, arguments.device)
     data = load_text(build(TextConfig, settings["data"]))
     folder.check_text(data.sha256, f"text: {settings['data']['corpus']}")

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from mdlm_min.diffusion.mask_schedule import MaskSchedule
 from mdlm_min.run.config import shown
@@ -21,9 +22,12 @@ def load_schedule(spec: str) -> MaskSchedule:
     place, _, class_name = spec.rpartition(":")
     if not place or not class_name.isidentifier():
         raise InputError(f"schedule: {shown(spec)} is not allowed; allowed: {ALLOWED}")
-    kind = getattr(_module(place), class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, MaskSchedule)):
-        raise InputError(f"schedule: {place} has no mask schedule {class_name!r}; allowed: {ALLOWED}")
+    module = _module(place)
+    kind = getattr(module, class_name, None)
+    if not _is_schedule(kind):
+        own = sorted(name for name, value in vars(module).items() if _is_schedule(value) and value.__module__ == module.__name__)
+        allowed = f"{', '.join(own)}, which it has" if own else ALLOWED
+        raise InputError(f"schedule: {place} has no mask schedule {class_name!r}; allowed: {allowed}")
     try:
         schedule = kind()
         name = getattr(schedule, "name", None)
@@ -32,6 +36,10 @@ def load_schedule(spec: str) -> MaskSchedule:
     if not isinstance(name, str):
         raise InputError(f"schedule: {spec} has no name; a line `name = ...` in the class gives it one")
     return schedule
+
+
+def _is_schedule(value: object) -> TypeGuard[type[MaskSchedule]]:
+    return isinstance(value, type) and issubclass(value, MaskSchedule)
 
 
 def schedule_file(spec: str) -> Path:

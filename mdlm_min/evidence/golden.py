@@ -184,8 +184,8 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
                 f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it"
             )
         finished = folder.read_json("finished.json")
-        if file := folder.altered():
-            raise RunError(f"{file} was altered after the run; delete the folder to run again")
+        if altered := folder.altered():
+            raise RunError(f"{altered}; delete the folder to run again")
         records[spec.name] = {
             "cell": spec.cell,
             "config": spec.config,
@@ -193,9 +193,7 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
             "data": folder.read_json("data.json"),
             "finished": finished,
         }
-        if not (rows := folder.metrics()):
-            raise RunError(f"{folder.path / 'metrics.csv'} is gone; delete the folder to run again")
-        curves[spec.name] = rows
+        curves[spec.name] = rows = folder.metrics()
         records[spec.name]["columns"] = list(rows[0])
         if "items_sha256" in finished:
             items[spec.name] = (folder.path / "items.csv").read_text()

@@ -7,7 +7,7 @@ metrics.csv       one row per evaluation, the same bytes however often the run w
 log.txt           progress with times, across all starts
 checkpoints/      the newest two states
 items.csv         where there are test items: one row per item (task, item, then numbers), written with the last evaluation
-finished.json     written last: steps, seconds, hashes of metrics, items and log
+finished.json     written last: steps, seconds, and hashes of the files above that say what was run and measured
 
 Of a language model also model.json and tokenizer.json; of a run on several processes launch.txt, deepspeed.json and, after a
 failure, error.json.
@@ -32,6 +32,8 @@ from mdlm_min.run.files import locked, no_empty_folder, sha256, write_whole
 Row = dict[str, float]
 BEFORE_A_RUN = ("lock", "stop")  # may lie in a folder that holds no run yet
 OF_A_RUN = ("config.json", "environment.json")  # in the folder of every run
+GIVEN = ("config.json", "model.json", "tokenizer.json")  # what a finished run is used by, beside what it measured
+MEASURED = ("metrics.csv", "items.csv")
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -173,15 +175,23 @@ class RunFolder:
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Mark the run as done, with the hashes of what it leaves."""
-        files = [self.path / name for name in ("metrics.csv", "items.csv", "log.txt")]
-        hashes = {f"{file.stem}_sha256": sha256(file) for file in files if file.exists()}
-        self.write_json("finished.json", {**record, **hashes})
+        hashes = {f"{Path(name).stem}_sha256": found for name, found in self._hashes((*MEASURED, "log.txt")).items()}
+        self.write_json("finished.json", {**record, **hashes, "given_sha256": self._hashes(GIVEN)})
 
-    def altered(self) -> Path | None:
-        """The file whose hash in finished.json is no longer its own; None where there is none. A log may grow."""
-        finished = self.read_json("finished.json")
-        files = [self.path / name for name in ("metrics.csv", "items.csv") if f"{Path(name).stem}_sha256" in finished]
-        return next((file for file in files if file.exists() and sha256(file) != finished[f"{file.stem}_sha256"]), None)
+    def _hashes(self, names: Collection[str]) -> dict[str, str]:
+        return {name: sha256(self.path / name) for name in names if (self.path / name).exists()}
+
+    def altered(self, names: Collection[str] = (*GIVEN, *MEASURED)) -> str:
+        """The first of the files `names` that is no longer what finished.json has the hash of, and what became of it ("... is
+        gone"); empty where there is none. A log may grow, and a run of before a file was hashed is believed."""
+        finished = self.read_json("finished.json", ["metrics_sha256"])
+        hashes = {name: finished.get(f"{Path(name).stem}_sha256") for name in MEASURED} | finished.get("given_sha256", {})
+        for file in (self.path / name for name in names if hashes.get(name)):
+            if not file.exists():
+                return f"{file} is gone"
+            if sha256(file) != hashes[file.name]:
+                return f"{file} was altered after the run"
+        return ""
 
     def finish_at_once(self, row: Row, data_sha256: str, seconds: float) -> None:
         """The whole record of a run without steps: `row` is its one evaluation, on the CPU in float64. Such a run is short, so
@@ -263,8 +273,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
         folder, begins = RunFolder(path), not (path / "config.json").exists()
         if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
             changed = "; ".join(differences(old, new))
-            other = "another folder (--run; of mdlm run --runs)"
-            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it, or name {other}")
+            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it, or name another folder")
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STOPPED = "mdlm: stopped; the same command finds the work that was kept\n"
+STOPPED = "mdlm: stopped; a run resumes with the same command\n"
 CODE = 130  # exit code of a command that was stopped
 
 

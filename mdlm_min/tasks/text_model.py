@@ -20,7 +20,7 @@ from mdlm_min.model.llada_weights import foreign_file, load_weights, save_weight
 from mdlm_min.model.transformer import Transformer, empty_transformer
 from mdlm_min.run.config import shown
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.run_folder import RunFolder, settings_of
+from mdlm_min.run.run_folder import GIVEN, RunFolder, settings_of
 from mdlm_min.tasks.language import DTYPES
 from mdlm_min.tasks.model_files import read_model_files
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
@@ -255,6 +255,8 @@ def _trained(path: Path, device: str, dtype: str, weights: torch.dtype | None = 
     for name in ("dtype", "weights"):
         if settings.get(name, "float32") not in DTYPES:
             raise InputError(f"{path / 'config.json'}: {name}: {shown(settings[name])} is unknown; allowed: {', '.join(DTYPES)}")
+    if (path / "finished.json").exists() and (altered := folder.altered(GIVEN)):
+        raise InputError(f"{altered}; bring it back, or train again")
     config, tokenizer, mask, end = read_model_files(folder)
     compute = DTYPES[dtype or settings.get("dtype", "float32")]
     weights = weights or torch.promote_types(DTYPES[settings.get("weights", "float32")], compute)
@@ -266,7 +268,7 @@ def _newest(saved: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> Trans
     model = empty_transformer(config, dtype)
     for name, parameter in model.named_parameters():
         if f"model.{name}" not in saved or (found := saved[f"model.{name}"]).shape != parameter.shape:
-            raise InputError(f"{saved.path}: its weights do not fit the model of the run's config.json")  # changed after the run
+            raise InputError(f"{saved.path}: its weights do not fit model.json; allowed: the model that was trained")
         parameter.detach().copy_(found)
     return model
 

@@ -1,7 +1,9 @@
 """`mdlm compare` gives Student's interval of the paired difference, and refuses what cannot be compared."""
 
+import json
 import re
 import shutil
+from hashlib import sha256
 
 import pytest
 from scipy import stats
@@ -26,6 +28,14 @@ def made(folder, values, metric="test_loss", data="d", **settings):
 @pytest.fixture
 def folders(tmp_path):
     return made(tmp_path / "a", FIRST, mask_rate="U[0.45,0.55]"), made(tmp_path / "b", SECOND, mask_rate="U[0,1]")
+
+
+def other(file, old, new):
+    """The finished run of this config.json becomes one of another configuration."""
+    file.write_text(file.read_text().replace(old, new))
+    finished = file.parent / "finished.json"
+    given = {"given_sha256": {"config.json": sha256(file.read_bytes()).hexdigest()}}
+    finished.write_text(json.dumps(json.loads(finished.read_text()) | given))
 
 
 def test_the_difference_is_that_of_a_paired_t_test(folders, capsys):
@@ -60,11 +70,10 @@ def test_what_scatters_as_much_as_it_differs_is_not_told_apart_and_few_seeds_dec
 
 def test_two_files_of_one_schedule_differ_and_an_engine_does_not(tmp_path, capsys):
     first, second = made(tmp_path / "a", FIRST[:5], schedule="my.py:M"), made(tmp_path / "b", SECOND, schedule="my.py:M")
-    for folder, sha256 in ((first, "old"), (second, "new")):
+    for folder, schedule in ((first, "old"), (second, "new")):
         for file in folder.glob("*/data.json"):
-            file.write_text(f'{{"sha256": "d", "schedule_sha256": "{sha256}"}}')
-    file = first / "2" / "config.json"
-    file.write_text(file.read_text().replace('"seed": 2', '"seed": 2, "engine": {"kind": "deepspeed"}'))
+            file.write_text(f'{{"sha256": "d", "schedule_sha256": "{schedule}"}}')
+    other(first / "2" / "config.json", '"seed": 2', '"seed": 2, "engine": {"kind": "deepspeed"}')
     assert main(["compare", str(first), str(second)]) == 0
     said = capsys.readouterr().out
     assert f"schedule_sha256: 'old' in {first}, 'new' in {second}\n" in said
@@ -86,18 +95,15 @@ def of_other_data(a, b):
 def of_other_seeds(a, b):
     for seed in range(1, 6):
         (b / str(seed)).rename(b / f"{seed}.old")
-        file = b / f"{seed}.old" / "config.json"
-        file.write_text(file.read_text().replace(f'"seed": {seed}', f'"seed": {seed + 10}'))
+        other(b / f"{seed}.old" / "config.json", f'"seed": {seed}', f'"seed": {seed + 10}')
 
 
 def of_other_steps(a, b):
-    file = a / "3" / "config.json"
-    file.write_text(file.read_text().replace('"steps": 9', '"steps": 8'))
+    other(a / "3" / "config.json", '"steps": 9', '"steps": 8')
 
 
 def of_a_seed_that_is_none(a, b):
-    file = a / "3" / "config.json"
-    file.write_text(file.read_text().replace('"seed": 3', '"seed": "3"'))
+    other(a / "3" / "config.json", '"seed": 3', '"seed": "3"')
 
 
 def of_another_schedule(a, b):
@@ -107,6 +113,15 @@ def of_another_schedule(a, b):
 def altered(a, b):
     file = b / "2" / "metrics.csv"
     file.write_text(file.read_text().replace("3.71", "3.01"))
+
+
+def of_an_edited_config(a, b):
+    file = b / "2" / "config.json"
+    file.write_text(file.read_text().replace("U[0,1]", "U[0,.9]"))
+
+
+def without_metrics(a, b):
+    (b / "2" / "metrics.csv").unlink()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +136,8 @@ def altered(a, b):
         (of_other_data, "second: {b} and {a} are runs on different data or tokenizers"),
         (of_other_seeds, "second: {b} has no seed of {a}"),
         (altered, "{b}/2/metrics.csv was altered after the run"),
+        (of_an_edited_config, "{b}/2/config.json was altered after the run"),
+        (without_metrics, "{b}/2/metrics.csv is gone"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(folders, change, message, capsys):

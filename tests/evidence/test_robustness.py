@@ -90,7 +90,7 @@ def test_a_stop_signal_writes_checkpoints_and_ends_everything_with_one_line(how,
         process.terminate()  # the parent alone
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "mdlm: stopped; the same command finds the work that was kept\n"
+    assert error == "mdlm: stopped; a run resumes with the same command\n"
     stopped = [path.parent for path in tmp_path.glob("01_parity/cpu/**/log.txt") if "as asked" in path.read_text()]
     assert stopped
     assert all(list((folder / "checkpoints").iterdir()) for folder in stopped)

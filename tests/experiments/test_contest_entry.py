@@ -28,7 +28,7 @@ from tests.experiments.made_contest import CONTEST, OWN, SMALL
         ("own.py:All", "the name 'all' is not allowed; allowed: up to 64 letters, digits and _ . + = -, not `all`"),
         ("own.py:Five", "batch: 16 is not allowed with schedule five; a multiple of 5"),
         ("own.py:Marked", "schedule marked: needs marks, which this process does not have"),
-        ("own.py:Absent", "own.py has no mask schedule 'Absent'"),
+        ("own.py:Absent", "own.py has no mask schedule 'Absent'; allowed: All, "),
         ("own.py:torch", "own.py has no mask schedule 'torch'"),
         ("nowhere:Class", "nowhere cannot be imported (ModuleNotFoundError"),
         ("own.py", "schedule: 'own.py' is not allowed"),

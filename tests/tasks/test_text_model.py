@@ -12,9 +12,10 @@ from mdlm_min.model.llada import SpecialTokens, scaled
 from mdlm_min.model.llada_weights import save_weights
 from mdlm_min.model.transformer import Transformer
 from mdlm_min.run.errors import InputError
-from mdlm_min.run.run_folder import open_run
+from mdlm_min.run.run_folder import RunFolder, open_run
 from mdlm_min.tasks import pretrain
 from mdlm_min.tasks.language import LanguageRunConfig, LanguageTask, ShapeConfig
+from mdlm_min.tasks.model_files import read_model_files, write_model_files
 from mdlm_min.tasks.text_model import TextModel, context_length
 from mdlm_min.training.checkpoint import Checkpoint, checkpoints
 
@@ -156,3 +157,22 @@ def test_a_released_folder_needs_no_run(released):
     (path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="tokenizer.json cannot be read"):
         TextModel.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_token": -1}, "model.json: mask_token: -1 is not allowed; a token id from 0 to"),
+        ({"mask_token": None}, "model.json: mask_token: None is not allowed; a token id from 0 to"),
+        ({"end_token": "x"}, "model.json: end_token: 'x' is not allowed; a token id from 0 to"),
+        ({"tokenizer": "words"}, "model.json: tokenizer: 'words' is unknown; allowed: bytes, gpt2, tokenizer.json"),
+    ],
+)
+def test_a_damaged_model_json_is_named(make, tmp_path, change, message):
+    model = make()
+    folder = RunFolder(tmp_path)
+    write_model_files(folder, model.model.config, model.tokenizer, model.mask_token, None)
+    assert read_model_files(folder)[0] == model.model.config
+    folder.write_json("model.json", folder.read_json("model.json") | change)
+    with pytest.raises(InputError, match=message):
+        read_model_files(folder)
