@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mdlm_min.run.config import OneOf, Range, check_fields
 
 INITS = ("width", "pytorch", "gpt2")
+PIECE = 160  # sequences at a time on the CPU: what they give at 2,560 hidden units stays in its cache
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,18 @@ class UniformAttentionMLP(nn.Module):
     def forward(self, tokens: Tensor, selection: Tensor | None = None) -> Tensor:
         """Output at the `selection` (bool, [batch, length]): [selected, 1], in row-major order; without one everywhere,
         [batch, length, 1]."""
-        length = tokens.shape[1]
-        z = torch.zeros(len(tokens), self.config.vocab_size * length, device=tokens.device)
-        z.scatter_(1, tokens * length + torch.arange(length, device=tokens.device), 1.0)
-        # In pieces that stay in the processor's cache: a quarter less time a step than all 5,000 samples at once.
-        output = torch.cat([torch.relu(part @ self.W) @ self.v for part in z.split(500)])
         if selection is None:
-            return output[:, None, None].expand(-1, length, -1)
-        return output[selection.nonzero(as_tuple=True)[0], None]
+            return self._output(tokens)[:, None, None].expand(-1, tokens.shape[1], -1)
+        asked = selection.any(1)  # of a sequence without a masked token nothing is asked: of U[0,.2]'s one in four
+        return self._output(tokens[asked]).repeat_interleave(selection.sum(1)[asked])[:, None]
+
+    def _output(self, tokens: Tensor) -> Tensor:
+        """Of each sequence, [batch]. A position's one-hots sum to 1, so W z is that of token 0 everywhere and what the other
+        tokens add: a third fewer columns."""
+        batch, length = tokens.shape
+        z = torch.zeros(batch, self.config.vocab_size * length, dtype=self.W.dtype, device=tokens.device)
+        z.scatter_(1, tokens * length + torch.arange(length, device=tokens.device), 1.0)
+        weights = self.W.unflatten(0, (self.config.vocab_size, length))
+        base, added = weights[0].sum(0), (weights[1:] - weights[0]).flatten(0, 1)
+        pieces = z[:, length:].split(PIECE if z.device.type == "cpu" else max(batch, 1))
+        return torch.cat([torch.relu(torch.addmm(base, piece, added)) @ self.v for piece in pieces])
