@@ -72,7 +72,7 @@ exp-uniform-attention: .venv/installed ## P5: parity without attention (45 min)
 exp-wikitext-bins: .venv/installed ## W1-W8, T9b, T10: which window of mask rates trains best on text (3 h; DATA=folder, or TEXT=your corpus)
 	$(RUN) wikitext_bins $(OPTIONS)
 
-exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (12 h; DATA=folder)
+exp-wikitext-lasting: .venv/installed ## L1-L4, N1-N5: does the window's gain last, window or weight, other schedules (8 to 12 h; DATA=folder)
 	$(RUN) wikitext_lasting $(OPTIONS)
 
 exp-8b-pt: .venv/installed ## B1, B2, B5: LLaDA's block pre-trained on a window of mask rates, at three sizes (5 h; DATA=folder); TIER=paper: 8B on 8 GPUs

@@ -316,7 +316,7 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "nearest": "nearest network",
     "nearest-fresh": "nearest network, other seeds",
     "best-for-output": "network best for output supervision",
-    "nearest-400000": "nearest network, to 400,000 steps",
+    "nearest-400000": "nearest network, until it generalises",
     "N600-fresh": "other seeds",
     "N600-104": "other seeds",
 }

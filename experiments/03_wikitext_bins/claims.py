@@ -360,12 +360,14 @@ def _window_panel(ax: figure.Axes, table: Table, title: str) -> None:
         color=figure.COLOURS[0],
         label="ten windows, mean over seeds",
     )
-    for arm, colour in (("uniform_0_1", 3), ("middle", 2), ("autoregressive", 4), ("bigram", 6), ("unigram", 7)):
+    lines = (("uniform_0_1", 3, "-"), ("middle", 2, "-"), ("autoregressive", 4, ":"), ("bigram", 6, ":"), ("unigram", 7, ":"))
+    for arm, colour, style in lines:
         if arm in arms_of(table):
             ax.axhline(
                 _losses(table, arm).mean(),
                 color=figure.COLOURS[colour],
-                linewidth=1.2,
+                linewidth=1.2 if style == "-" else 2.0,
+                linestyle=style,
                 label=f"{LABELS.get(arm, arm)}: test loss",
             )
     ax.set(xlabel="centre of the window", ylabel="test loss, nats per token", title=title)

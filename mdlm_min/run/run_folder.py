@@ -76,14 +76,17 @@ class RunFolder:
         or with anything else in data.json than now, such as another schedule's file: the whole run is to be what it says."""
         if (self.path / "data.json").exists():
             before, now = self.read_json("data.json", ["sha256"]), json.loads(json.dumps(data))
-            self.check_text(now["sha256"], what)
+            self._refuse_other_text(before["sha256"], now["sha256"], what)
             if changed := differences(before, now):
                 raise InputError(f"{self.path} was begun otherwise ({'; '.join(changed)}); bring that back, or delete the folder")
         self.write_json("data.json", data)
 
     def check_text(self, sha256: str, what: str) -> None:
         """Raise InputError where the run was begun on another text (`what` names it there)."""
-        if (before := self.read_json("data.json", ["sha256"])["sha256"]) != sha256:
+        self._refuse_other_text(self.read_json("data.json", ["sha256"])["sha256"], sha256, what)
+
+    def _refuse_other_text(self, before: str, sha256: str, what: str) -> None:
+        if before != sha256:
             raise InputError(
                 f"{what} has changed since this run began (SHA-256 {before[:12]}, now {sha256[:12]}); "
                 f"bring it back as it was, or delete {self.path}"
