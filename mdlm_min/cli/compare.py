@@ -26,6 +26,7 @@ class _Run(NamedTuple):
     folder: "RunFolder"
     settings: dict[str, Any]  # all that makes the run but its seed, and a schedule's file by its hash
     data: str  # hash of the text and its tokenizer
+    metrics: str  # hash of metrics.csv
     value: float
 
 
@@ -50,6 +51,10 @@ def compare(arguments: argparse.Namespace) -> int:
     if not seeds:
         raise InputError(f"second: {names[1]} has no seed of {names[0]}; allowed: runs of the same seeds")
     one, other = first[seeds[0]], second[seeds[0]]
+    if same := [seed for seed in seeds if first[seed].metrics == second[seed].metrics]:
+        run, copy = first[same[0]].folder.path, second[same[0]].folder.path
+        allowed = "another run, of settings that change something"
+        raise InputError(f"second: {copy} has the metrics of {run} to the byte; allowed: {allowed}")
     if len({run.data for runs in (first, second) for run in runs.values()}) > 1:
         raise InputError(f"second: {names[1]} and {names[0]} are runs on different data or tokenizers; allowed: on the same")
     where = (f"in {names[0]}", f"in {names[1]}")
@@ -68,10 +73,9 @@ def compare(arguments: argparse.Namespace) -> int:
     p = min(1.0, 2 * min(found.p_at_most(0.0), found.p_at_least(0.0)))
     said = "told apart" if low > 0 or high < 0 else "not told apart"
     said = said if len(seeds) >= LEAST_SEEDS else f"nothing decided: fewer than {LEAST_SEEDS} seeds"
-    print(
-        f"{arguments.metric} of {names[0]} less that of {names[1]}: {found.estimate:+.4f} [{low:+.4f}, {high:+.4f}] "
-        f"(95% over {len(seeds)} seed{'s' * (len(seeds) > 1)}, p = {p:.2g}): {said}"
-    )
+    several = f"[{low:+.4f}, {high:+.4f}] (95% over {len(seeds)} seeds, p = {p:.2g})"
+    interval = several if len(seeds) > 1 else "(1 seed: no interval)"
+    print(f"{arguments.metric} of {names[0]} less that of {names[1]}: {found.estimate:+.4f} {interval}: {said}")
     return 0
 
 
@@ -106,7 +110,7 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
                 raise InputError(f"{folder.path} has the seed {seed} of {one.folder.path}; allowed: one run a seed")
             if changed := differences(one.settings, settings, names=(f"in {one.folder.path}", f"in {folder.path}")):
                 raise InputError(f"{folder.path}: more than the seed differs ({'; '.join(changed)})")
-        found[seed] = _Run(folder, settings, data["sha256"], value)
+        found[seed] = _Run(folder, settings, data["sha256"], folder.metrics_mark()["sha256"], value)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mdlm_min.evidence.statistics import LEAST_SEEDS
 from mdlm_min.run.files import write_whole
 
 if TYPE_CHECKING:
@@ -72,10 +73,16 @@ def ordered(index: int, count: int) -> str:
 def seed_band(
     ax: "Axes", curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str, middle: Callable[..., Any] = np.median
 ) -> None:
-    """The `middle` over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band.
+    """The `middle` over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band; of fewer
+    than LEAST_SEEDS each seed alone.
 
-    A run that stopped early keeps its last value. The median, if not the mean is asked for: seeds tend to have learned or not.
+    A run that stopped early keeps its last value. The median, if not the mean is asked for: seeds tend to have learned or not,
+    and that of two would be where neither is.
     """
+    if len(curves) < LEAST_SEEDS:
+        for index, curve in enumerate(curves):
+            ax.plot(curve["step"], curve[metric], color=colour, label=None if index else label, linewidth=1.2)
+        return
     steps = sorted(set().union(*(curve["step"] for curve in curves)))
     values = np.array([np.interp(steps, curve["step"], curve[metric]) for curve in curves])
     ax.plot(steps, middle(values, axis=0), color=colour, label=label, linewidth=1.8)

@@ -16,8 +16,9 @@ MOST = 1000  # of seeds; nobody trains more
 
 def seeds_needed(evidence: Evidence, null: float, smallest: float, power: float = POWER) -> int:
     """How many seeds, so that they and any larger number show it with the probability `power`. 0 where these seeds say nothing
-    of it (fewer than LEAST_SEEDS, runs that ended before it could be seen whether they have a property, so that longer runs are
-    needed, test items that limit what any number of seeds can show), and where MOST are too few."""
+    of it (fewer than LEAST_SEEDS, runs that ended before it could be seen whether they have a property, or all of them before an
+    event, so that longer runs are needed, test items that limit what any number of seeds can show), and where MOST are too
+    few."""
     if evidence.seeds < LEAST_SEEDS:
         return 0
     match evidence:
@@ -26,6 +27,8 @@ def seeds_needed(evidence: Evidence, null: float, smallest: float, power: float 
             return max(each) if all(each) else 0
         case Share():
             return 0 if evidence.unknown else _for_a_share(null, smallest, evidence.level, power)
+        case Sooner() if not any((*evidence.first.seen, *evidence.second.seen)):
+            return 0
         case Sooner():  # `detectable` is of POWER; other powers to first order
             more = (_quantile(0.975) + _quantile(power)) / (_quantile(0.975) + _quantile(POWER))
             needed = math.ceil(more**2 * _first(lambda seeds: _any_runs(seeds).detectable(null) <= smallest))

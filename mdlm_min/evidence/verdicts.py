@@ -72,7 +72,8 @@ def judge_each(tables: Iterable[golden.Table]) -> dict[str, Judged]:
 
 
 def number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.5g}"
+    """In three digits, whole numbers of more in all of theirs."""
+    return "-" if math.isnan(value) else f"{value:.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
 
 
 def interval(verdict: Verdict) -> str:

@@ -65,7 +65,7 @@ def test_what_scatters_as_much_as_it_differs_is_not_told_apart_and_few_seeds_dec
     assert main(["compare", str(first), str(second)]) == 0
     assert capsys.readouterr().out.endswith("(95% over 3 seeds, p = 0.69): nothing decided: fewer than 5 seeds\n")
     assert main(["compare", str(first / "1"), str(second / "1")]) == 0  # two runs
-    assert "-0.1000 [-inf, +inf] (95% over 1 seed, p = 1)" in capsys.readouterr().out
+    assert "-0.1000 (1 seed: no interval): nothing decided" in capsys.readouterr().out
 
 
 def test_two_files_of_one_schedule_differ_and_an_engine_does_not(tmp_path, capsys):
@@ -120,6 +120,12 @@ def of_an_edited_config(a, b):
     file.write_text(file.read_text().replace("U[0,1]", "U[0,.9]"))
 
 
+def of_a_copied_run(a, b):
+    shutil.rmtree(b / "2")
+    shutil.copytree(a / "2", b / "2")
+    other(b / "2" / "config.json", "U[0.45,0.55]", "U[0,1]")
+
+
 def without_metrics(a, b):
     (b / "2" / "metrics.csv").unlink()
 
@@ -138,6 +144,7 @@ def without_metrics(a, b):
         (altered, "{b}/2/metrics.csv was altered after the run"),
         (of_an_edited_config, "{b}/2/config.json was altered after the run"),
         (without_metrics, "{b}/2/metrics.csv is gone"),
+        (of_a_copied_run, "second: {b}/2 has the metrics of {a}/2 to the byte; allowed: another run"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(folders, change, message, capsys):

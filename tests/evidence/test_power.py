@@ -71,7 +71,8 @@ def test_a_probability_to_be_first_is_shown_in_four_of_five_cases():
 
     assert 0.75 < power(shown) < 0.86
     ended = Times.of([np.inf] * 5, [100.0] * 5)
-    assert seeds_needed(Sooner(ended, ended), 0.5, 0.625) == seeds
+    assert seeds_needed(Sooner(ended, first), 0.5, 0.625) == seeds
+    assert seeds_needed(Sooner(ended, ended), 0.5, 0.625) == 0
 
 
 def test_two_things_at_once_need_more_than_each():
