@@ -25,6 +25,8 @@ def load_schedule(spec: str) -> MaskSchedule:
     module = _module(place)
     kind = getattr(module, class_name, None)
     if not _is_schedule(kind):
+        if kind is not None:
+            raise InputError(f"schedule: {class_name} of {place} is no mask schedule; allowed: a mdlm_min.MaskSchedule")
         own = sorted(name for name, value in vars(module).items() if _is_schedule(value) and value.__module__ == module.__name__)
         allowed = f"{', '.join(own)}, which it has" if own else ALLOWED
         raise InputError(f"schedule: {place} has no mask schedule {class_name!r}; allowed: {allowed}")
@@ -51,6 +53,8 @@ def schedule_file(spec: str) -> Path:
 
 def _module(place: str) -> ModuleType:
     """The module, imported anew: what a run has left in its classes must not reach the next run of the same process."""
+    if place.endswith(".py") and not Path(place).is_file():
+        raise InputError(f"schedule: {place} is no file; allowed: {ALLOWED}")
     try:
         if not place.endswith(".py"):
             if (here := str(Path.cwd())) not in sys.path:

@@ -274,7 +274,7 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float, say: Calla
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, "
         f"vocabulary {model.vocab_size:,}",
-        f"step        {config.batch} sequences: {gpus} GPUs x {passes} passes x {config.batch // gpus // passes}; masked at up "
+        f"step        {config.batch} sequences: {gpus} GPU{'s' * (gpus != 1)} x {passes} passes x {config.batch // gpus // passes}; masked at up "
         f"to {config.process().rate.highest:.0%}",
         f"engine      {engine_text(config.engine)}, {config.dtype}",
         f"memory      per {gpu}, at a step's peak",
@@ -298,7 +298,7 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float, say: Calla
         verdict = f"{text}: {less.memory.total / GB:.1f} GB"
         if less.fits:
             return "\n".join([*lines, f"fits        no. It does with {verdict} (in the tier's part of experiment.toml)"])
-        lines.append(f"            not yet with {verdict}")
+        lines.append(f"            still too much with {verdict}")
     return "\n".join([*lines, "fits        no, and none of these changes is enough; use more GPUs or larger ones"])
 
 

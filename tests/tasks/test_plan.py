@@ -100,7 +100,7 @@ def test_a_plan_that_does_not_fit_says_what_to_change():
     small = {**paper, "model": {"layers": 2, "heads": 32, "width": 4096}, "batch": 128}
     small["engine"] = {"kind": "deepspeed", "processes": 2, "zero": 1, "micro_batch": 64}
     text = plan.describe(plan.config_of(small), 2, "h100", 0.4)
-    assert "not yet with engine.recompute = true" in text
+    assert "still too much with engine.recompute = true" in text
     assert text.splitlines()[-1].startswith("fits        no. It does with engine.micro_batch = 1")
     assert "scores alone" in text
     with pytest.raises(InputError, match="gpu: 'toaster' is unknown; allowed: a100"):
