@@ -127,7 +127,7 @@ def test_a_tier_is_planned_for_the_gpus_that_its_engine_uses(capsys):
         engine = plan.config_of(Experiment("8b_pt").runs(tier)[0].settings).engine
         assert engine.processes == gpus
     assert main(["plan", "8b_pt", "--tier", "cpu"]) == 0
-    assert re.search(r"^step .* sequences: 1 GPUs x", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^step .* sequences: 1 GPU x", capsys.readouterr().out, re.MULTILINE)
     assert main(["plan", "8b_pt", "--tier", "cpu", "--gpus", "2"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "mdlm: gpus: 2 is not allowed with engine.kind = 'torch', which is one process; allowed: 1"
