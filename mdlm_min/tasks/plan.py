@@ -274,8 +274,8 @@ def describe(config: Config, gpus: int, gpu: str, utilisation: float, say: Calla
     lines = [
         f"model       {found.parameters:,} parameters: {model.layers} layers of width {model.width}, length {model.length}, "
         f"vocabulary {model.vocab_size:,}",
-        f"step        {config.batch} sequences: {gpus} GPU{'s' * (gpus != 1)} x {passes} passes x {config.batch // gpus // passes}; "
-        f"masked at up to {config.process().rate.highest:.0%}",
+        f"step        {config.batch} sequences: {gpus} GPU{'s' * (gpus != 1)} x {passes} passes x "
+        f"{config.batch // gpus // passes}; masked at up to {config.process().rate.highest:.0%}",
         f"engine      {engine_text(config.engine)}, {config.dtype}",
         f"memory      per {gpu}, at a step's peak",
         f"  weights     {need.weights / GB:8.2f} GB",
