@@ -333,6 +333,9 @@ def counts(tables: dict[str, Table]) -> dict[str, int]:
     cells = {cell: frame[frame["cell"] == cell] for cell in ("nearest-fresh", "nearest-400000")}
     masked, output = (cells["nearest-fresh"][cells["nearest-fresh"]["arm"] == arm] for arm in ("md_0.2", "output"))
     further = cells["nearest-400000"]
+    further = further[(further["arm"] == "output") & np.isfinite(further["t_gen"])]
+    if masked.empty or output.empty or further.empty:
+        return {}
     return {
         "seeds": len(masked),
         "masked_generalised": int(np.isfinite(masked["t_gen"]).sum()),

@@ -97,7 +97,7 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
             raise InputError(f"{folder.path} is not finished; finish it, or move it elsewhere")
         if altered := folder.altered():
             raise InputError(f"{altered}; run it again, or move it elsewhere")
-        row = (folder.metrics() or [{}])[-1]
+        row = folder.metrics()[-1]
         if not math.isfinite(value := row.get(metric, math.nan)):
             measured = ", ".join(name for name, number in row.items() if name != "step" and math.isfinite(number))
             raise InputError(f"metric: {metric!r} is not measured in {folder.path}; allowed: {measured or 'nothing there'}")

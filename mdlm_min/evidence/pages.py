@@ -12,7 +12,7 @@ from pathlib import Path
 from mdlm_min.evidence import cost, golden
 from mdlm_min.evidence.claim import Verdict
 from mdlm_min.evidence.experiment import EXPERIMENTS, Experiment
-from mdlm_min.evidence.verdicts import Judged, interval, number, strength
+from mdlm_min.evidence.verdicts import Judged, interval, strength, value
 from mdlm_min.run.errors import InputError
 
 SMALL = ", less than would matter"
@@ -59,7 +59,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _number(verdict: Verdict) -> str:
-    return "" if verdict.verdict == "not run" else f"{number(verdict.ours)}{interval(verdict)}"
+    return "" if verdict.verdict == "not run" else f"{value(verdict)}{interval(verdict)}"
 
 
 def said(verdict: Verdict) -> str:

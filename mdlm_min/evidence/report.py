@@ -133,7 +133,7 @@ def _render(name: str, **context: Any) -> str:
         "anchor": str.lower,
         "cell": lambda text: str(text).replace("|", "\\|"),
         "css": lambda text: text.replace(" ", "-"),
-        "number": verdicts.number,
+        "value": verdicts.value,
         "strength": verdicts.strength,
         "bounds": lambda verdict: " (one seed)" if math.isinf(verdict.low) else verdicts.interval(verdict),
         "image": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",

@@ -71,9 +71,14 @@ def judge_each(tables: Iterable[golden.Table]) -> dict[str, Judged]:
     return {folder.name: judge(Experiment(folder.name), by_tier.get(folder.name, {})) for folder in experiment_folders()}
 
 
-def number(value: float) -> str:
-    """In three digits, whole numbers of more in all of theirs."""
-    return "-" if math.isnan(value) else f"{value:.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """In so many digits; from 1,000 on without decimals."""
+    return "-" if math.isnan(value) else f"{value:.0f}" if 999.5 <= abs(value) < math.inf else f"{value:.{digits}g}"
+
+
+def value(verdict: Verdict) -> str:
+    """A claim's number; in five digits where it is exact and has no interval."""
+    return number(verdict.ours, 5 if math.isnan(verdict.low) else 3)
 
 
 def interval(verdict: Verdict) -> str:
@@ -94,7 +99,7 @@ def print_verdicts(judged: Judged, notes: bool, set_after: Mapping[str, str] | N
         reason = (set_after or {}).get(claim.id)
         after = f"; SET AFTER THE RUNS: {reason}" if reason else ""
         print(
-            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {number(verdict.ours)}{interval(verdict)} "
+            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {value(verdict)}{interval(verdict)} "
             f"({claim.quantity}){strength(verdict) and f'; {strength(verdict)}'}; "
             f"tolerance: {claim.tolerance}{after}"
         )

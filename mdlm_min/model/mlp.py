@@ -47,7 +47,7 @@ class UniformAttentionMLP(nn.Module):
         [batch, length, 1]."""
         if selection is None:
             return self._output(tokens)[:, None, None].expand(-1, tokens.shape[1], -1)
-        asked = selection.any(1)  # of a sequence without a masked token nothing is asked: of U[0,.2]'s one in four
+        asked = selection.any(1)  # of a sequence without a masked token nothing is asked: of U[0,.2]'s two in nine
         return self._output(tokens[asked]).repeat_interleave(selection.sum(1)[asked])[:, None]
 
     def _output(self, tokens: Tensor) -> Tensor:

@@ -188,7 +188,10 @@ class RunFolder:
         """The first of the files `names` that is no longer what finished.json has the hash of, and what became of it ("... is
         gone"); empty where there is none. A log may grow, and a run of before a file was hashed is believed."""
         finished = self.read_json("finished.json", ["metrics_sha256"])
-        hashes = {name: finished.get(f"{Path(name).stem}_sha256") for name in MEASURED} | finished.get("given_sha256", {})
+        given = finished.get("given_sha256", {})
+        if not isinstance(finished["metrics_sha256"], str) or not isinstance(given, dict):
+            raise InputError(f"{self.path / 'finished.json'} is damaged: its hashes are none; delete the folder to run again")
+        hashes = {name: finished.get(f"{Path(name).stem}_sha256") for name in MEASURED} | given
         for file in (self.path / name for name in names if hashes.get(name)):
             if not file.exists():
                 return f"{file} is gone"

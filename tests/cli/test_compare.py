@@ -80,6 +80,15 @@ def test_two_files_of_one_schedule_differ_and_an_engine_does_not(tmp_path, capsy
     assert "engine" not in said
 
 
+def test_a_run_of_before_config_was_hashed_is_believed(folders, capsys):
+    for file in folders[0].glob("*/finished.json"):
+        finished = json.loads(file.read_text())
+        del finished["given_sha256"]
+        file.write_text(json.dumps(finished))
+    assert main(["compare", *map(str, folders)]) == 0
+    assert "told apart" in capsys.readouterr().out
+
+
 def test_another_processor_is_said(folders, capsys):
     file = folders[0] / "1" / "environment.json"
     file.write_text(file.read_text().replace('"processor": "', '"processor": "another than '))

@@ -178,6 +178,12 @@ def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):
         ("metrics.csv", lambda text: "", "metrics.csv was altered after the run"),
         ("metrics.csv", lambda text: "\udcff" + text, "metrics.csv was altered after the run"),
         ("finished.json", lambda text: "{}", "finished.json has no field 'metrics_sha256'"),
+        ("finished.json", lambda text: '{"metrics_sha256": null}', "finished.json is damaged: its hashes are none"),
+        (
+            "finished.json",
+            lambda text: '{"metrics_sha256": "", "given_sha256": 5}',
+            "finished.json is damaged: its hashes are none",
+        ),
         ("data.json", lambda text: "{}", "data.json has no field 'samples'"),
         ("model.json", lambda text: text.replace('"mask_token": ', '"mask_token": -'), "model.json was altered after the run"),
         ("checkpoints/step-000000002/state.json", lambda text: text.replace('"step": 2', '"step": 1'), "state.json is altered"),
