@@ -292,7 +292,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             _draw_neighbours(axes[-1, column], table.cell(cells[0]), suffix)
             axes[-1, column].set_title(f"U[0,1] - every schedule, {cells[0] or 'all'}, {text}")
         fig.suptitle(
-            "Does the gain last? Heavy: mean of five seeds (two: each). Dotted: fitted from a quarter of a run on, after the runs;\n"
+            "Does the gain last? Heavy: mean of five seeds; two: each. Dotted: fitted from a quarter on, after the runs;\n"
             "they reach zero so many doublings after the end, outside the data. 2x: to equal loss U[0,1] needs twice the steps.",
             fontsize=9.5,
         )

@@ -182,7 +182,7 @@ def test_bad_input_is_one_line(base, talk, tmp_path, capsys, extra, message):
         (
             "finished.json",
             lambda text: '{"metrics_sha256": "", "given_sha256": 5}',
-            "finished.json is damaged: its hashes are none",
+            "finished.json is damaged",
         ),
         ("data.json", lambda text: "{}", "data.json has no field 'samples'"),
         ("model.json", lambda text: text.replace('"mask_token": ', '"mask_token": -'), "model.json was altered after the run"),

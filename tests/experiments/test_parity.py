@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.golden import published
+from mdlm_min.evidence.golden import accepted, published
 from mdlm_min.tasks.summaries import summarise_parity
 
 CLAIMS = Experiment("parity").module("claims")
@@ -159,3 +159,15 @@ def test_a_middle_window_must_be_before_both_ends():
     times = {"md_0.2": 100.0, "md_0.246": 500.0, "md_0.3": NEVER, "md_0.1": 600.0, "md_0.4": 300.0}
     said = CLAIMS.judge_p3(timed({arm: (1.0, time, 9e3) for arm, time in times.items()}))
     assert [part.estimate for part in said.parts] == [1.0, 0.0]
+
+
+def test_counts_of_the_nearest_network_are_of_its_finished_runs_alone():
+    counts = Experiment("parity").module("claims").counts
+    table = accepted("01_parity", "paper")
+    found, frame = counts({"paper": table}), table.frame()
+    fresh = frame[frame["cell"] == "nearest-fresh"]
+    assert found["masked_generalised"] == sum(fresh["t_gen"][fresh["arm"] == "md_0.2"] <= 20000)
+    assert found["seeds"] == 16
+    assert found["further_least"] <= found["further_most"]
+    for part in ({}, {"cpu": accepted("01_parity", "cpu")}, {"paper": table.cell("nearest-fresh")}):
+        assert counts(part) == {}
