@@ -284,6 +284,6 @@ def _draw_search(table: Table, found: dict[str, float], path: Path) -> Path:
         colour = figure.COLOURS[index]
         axes[0, 0].plot(frame["step"], frame["validation_accuracy"], color=colour, linewidth=1.2, label=f"{arm}: {distance:.3f}")
     axes[0, 0].plot(paper["step"], paper["test_acc"], color="black", label="paper, Fig 5", **figure.PUBLISHED)
-    axes[0, 0].set(xlabel="step", title="MLP, (20,6), seed 0: validation accuracy, and its mean distance from Fig 5's")
-    figure.legend_below(fig, 3)
+    axes[0, 0].set(xlabel="step", ylabel="validation accuracy", title="MLP, (20,6), seed 0, and the mean distance from Fig 5")
+    figure.legend_below(fig, 2)
     return figure.save(fig, path)
