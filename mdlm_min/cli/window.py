@@ -216,8 +216,6 @@ def from_probe(config: "TextConfig", steps: int, seed: int, runs: Path, figure_p
     path = runs / "probe"
     with trained_run(path, seed, settings, partial(run, make=ProbeTask), needs_weights=False) as folder:
         rows = folder.metrics()
-    if not any(row["step"] > 0 for row in rows):
-        raise InputError(f"{path / 'metrics.csv'}: is missing or has no step above 0; delete {path} to train again")
     for measure in ("snr", "gain"):
         say(f"  {measure}: largest at t = {suggested_rate(rows, measure)}")
         say_record(measure, say)

@@ -229,7 +229,7 @@ def test_the_probe_suggests_by_the_gain_and_not_before_the_first_step(tmp_path, 
     config = TextConfig("c.txt", "bytes", length=64)
     assert window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None) == 0.25
     (tmp_path / "probe" / "metrics.csv").unlink()
-    with pytest.raises(InputError, match=r"metrics.csv: is missing or has no step above 0; delete .*probe to train again"):
+    with pytest.raises(InputError, match=r"metrics.csv is gone; delete .*probe to train again"):
         window.from_probe(config, 3, 0, tmp_path, tmp_path / "w.png", lambda line: None)
 
 
