@@ -108,7 +108,7 @@ def test_a_card_says_its_verdict_in_words_and_class_with_numbers_tolerance_and_c
         command = re.search(r"mdlm run (\w+) --tier (\w+)", text)
         assert (command is None) == (claim.id in WITHOUT_TIER)
         assert command is None or command[2] == claim.tier in Experiment(command[1]).plan["tiers"]
-        assert math.isnan(verdict.ours) or verdicts.number(verdict.ours) in text
+        assert math.isnan(verdict.ours) or verdicts.value(verdict) in text
 
 
 def test_the_command_asks_for_all_arms_only_where_the_judge_needs_them():
