@@ -110,7 +110,7 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
                 raise InputError(f"{folder.path} has the seed {seed} of {one.folder.path}; allowed: one run a seed")
             if changed := differences(one.settings, settings, names=(f"in {one.folder.path}", f"in {folder.path}")):
                 raise InputError(f"{folder.path}: more than the seed differs ({'; '.join(changed)})")
-        found[seed] = _Run(folder, settings, data["sha256"], folder.metrics_mark()["sha256"], value)
+        found[seed] = _Run(folder, settings, data["sha256"], folder.read_json("finished.json")["metrics_sha256"], value)
     return found
 
 
