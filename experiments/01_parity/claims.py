@@ -118,6 +118,7 @@ def judge_p4(table: Table) -> Evidence:
 _COST = "7 arms, 5 seeds, 20,000 steps on each of two networks: about 4 hours of two cores with one layer, 5 with two"
 _COST_FRESH = "3 arms, 16 seeds, 20,000 steps: about 5 hours of two cores"
 _COST_104 = "3 arms, 104 seeds, 12,000 steps: about 3 hours of two cores"
+_COST_110 = "5 arms, 110 seeds, until they generalise: about 3 hours of two cores"
 _SHARE = "share of seeds"
 _FIRST = "probability to generalise first"
 _EXPECTED = "interval above 1/2"
@@ -261,7 +262,7 @@ def _claim(name: str, suffix: str, where: str, tier: str, cell: str, cost: str =
     # are p = .03, so of several such claims one may well be reproduced by chance.
     family = question.family or name
     if family == "races":
-        family += suffix.removesuffix("-fresh").removesuffix("-104")
+        family += suffix.removesuffix("-fresh").removesuffix("-104").removesuffix("-110")
     return Claim(
         name + suffix,
         f"{question.statement}; {where}",
@@ -300,6 +301,7 @@ CLAIMS = [
         _claim(name, "-N600-104", "(12,5), N=600, one layer, 104 other seeds", "cpu", "N600-104", _COST_104)
         for name in (*TWICE, "P6")
     ),
+    _claim("P3", "-N600-110", "(12,5), N=600, one layer, 110 other seeds", "cpu", "N600-110", _COST_110),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in AT_K_5),
     *(_claim(name, "-16-6", "(16,6), N=1,200, one layer", "cpu", "16-6") for name in AT_K_6),
 ]
@@ -319,6 +321,7 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "nearest-400000": "nearest network, until it generalises",
     "N600-fresh": "other seeds",
     "N600-104": "other seeds",
+    "N600-110": "other seeds, until they generalise",
 }
 MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
 
