@@ -323,7 +323,8 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "N600-104": "other seeds",
     "N600-110": "other seeds, until they generalise",
 }
-MORE = ("md_0.246", "md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, in a figure of their own
+AGAIN = ("nearest-fresh", "nearest-400000", "N600-fresh", "N600-104", "N600-110")  # of other seeds or for longer: another figure
+MORE = ("md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, beside U[0,.246], in another figure too
 
 
 def counts(tables: dict[str, Table]) -> dict[str, int]:
@@ -351,15 +352,24 @@ def counts(tables: dict[str, Table]) -> dict[str, int]:
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published; the
-    share of seeds that have not generalised, by Kaplan and Meier; and, where they were run, the loss weights and other rates
-    (ARMS=all)."""
+    """For each tier: training and validation accuracy per arm with seed bands, a column a cell, beside Fig 2 as published; and
+    the share of seeds that have not generalised, by Kaplan and Meier. In figures of their own the cells that were asked again,
+    and, where they were run, the loss weights and other rates (ARMS=all)."""
     paths = []
     for tier, table in tables.items():
+        cells = {name: table.cell(name) for name in dict.fromkeys(record["cell"] for record in table.runs.values())}
+        first = {name: part for name, part in cells.items() if name not in AGAIN}
+        again = {name: part for name, part in cells.items() if name in AGAIN}
+        more = {name: part for name, part in cells.items() if set(MORE) & set(arms_of(part))}
         there = arms_of(table)
-        paths.append(_draw(table, [arm for arm in there if arm not in MORE[1:]], folder / f"01_parity_{tier}.png"))
-        if set(MORE[1:]) & set(there):
-            paths.append(_draw(table, [arm for arm in MORE if arm in there], folder / f"01_parity_{tier}_weights.png"))
+        usual = [arm for arm in there if arm not in MORE]
+        for name, drawn, arms in (
+            ("", first, usual),
+            ("_again", again, usual),
+            ("_weights", more, [arm for arm in ("md_0.246", *MORE) if arm in there]),
+        ):
+            if drawn:
+                paths.append(_draw(drawn, arms, folder / f"01_parity_{tier}{name}.png"))
     return paths
 
 
@@ -367,9 +377,7 @@ def _label(arm: str) -> str:
     return LABELS.get(arm) or f"U[0,{arm.removeprefix('md_').removeprefix('0')}]"
 
 
-def _draw(table: Table, arms: list[str], path: Path) -> Path:
-    names = dict.fromkeys(record["cell"] for record in table.runs.values())
-    cells = {name: part for name, part in zip(names, map(table.cell, names), strict=True) if set(arms) & set(arms_of(part))}
+def _draw(cells: dict[str, Table], arms: list[str], path: Path) -> Path:
     fig, axes = figure.grid(3, len(cells) + 1)
     for column, (name, part) in enumerate(cells.items()):
         own = [(index, arm) for index, arm in enumerate(arms) if arm in arms_of(part)]

@@ -73,8 +73,8 @@ def ordered(index: int, count: int) -> str:
 def seed_band(
     ax: "Axes", curves: Sequence[pd.DataFrame], metric: str, colour: str, label: str, middle: Callable[..., Any] = np.median
 ) -> None:
-    """The `middle` over seeds of `metric` against the step, every seed as a thin line, and their range as a faint band; of fewer
-    than LEAST_SEEDS each seed alone.
+    """The `middle` over seeds of `metric` against the step, every seed as a thin line, fainter where there are very many, and
+    their range as a faint band; of fewer than LEAST_SEEDS each seed alone.
 
     A run that stopped early keeps its last value. The median, if not the mean is asked for: seeds tend to have learned or not,
     and that of two would be where neither is.
@@ -86,7 +86,7 @@ def seed_band(
     steps = sorted(set().union(*(curve["step"] for curve in curves)))
     values = np.array([np.interp(steps, curve["step"], curve[metric]) for curve in curves])
     ax.plot(steps, middle(values, axis=0), color=colour, label=label, linewidth=1.8)
-    ax.plot(steps, values.T, color=colour, alpha=0.4, linewidth=0.5)
+    ax.plot(steps, values.T, color=colour, alpha=0.4 * min(1.0, 24 / len(curves)), linewidth=0.5)
     ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.06, linewidth=0)
 
 
