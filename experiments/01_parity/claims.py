@@ -318,10 +318,10 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "nearest": "nearest network",
     "nearest-fresh": "nearest network, other seeds",
     "best-for-output": "network best for output supervision",
-    "nearest-400000": "nearest network, until it generalises",
+    "nearest-400000": "nearest network, ended when it generalises",
     "N600-fresh": "other seeds",
     "N600-104": "other seeds",
-    "N600-110": "other seeds, until they generalise",
+    "N600-110": "other seeds, ended when they generalise",
 }
 AGAIN = ("nearest-fresh", "nearest-400000", "N600-fresh", "N600-104", "N600-110")  # of other seeds or for longer: another figure
 MORE = ("md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, beside U[0,.246], in another figure too
@@ -398,7 +398,7 @@ def _draw(cells: dict[str, Table], arms: list[str], path: Path) -> Path:
         for arm, name in FIG2.items():
             shared = arm in arms
             colour, label = (
-                (figure.COLOURS[arms.index(arm)], _label(arm)) if shared else ("grey", "paper's arms, in the other figure")
+                (figure.COLOURS[arms.index(arm)], _label(arm)) if shared else ("grey", "paper's arms, named in the first figure")
             )
             axes[row, -1].plot(paper["step"], paper[name], color=colour, label=label, **figure.PUBLISHED)
         axes[row, 0].set_ylabel(f"{'training' if row == 0 else 'validation'} accuracy")
