@@ -118,6 +118,7 @@ def judge_p4(table: Table) -> Evidence:
 _COST = "7 arms, 5 seeds, 20,000 steps on each of two networks: about 4 hours of two cores with one layer, 5 with two"
 _COST_FRESH = "3 arms, 16 seeds, 20,000 steps: about 5 hours of two cores"
 _COST_104 = "3 arms, 104 seeds, 12,000 steps: about 3 hours of two cores"
+_COST_8 = "5 arms, 8 seeds, 12,000 steps: half an hour of two cores"
 _COST_110 = "5 arms, 110 seeds, until they generalise: about 3 hours of two cores"
 _SHARE = "share of seeds"
 _FIRST = "probability to generalise first"
@@ -301,6 +302,7 @@ CLAIMS = [
         _claim(name, "-N600-104", "(12,5), N=600, one layer, 104 other seeds", "cpu", "N600-104", _COST_104)
         for name in (*TWICE, "P6")
     ),
+    _claim("P4", "-N600-8", "(12,5), N=600, one layer, 8 other seeds", "cpu", "N600-8", _COST_8),
     _claim("P3", "-N600-110", "(12,5), N=600, one layer, 110 other seeds", "cpu", "N600-110", _COST_110),
     *(_claim(name, "-N300", "(12,5), N=300, one layer", "cpu", "train_samples=300") for name in AT_K_5),
     *(_claim(name, "-16-6", "(16,6), N=1,200, one layer", "cpu", "16-6") for name in AT_K_6),
@@ -321,9 +323,11 @@ PLACES = {  # cells that n, k, N and the number of seeds do not tell from one an
     "nearest-400000": "nearest network, ended when it generalises",
     "N600-fresh": "other seeds",
     "N600-104": "other seeds",
+    "N600-8": "other seeds, to their last step",
     "N600-110": "other seeds, ended when they generalise",
 }
-AGAIN = ("nearest-fresh", "nearest-400000", "N600-fresh", "N600-104", "N600-110")  # of other seeds or for longer: another figure
+# Of other seeds or for longer: in a figure of their own.
+AGAIN = ("nearest-fresh", "nearest-400000", "N600-fresh", "N600-104", "N600-110", "N600-8")
 MORE = ("md_1", "md_t_1_7", "md_0.246_none", "md_0.246_mean")  # open points 1 and 2, beside U[0,.246], in another figure too
 
 
