@@ -124,8 +124,6 @@ def _task_manager(names: list[str], include_path: str) -> Tasks:
     name is not among these. Raises InputError for an unknown name."""
     places = [str(OFFLINE), *([include_path] if include_path else [])]
     for defaults in (False, True):
-        if defaults:
-            print("reading lm-eval's own tasks: it takes some seconds, on a busy machine a minute", file=sys.stderr, flush=True)
         manager = Tasks(include_path=places, include_defaults=defaults)
         unknown = sorted(set(names) - {*manager.all_tasks, *manager.all_groups, *manager.all_tags})
         if not unknown:
