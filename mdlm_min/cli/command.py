@@ -26,6 +26,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser to which a wrong command line is bad input like any other: an InputError of one line that says what is allowed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        options["allow_abbrev"] = False  # a shortened name may mean another option tomorrow
         super().__init__(*arguments, **options)
         self.register("type", int, lambda text: _number(int, text, "a whole number"))
         self.register("type", float, lambda text: _number(float, text, "a number"))
@@ -35,11 +36,7 @@ class CommandParser(argparse.ArgumentParser):
         texts = sys.argv[1:] if args is None else args
         for text in itertools.takewhile(lambda text: text != "--", texts if self._subparsers is None else texts[:1]):
             name = text.partition("=")[0]
-            if (
-                text.startswith("--")
-                and " " not in name
-                and not any(option.startswith(name) for option in self._option_string_actions)
-            ):
+            if text.startswith("--") and " " not in name and name not in self._option_string_actions:
                 self._refuse(text)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:

@@ -44,11 +44,15 @@ class Verdict:
 
     @staticmethod
     def of(evidence: Evidence, decision: Decision, needed: int = 0) -> "Verdict":
-        """The verdict that the rules (statistics.py) give on this evidence; `needed` seeds would decide."""
+        """The verdict that the rules (statistics.py) give on this evidence. `needed` seeds would show the smallest value that
+        would matter; where there were as many, a verdict has no number of seeds."""
         left_open = ""
         if isinstance(evidence, Share) and evidence.unknown:
             left_open = f"{evidence.unknown} of {evidence.seeds} seeds ended before it could be seen"
         cost = f"About {needed} seeds would show the smallest value that would matter" if needed else ""
+        if 0 < needed <= evidence.seeds:
+            cost = f"{needed} seeds would have shown the smallest value that would matter in most cases, before adjustment"
+            needed = 0
         note = ". ".join(part for part in (evidence.note, left_open, decision.sentence, cost) if part)
         return Verdict(
             decision.verdict,

@@ -99,7 +99,7 @@ def print_verdicts(judged: Judged, notes: bool, set_after: Mapping[str, str] | N
         reason = (set_after or {}).get(claim.id)
         after = f"; SET AFTER THE RUNS: {reason}" if reason else ""
         print(
-            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; ours {value(verdict)}{interval(verdict)} "
+            f"{claim.id:9} {verdict.verdict:14} published {claim.published}; measured {value(verdict)}{interval(verdict)} "
             f"({claim.quantity}){strength(verdict) and f'; {strength(verdict)}'}; "
             f"tolerance: {claim.tolerance}{after}"
         )
