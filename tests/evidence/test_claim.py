@@ -105,6 +105,11 @@ def test_a_verdict_that_decides_nothing_says_how_many_seeds_would():
     assert decided.needed == 0
     ((_, few),) = judge(_Experiment([_claim(judge=lambda table: Mean(values[:3]))]), {"cpu": _small_table()})
     assert few.needed == 0
+    weak = Mean((0.1, 0.3, 0.02, 0.2, 0.35))  # alone decided: its family takes more than the seeds that are there
+    family = [_claim(id=str(n), judge=lambda table: weak, smallest=0.3, family="f") for n in range(9)]
+    ((_, enough), *_) = judge(_Experiment(family), {"cpu": _small_table()})
+    assert (enough.verdict, enough.needed) == ("underpowered", 0)
+    assert "seeds would have shown the smallest value that would matter" in enough.note
 
 
 def test_a_family_has_one_level():
