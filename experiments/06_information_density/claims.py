@@ -232,7 +232,9 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             part = table.cell(cell)
             columns = curves_of(part, arms_of(part)[0])[0][-1]
             metric = next(name for name in ("valid_loss", "valid_nll", "validation_accuracy") if name in columns)
-            for index, arm in enumerate(name for name in ARMS if name in arms_of(part)):
+            for index, arm in enumerate(ARMS):  # an arm has one colour, whichever arms its cell has
+                if arm not in arms_of(part):
+                    continue
                 curves = [pd.DataFrame([row for row in rows if row["step"] > 0]) for rows in curves_of(part, arm)]
                 colour = figure.COLOURS[index]
                 figure.seed_band(column[0], curves, metric, colour, ARMS[arm])
@@ -247,7 +249,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
                 else:
                     _draw_scores(column[1], part, arm, index)
             what = "validation accuracy" if metric == "validation_accuracy" else "validation NLL, nats per token"
-            column[0].set(xlabel="step", ylabel=what, title=f"ours, {cell or tier}")
+            column[0].set(xlabel="step", ylabel=what, title=f"ours, {cell.replace('-fresh', ', other seeds') or tier}")
         figure.legend_below(fig, 3)
         paths.append(figure.save(fig, folder / f"06_information_density_{tier}.png"))
     return paths

@@ -182,3 +182,18 @@ def test_a_track_that_is_not_there_is_refused():
     spec = EXPERIMENT.runs("smoke")[0]
     with pytest.raises(InputError, match="track: 'code' is unknown; allowed: text, arithmetic, gsm8k, parity"):
         RUN.check(spec.settings | {"track": "code"})
+
+
+def test_an_arm_has_one_colour_in_every_cell(monkeypatch, tmp_path):
+    """Cells have different arms, and one legend."""
+    drawn = set()
+    band = JUDGES.figure.seed_band
+
+    def seed_band(ax, curves, metric, colour, label):
+        drawn.add((label, colour))
+        band(ax, curves, metric, colour, label)
+
+    monkeypatch.setattr(JUDGES.figure, "seed_band", seed_band)
+    JUDGES.draw({"cpu": accepted("06_information_density", "cpu")}, tmp_path)
+    assert {label for label, _ in drawn} == set(JUDGES.ARMS.values())
+    assert len(drawn) == len(JUDGES.ARMS)
