@@ -49,8 +49,10 @@ class Verdict:
         left_open = ""
         if isinstance(evidence, Share) and evidence.unknown:
             left_open = f"{evidence.unknown} of {evidence.seeds} seeds ended before it could be seen"
-        cost = f"About {needed} seeds would show the smallest value that would matter" if needed else ""
-        if 0 < needed <= evidence.seeds:
+        cost = ""
+        if needed > evidence.seeds:
+            cost = f"About {needed} seeds would show the smallest value that would matter"
+        elif needed:
             cost = f"{needed} seeds would have shown the smallest value that would matter in most cases, before adjustment"
             needed = 0
         note = ". ".join(part for part in (evidence.note, left_open, decision.sentence, cost) if part)
