@@ -118,6 +118,7 @@ def test_a_golden_table_is_read_as_it_stands(capsys):
     said = capsys.readouterr().out
     assert f"{len(golden.accepted(LASTING, 'cpu').runs)} runs; " in said and " of 34 claims judged" in said
     assert "\nL1-bytes  reproduced " in f"\n{said}"
+    assert "\nwhat the table, --curves and --items hold: mdlm judge wikitext_lasting --columns\n" in said
 
 
 def test_families_and_the_least_number_of_seeds_are_those_of_our_own_runs(lasting):
