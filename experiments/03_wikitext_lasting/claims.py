@@ -274,8 +274,8 @@ WEIGHTS = {"": "with the weight 1/t", "_unweighted": "without the weight"}
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Per tier, the gap to U[0,1] against tokens, with the weight 1/t and without, of the window and of its neighbours; and the
-    validation loss of every schedule (mean over seeds) in every setting."""
+    """Per tier, the window's gap to U[0,1] against tokens; the same in every setting, with its trend, and of its neighbours; and
+    the validation loss of every schedule (mean over seeds) in every setting."""
     paths = []
     for tier, table in tables.items():
         there = dict.fromkeys(record["cell"] for record in table.runs.values())
@@ -283,6 +283,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         if not cells:
             continue
         corpora = list(dict.fromkeys(cell.partition("-")[0] for cell in cells))
+        paths.append(_draw_gap(table, corpora, folder / f"03_wikitext_lasting_{tier}.png"))
         fig, axes = figure.grid(len(corpora) + 1, 2, width=5.6, height=3.8)
         for column, (suffix, text) in enumerate(WEIGHTS.items()):
             for ax, corpus in zip(axes[:, column], corpora, strict=False):
@@ -292,11 +293,11 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
             _draw_neighbours(axes[-1, column], table.cell(cells[0]), suffix)
             axes[-1, column].set_title(f"U[0,1] - every schedule, {cells[0] or 'all'}, {text}")
         fig.suptitle(
-            "Does the gain last? Heavy: mean of five seeds; two: each. Dotted: fitted from a quarter on, after the runs;\n"
+            "Heavy: mean of five seeds; two: each. Dotted: fitted from a quarter on, after the runs;\n"
             "they reach zero so many doublings after the end, outside the data. 2x: to equal loss U[0,1] needs twice the steps.",
             fontsize=9.5,
         )
-        paths.append(figure.save(fig, folder / f"03_wikitext_lasting_{tier}.png"))
+        paths.append(figure.save(fig, folder / f"03_wikitext_lasting_settings_{tier}.png"))
         fig, axes = figure.grid(-(-len(cells) // 2), 2, width=5.2, height=3.4)
         for ax, cell in zip(axes.flat, cells, strict=False):
             _draw_losses(ax, table.cell(cell), cell)
@@ -325,6 +326,32 @@ def _between(evidence: Evidence, form: str, least: float = -math.inf) -> str:
     low, high = evidence.interval()
     low = max(low, least)
     return f" [{low:{form}}, {high:{form}}]" if evidence.seeds > 1 and np.isfinite([low, high]).all() else ""
+
+
+def _draw_gap(table: Table, corpora: list[str], path: Path) -> Path:
+    """For each corpus, with the weight and without, the window's gap: the mean and the range of the seeds, and longer runs each."""
+    fig, axes = figure.grid(1, len(corpora), width=5.0, height=3.6)
+    for ax, corpus in zip(axes.flat, corpora, strict=True):
+        for (suffix, text), colour in zip(WEIGHTS.items(), (figure.COLOURS[1], figure.COLOURS[0]), strict=True):
+            rival, arm = f"uniform{suffix}", f"middle{suffix}"
+            part = table.cell(corpus)
+            if not {rival, arm} <= set(arms_of(part)):
+                continue
+            ratio = Ratio(tuple(step_ratios(part, rival, arm)))
+            said = f"{text}: {ratio.estimate:.1f}x{_between(ratio, '.1f')}"
+            figure.seed_band(ax, _gaps(part, rival, arm), "gap", colour, said, np.mean)
+            longer = table.cell(f"{corpus}-long")
+            if {rival, arm} <= set(arms_of(longer)):
+                for gap in _gaps(longer, rival, arm):
+                    ax.plot(gap["step"], gap["gap"], "--", color=colour, linewidth=1.1)
+        ax.set_title(f"U[0,1] - U[.45,.55] in {corpus or 'all'}")
+        _finish(ax, 9.0)
+    fig.suptitle(
+        "How far U[0,1] is behind the window. Heavy: mean, 2,800 steps; band: its seeds; dashed: four times the steps, two seeds.\n"
+        "2x: U[0,1] needs twice the steps to equal loss.",
+        fontsize=9.0,
+    )
+    return figure.save(fig, path)
 
 
 def _draw_window(ax: figure.Axes, table: Table, cells: list[str], suffix: str) -> None:
@@ -369,14 +396,14 @@ def _draw_trend(ax: figure.Axes, table: Table, rival: str, arm: str, colour: str
     ax.plot(tokens, np.mean(line.ends) + np.mean(line.slopes) * np.log2(tokens / last), ":", color=colour, linewidth=2.2)
 
 
-def _finish(ax: figure.Axes) -> None:
+def _finish(ax: figure.Axes, size: float = 7.0) -> None:
     ax.axhline(0, color="grey", linewidth=0.8)
     ax.set(xlabel="million tokens", ylabel="gap of validation loss, nats", xscale="log")
     _mark_tokens(ax)
     low, high = ax.get_ylim()
     lines = sum(text.count("\n") + 1 for text in ax.get_legend_handles_labels()[1])
     ax.set_ylim(low, low + (high - low) / (1 - 0.055 * lines))  # room for the legend above the curves
-    ax.legend(fontsize=7, loc="upper left", frameon=False)
+    ax.legend(fontsize=size, loc="upper left", frameon=False)
 
 
 def _mark_tokens(ax: figure.Axes) -> None:
