@@ -84,7 +84,7 @@ exp-8b-sft: .venv/installed ## B3, B4, G1-G4: fine-tuning on windows of mask rat
 exp-published-tables: .venv/installed ## B2t, B3t, B4t: Tables 1 to 3 as published, each gain against the noise of its items (seconds)
 	$(RUN) published_tables $(OPTIONS)
 
-exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (3.5 h; DATA=folder)
+exp-information-density: .venv/installed ## D1-D6: dense tokens first, in complementary pairs (arXiv:2603.15803), on text, answers and parity (6.5 h; DATA=folder)
 	$(RUN) information_density $(OPTIONS)
 
 contest: .venv/installed ## every mask schedule on equal terms: search and five seeds at the 1x budget (90 min; DATA=folder); BUDGET=4 (some 4 h)

@@ -329,7 +329,7 @@ def _between(evidence: Evidence, form: str, least: float = -math.inf) -> str:
 
 
 def _draw_gap(table: Table, corpora: list[str], path: Path) -> Path:
-    """For each corpus, with the weight and without, the window's gap: the mean and the range of the seeds, and longer runs each."""
+    """For each corpus, with the weight and without, the window's gap: mean and range of the seeds; longer runs each."""
     fig, axes = figure.grid(1, len(corpora), width=5.0, height=3.6)
     for ax, corpus in zip(axes.flat, corpora, strict=True):
         for (suffix, text), colour in zip(WEIGHTS.items(), (figure.COLOURS[1], figure.COLOURS[0]), strict=True):
@@ -347,8 +347,8 @@ def _draw_gap(table: Table, corpora: list[str], path: Path) -> Path:
         ax.set_title(f"U[0,1] - U[.45,.55] in {corpus or 'all'}")
         _finish(ax, 9.0)
     fig.suptitle(
-        "How far U[0,1] is behind the window. Heavy: mean, 2,800 steps; band: its seeds; dashed: four times the steps, two seeds.\n"
-        "2x: U[0,1] needs twice the steps to equal loss.",
+        "How far U[0,1] is behind the window. Heavy: mean over seeds; thin: each seed; dashed: each seed of longer runs.\n"
+        "2x: U[0,1] needs twice the steps to equal loss, with the 95% interval over seeds.",
         fontsize=9.0,
     )
     return figure.save(fig, path)

@@ -14,6 +14,7 @@ from mdlm_min.evidence import figure
 from mdlm_min.evidence.claim import Claim, Judge, arms_of, by_seed, curves_of, in_cell, quarter, rows_of
 from mdlm_min.evidence.golden import Table
 from mdlm_min.evidence.statistics import Evidence, Mean, Sooner, Times
+from mdlm_min.run.run_folder import Row
 from mdlm_min.theory.density_signal import Signal, hard_signal, soft_signal
 
 ARMS = {
@@ -222,37 +223,49 @@ CLAIMS = [
 
 
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
-    """Per tier and cell: above, how every arm learns; below, on text its test loss in each tenth of the mask rate, of answers the
-    score of every seed, and on parity T_90 against the predicted share of signal masks."""
+    """Per tier, text in one figure and the other tasks in another, a column for each cell: above, how every arm learns; below, on
+    text its test loss in each tenth of the mask rate, of answers what is judged, of every seed, and on parity T_90 against the
+    predicted share of signal masks."""
     paths = []
     for tier, table in tables.items():
         cells = list(dict.fromkeys(record["cell"] for record in table.runs.values()))
-        fig, axes = figure.grid(2, len(cells), width=4.6)
-        for column, cell in zip(axes.T, cells, strict=True):
-            part = table.cell(cell)
-            columns = curves_of(part, arms_of(part)[0])[0][-1]
-            metric = next(name for name in ("valid_loss", "valid_nll", "validation_accuracy") if name in columns)
-            for index, arm in enumerate(ARMS):  # an arm has one colour, whichever arms its cell has
-                if arm not in arms_of(part):
-                    continue
-                curves = [pd.DataFrame([row for row in rows if row["step"] > 0]) for rows in curves_of(part, arm)]
-                colour = figure.COLOURS[index]
-                figure.seed_band(column[0], curves, metric, colour, ARMS[arm])
-                if metric == "validation_accuracy":
-                    _draw_times(column[1], part, arm, colour)
-                elif "test_loss" in columns:
-                    levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
-                    rates = [low / 10 for low in range(10)]
-                    values = [levels[f"test_t{rate:.1f}"] for rate in rates]
-                    column[1].plot([rate + 0.05 for rate in rates], values, label=ARMS[arm], color=colour)
-                    column[1].set(xlabel="mask rate t", ylabel="test loss at t")
-                else:
-                    _draw_scores(column[1], part, arm, index)
-            what = "validation accuracy" if metric == "validation_accuracy" else "validation NLL, nats per token"
-            column[0].set(xlabel="step", ylabel=what, title=f"ours, {cell.replace('-fresh', ', other seeds') or tier}")
-        figure.legend_below(fig, 3)
-        paths.append(figure.save(fig, folder / f"06_information_density_{tier}.png"))
+        text = [cell for cell in cells if "test_loss" in _last_columns(table.cell(cell))]
+        for name, group in (("text_", text), ("", [cell for cell in cells if cell not in text])):
+            if group:
+                path = folder / f"06_information_density_{name}{tier}.png"
+                paths.append(_draw_cells({cell or tier: table.cell(cell) for cell in group}, path))
     return paths
+
+
+def _last_columns(table: Table) -> Row:
+    return curves_of(table, arms_of(table)[0])[0][-1]
+
+
+def _draw_cells(tables: dict[str, Table], path: Path) -> Path:
+    fig, axes = figure.grid(2, len(tables), width=4.6)
+    for (title, table), (above, below) in zip(tables.items(), axes.T, strict=True):
+        columns = _last_columns(table)
+        metric = next(name for name in ("valid_loss", "valid_nll", "validation_accuracy") if name in columns)
+        for index, arm in enumerate(ARMS):  # an arm has one colour, whichever arms its cell has
+            if arm not in arms_of(table):
+                continue
+            curves = [pd.DataFrame([row for row in rows if row["step"] > 0]) for rows in curves_of(table, arm)]
+            colour = figure.COLOURS[index]
+            figure.seed_band(above, curves, metric, colour, ARMS[arm])
+            if metric == "validation_accuracy":
+                _draw_times(below, table, arm, colour)
+            elif "test_loss" in columns:
+                levels = pd.concat([curve.iloc[[-1]] for curve in curves]).mean()
+                rates = [low / 10 for low in range(10)]
+                values = [levels[f"test_t{rate:.1f}"] for rate in rates]
+                below.plot([rate + 0.05 for rate in rates], values, label=ARMS[arm], color=colour)
+                below.set(xlabel="mask rate t", ylabel="test loss at t, nats per token")
+            else:
+                _draw_scores(below, table, arm, index)
+        what = "validation accuracy" if metric == "validation_accuracy" else "validation NLL, nats per token"
+        above.set(xlabel="step", ylabel=what, title=f"ours, {title.replace('-fresh', ', other seeds')}")
+    figure.legend_below(fig, 3)
+    return figure.save(fig, path)
 
 
 def _draw_times(ax: figure.Axes, table: Table, arm: str, colour: str) -> None:
@@ -263,13 +276,17 @@ def _draw_times(ax: figure.Axes, table: Table, arm: str, colour: str) -> None:
         share = SIGNALS[arm].probability + 0.001 * (place - len(times.values) // 2)
         ax.plot(share, value, "o", color=colour, fillstyle="full" if seen else "none", alpha=0.7)
     last = max(record["config"]["tracks"]["parity"]["train"]["steps"] for record in table.runs.values())
-    ax.set(xlabel="predicted share of signal masks", ylabel="T_90 (empty: not within the run)", ylim=(0, 1.05 * last))
+    ax.set(xlabel="predicted share of signal masks", ylabel="T_90, steps (empty: none)", ylim=(0, 1.05 * last))
 
 
 def _draw_scores(ax: figure.Axes, table: Table, arm: str, place: int) -> None:
-    """The share written rightly, or, where nothing is written, of right choices: every seed, one arm a column."""
+    """What is judged of answers, of every seed, one arm a column: the share written rightly, or, where nothing is
+    written, their NLL."""
     written = by_seed(table, arm, "written")
-    name = "chosen" if all(map(math.isnan, written)) else "written"
-    values = by_seed(table, arm, name)
+    unwritten = all(map(math.isnan, written))
+    values = by_seed(table, arm, "test_nll") if unwritten else written
     ax.plot([place] * len(values), values, "o", color=figure.COLOURS[place], alpha=0.7)
-    ax.set(xticks=[], ylabel=f"share {name} rightly", ylim=(-0.02, 1.02))
+    ax.set_xticks(range(len(ARMS)), [name.replace(", ", ",\n") for name in ARMS.values()], fontsize=7)
+    ax.set(ylabel="answers' NLL, nats per byte" if unwritten else "share written rightly")
+    if not unwritten:
+        ax.set_ylim(-0.02, 1.02)

@@ -143,9 +143,9 @@ def say_if_unfinished(path: Path) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise InputError for a negative seed."""
-    if seed < 0:
-        raise InputError(f"seed: {seed} is not allowed; a whole number, at least 0")
+    """Raise InputError for a seed that no table can hold."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed: {seed} is not allowed; a whole number from 0 to 2^63 - 1")
 
 
 def _check_weights_are_kept() -> None:

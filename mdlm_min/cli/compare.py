@@ -81,7 +81,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def _runs(path: Path, metric: str) -> dict[int, _Run]:
     """The finished runs of a folder, or the one that it is, by seed. Raises InputError for none, for one that is not finished or
-    lacks the metric, and for runs that differ in more than their seed."""
+    lacks the metric, for runs that differ in more than their seed, and for copies of one run."""
     from mdlm_min.run.config import differences, shown
     from mdlm_min.run.run_folder import RunFolder, settings_of
 
@@ -110,7 +110,10 @@ def _runs(path: Path, metric: str) -> dict[int, _Run]:
                 raise InputError(f"{folder.path} has the seed {seed} of {one.folder.path}; allowed: one run a seed")
             if changed := differences(one.settings, settings, names=(f"in {one.folder.path}", f"in {folder.path}")):
                 raise InputError(f"{folder.path}: more than the seed differs ({'; '.join(changed)})")
-        found[seed] = _Run(folder, settings, data["sha256"], folder.read_json("finished.json")["metrics_sha256"], value)
+        metrics = folder.read_json("finished.json")["metrics_sha256"]
+        if copies := [one.folder.path for one in found.values() if one.metrics == metrics]:
+            raise InputError(f"{folder.path} has the metrics of {copies[0]} to the byte; allowed: a run of its own for each seed")
+        found[seed] = _Run(folder, settings, data["sha256"], metrics, value)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,8 @@ def train(arguments: argparse.Namespace) -> int:
     print(_loss_line(model, data, row))
     _show_filled(model, data)
     _show_written(model)
-    print(f'\nmore: mdlm sample {path} --prompt "..."   or   mdlm sample {path} --infill "... ____ ..."')
+    quoted = shlex.quote(str(path))
+    print(f'\nmore: mdlm sample {quoted} --prompt "..."   or   mdlm sample {quoted} --infill "... ____ ..."')
     return 0
 
 

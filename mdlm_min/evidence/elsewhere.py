@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ Run = tuple[str, str, int]  # cell, arm, seed
 ITEM_KEYS = ("task", "item")
 NOT_MEASURED = ("", "nan")
 _MOST_SEED = 2**63 - 1
+_NO_CHANCE = 8  # significant digits: losses of a hundred runs within .1 nats of each other are all different
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class _File:
         if arm not in self.plan.arms:
             raise self.wrong(row, "arm", arm, ", ".join(self.plan.arms))
         if not (seed.isascii() and seed.isdigit() and len(seed) <= 100 and int(seed) <= _MOST_SEED):
-            raise self.wrong(row, "seed", seed, "a whole number, at least 0")
+            raise self.wrong(row, "seed", seed, "a whole number from 0 to 2^63 - 1")
         return cell, arm, int(seed)
 
     def number(self, row: int, column: str, text: str, needed: bool = False) -> float:
@@ -185,10 +187,20 @@ def _read_results(path: Path, plan: Plan) -> pd.DataFrame:
 
 
 def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> None:
-    """Raise InputError for an arm of a cell whose seeds have all measured values in common, a continuous one among them."""
+    """Raise InputError for two runs that have all measured values in common, among them a continuous one with so many digits that
+    this is no chance; and for an arm of a cell whose seeds have, with however few digits."""
+    numbers = frame.drop(columns=list(KEYS))
+    continuous = [name for name in numbers if known_column(str(name)).continuous]
+    fine = numbers[continuous].map(_digits).max(axis=1) >= _NO_CHANCE
+    for _, runs in frame[fine & numbers.duplicated(keep=False)].groupby(list(numbers), dropna=False, sort=False):
+        first, second = list(runs[list(KEYS)].itertuples(index=False, name=None))[:2]
+        raise InputError(
+            f"{path}: row {rows[second]}: {place(*second)}, has the values of {place(*first)}, row {rows[first]}: copies of one "
+            "run; allowed: a run of its own for each seed and arm"
+        )
     for _, runs in frame.groupby(["cell", "arm"]):
         measured = runs.drop(columns=list(KEYS)).dropna(axis=1, how="all")
-        continuous = [str(name) for name in measured if known_column(str(name)).continuous]
+        continuous = [name for name in measured if known_column(str(name)).continuous]
         if len(runs) > 1 and continuous and bool((measured.nunique(dropna=False) == 1).all()):
             copies: list[Run] = list(runs[list(KEYS)].itertuples(index=False, name=None))
             where = ", ".join(str(rows[run]) for run in copies)
@@ -197,6 +209,11 @@ def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> 
                 f"{path}: rows {where}: {continuous[0]} is {value}, and all else equal, in each seed of {place(*copies[0][:2])}: "
                 "copies of one run; allowed: a run of its own for each seed"
             )
+
+
+def _digits(value: float) -> int:
+    """Significant digits of a number, in decimals; 0 where it was not measured."""
+    return len(Decimal(repr(value)).normalize().as_tuple().digits) if math.isfinite(value) else 0
 
 
 def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> dict[str, list[Row]]:

@@ -140,6 +140,7 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write the files. Raises InputError where the folder cannot be written."""
+        text = self.csv()  # before any file is written: a damaged record leaves what is there
         out = io.StringIO()
         columns: list[str] = []
         for rows in self.curves.values():
@@ -159,7 +160,7 @@ class Table:
                 lines += [f"run,{header}"] * (header != above) + [f"{name},{line}" for line in rest]
                 above = header
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
-        write_whole(folder / "table.csv", self.csv())
+        write_whole(folder / "table.csv", text)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -168,17 +169,31 @@ def _item_rows(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))
 
 
+Place = tuple[str, str]  # cell and arm
+
+
+def place_of(record: Mapping[str, Any]) -> Place:
+    """Where a run stands in the plan."""
+    return record["cell"], record["config"]["arm"]
+
+
 def commits_of(record: Mapping[str, Any]) -> dict[str, str]:
     """The commits of a run's starts, in their order, each with the hash of its sources."""
-    starts = record["environment"].get("starts") or [record["environment"]]  # older records have one start
-    return {start["commit"]: start.get("source_sha256", "") for start in starts}
+    return {start["commit"]: start.get("source_sha256", "") for start in starts_of(record)}
+
+
+def starts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments of a run's starts, in their order; older records have one."""
+    return record["environment"].get("starts") or [record["environment"]]
 
 
 def collect(specs: list[RunSpec], runs: Path) -> Table:
-    """The table of finished runs. Raises RunError where one is not finished or its metrics were changed afterwards."""
+    """The table of finished runs. Raises RunError where one is not finished or its metrics were changed afterwards, and
+    InputError where it is of another configuration, or what it says of itself is damaged."""
     records, curves, items = {}, {}, {}
     for spec in specs:
         folder = RunFolder(spec.folder(runs))
+        folder.check_config(spec.config)
         if not folder.is_finished(spec.config):
             raise RunError(
                 f"{folder.path}: this run is not finished; `mdlm run {spec.experiment} --tier {spec.tier}` finishes it"
@@ -197,6 +212,10 @@ def collect(specs: list[RunSpec], runs: Path) -> Table:
         records[spec.name]["columns"] = list(rows[0])
         if "items_sha256" in finished:
             items[spec.name] = (folder.path / "items.csv").read_text()
+        try:
+            _check_records({spec.name: records[spec.name]})
+        except ValueError as error:
+            raise InputError(f"{folder.path}: {error}; delete the folder to run again") from error
     return Table(specs[0].experiment, specs[0].tier, records, curves, items)
 
 

@@ -3,36 +3,41 @@ sources that it was made with.
 
 A row counts for a claim if the claim's judge says something else without the rows of its commit: of trained models in its
 numbers, whatever else its note lists beside them; of exact claims in the note too, as they check rows that do not move the
-number. For each such commit the rule of then is compared with that of now (rule_text.py says what a rule is). Where they
-differ, the claim was set after the runs, and every table says so. A row of uncommitted sources, or of a commit that is not in
-the history, proves nothing.
+number. For each such commit the rule of then is compared with that of now (rule_text.py says what a rule is), and the seeds that
+the plan named then with those that it names now. Where they differ, the claim was set after the runs, and every table says so. A
+row of uncommitted sources, or of a commit that is not in the history, proves nothing. Where the golden table at a run's commit
+has the run already, with the same metrics, it was known before: the commits that were recorded there count too.
 """
 
 import functools
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mdlm_min.evidence import rule_text, verdicts
 from mdlm_min.evidence.claim import Claim
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.golden import Table, commits_of
+from mdlm_min.evidence.golden import Place, Table, commits_of, place_of, starts_of
 from mdlm_min.evidence.pairing import judged_part
+from mdlm_min.evidence.plan_file import planned_seeds
 from mdlm_min.evidence.statistics import Evidence
 from mdlm_min.run.environment import ROOT, sources_sha256
 from mdlm_min.run.errors import RunError
 
 FOLDERS = ("mdlm_min", "experiments")
 NOW = "now"  # in the place of a commit: the working tree
+_COMMIT = re.compile("[0-9a-f]{7,40}")  # a name such as HEAD means another commit tomorrow
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class History:
 
     @functools.cache  # noqa: B019
     def has(self, commit: str) -> bool:
-        """Whether HEAD or one of its ancestors is this commit."""
+        """Whether HEAD or one of its ancestors is this commit, which has its own name, a hexadecimal one."""
+        if not _COMMIT.fullmatch(commit):
+            return False
         try:
             self._git("merge-base", "--is-ancestor", f"{commit}^{{commit}}", "HEAD")
         except subprocess.CalledProcessError:
@@ -67,6 +74,28 @@ class History:
     def day(self, commit: str) -> str:
         """The day of a commit that is in the history, such as 2026-11-26."""
         return self._git("show", "--no-patch", "--format=%cs", f"{commit}^{{commit}}").decode().strip()
+
+    def text(self, commit: str, path: str) -> str:
+        """A file at a commit; empty where it was not there."""
+        try:
+            return self._git("show", f"{commit}:{path}").decode()
+        except subprocess.CalledProcessError:
+            return ""
+
+    def seeds(self, commit: str, experiment: str, tier: str) -> dict[Place, set[int]]:
+        """The seeds that the plan named for every cell and arm of a tier at a commit or at NOW; empty where it cannot be read."""
+        path = f"experiments/{experiment}/experiment.toml"
+        try:
+            text = (self.root / path).read_text() if commit == NOW else self.text(commit, path)
+            return planned_seeds(tomllib.loads(text), tier)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a file of an older form
+            return {}
+
+    @functools.cache  # noqa: B019 - few commits, a few MB each
+    def records(self, commit: str, experiment: str, tier: str) -> dict[str, Any]:
+        """The records of a golden table at a commit, by run; empty where there was none."""
+        found: dict[str, Any] = json.loads(self.text(commit, f"results/{experiment}/{tier}/runs.json") or "{}")
+        return found
 
     @functools.cache  # noqa: B019 - few commits, a few hundred kB each
     def sources(self, commit: str) -> dict[str, bytes]:
@@ -130,7 +159,7 @@ def prove(tables: list[Table], root: Path = ROOT) -> Proof:
 def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: Iterable[Table]) -> dict[str, str]:
     """The claims (given by experiment) that were set after runs on which they rest: their ids, each with what differs at which
     commit. Raises RunError where the present rules cannot be read."""
-    found = list(tables)
+    found = [_with_earlier_starts(history, table) for table in tables]
     named = {name for table in found for name in _names(table)}
     wanted: dict[str, set[str]] = {}
     for table in found:
@@ -141,6 +170,7 @@ def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: I
     marks = {}
     for table in found:
         reduced = {commit: _without(table, commit) for commit in _commits(table)}
+        replanned = {commit: _without_replanned(history, table, commit) for commit in reduced}
         for claim in claims.get(table.experiment, ()):
             here = _said(claim, table) if claim.tier == table.tier else None
             reasons: dict[str, list[str]] = {}
@@ -148,6 +178,8 @@ def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: I
                 reason = _difference(rules, table.experiment, claim.id, commit, history)
                 if reason and _said(claim, rest) != here:
                     reasons.setdefault(reason, []).append(commit)
+                elif not reason and (others := replanned[commit]) and _said(claim, others) != here:
+                    reasons.setdefault("other planned seeds", []).append(commit)
             if here and claim.set_after:
                 marks[claim.id] = claim.set_after
             elif reasons:
@@ -183,6 +215,34 @@ def _said(claim: Claim, table: Table) -> tuple[str, ...] | None:
 
 def _without(table: Table, commit: str) -> Table:
     return table.part(lambda record: commit not in commits_of(record))
+
+
+def _without_replanned(history: History, table: Table, commit: str) -> Table | None:
+    """The table without a commit's runs of the cells and arms that had other planned seeds then; None where there are none, and
+    where the commit is not in the history."""
+    if not history.has(commit):
+        return None
+    then, now = (history.seeds(at, table.experiment, table.tier) for at in (commit, NOW))
+    rest = table.part(lambda record: commit not in commits_of(record) or then.get(place_of(record)) == now.get(place_of(record)))
+    return rest if len(rest.runs) < len(table.runs) else None
+
+
+def _with_earlier_starts(history: History, table: Table) -> Table:
+    """The table whose runs also name the commits that were recorded for them, with the same metrics, in the golden table of a
+    commit that they name."""
+    runs = {}
+    for name, record in table.runs.items():
+        starts, seen = list(starts_of(record)), set[str]()
+        for start in starts:  # grows while it is read
+            commit = start["commit"]
+            if commit in seen or not history.has(commit):
+                continue
+            seen.add(commit)
+            earlier = history.records(commit, table.experiment, table.tier).get(name)
+            if earlier and earlier["finished"].get("metrics_sha256") == record["finished"]["metrics_sha256"]:
+                starts += starts_of(earlier)
+        runs[name] = {**record, "environment": {**record["environment"], "starts": starts}}
+    return replace(table, runs=runs)
 
 
 def _difference(rules: Mapping[tuple[str, str], Any], experiment: str, claim: str, commit: str, history: History) -> str:

@@ -5,34 +5,23 @@ across cells.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from mdlm_min.evidence.experiment import Experiment
-from mdlm_min.evidence.golden import Table
-
-Place = tuple[str, str]  # cell and arm
-
-
-def _planned(experiment: Experiment, tier: str) -> dict[Place, set[int]]:
-    found: dict[Place, set[int]] = defaultdict(set)
-    for spec in experiment.runs(tier, "all"):
-        found[spec.cell, spec.arm].add(spec.seed)
-    return found
-
-
-def _place(record: dict[str, Any]) -> Place:
-    return record["cell"], record["config"]["arm"]
+from mdlm_min.evidence.golden import Place, Table, place_of
+from mdlm_min.evidence.plan_file import planned_seeds
 
 
 def unfinished(experiment: Experiment, table: Table) -> dict[Place, tuple[int, int]]:
     """The arms of which planned seeds are missing: how many of them are there, and how many are planned."""
-    return _unfinished(_planned(experiment, table.tier), table)
+    return _unfinished(planned_seeds(experiment.plan, table.tier), table)
 
 
 def _unfinished(planned: dict[Place, set[int]], table: Table) -> dict[Place, tuple[int, int]]:
     there: dict[Place, set[int]] = defaultdict(set)
     for record in table.runs.values():
-        there[_place(record)].add(record["config"]["seed"])
+        there[place_of(record)].add(record["config"]["seed"])
     return {
         place: (len(seeds & planned[place]), len(planned[place]))
         for place, seeds in there.items()
@@ -42,11 +31,11 @@ def _unfinished(planned: dict[Place, set[int]], table: Table) -> dict[Place, tup
 
 def judged_part(experiment: Experiment, table: Table) -> Table:
     """The table's arms that have all planned seeds, with these seeds."""
-    planned = _planned(experiment, table.tier)
+    planned = planned_seeds(experiment.plan, table.tier)
     missing = _unfinished(planned, table)
 
-    def counts(record: dict[str, Any]) -> bool:
-        place = _place(record)
+    def counts(record: Mapping[str, Any]) -> bool:
+        place = place_of(record)
         return place not in missing and record["config"]["seed"] in planned.get(place, ())
 
     return table if all(map(counts, table.runs.values())) else table.part(counts)

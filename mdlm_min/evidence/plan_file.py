@@ -70,6 +70,17 @@ def cells(grid: list[dict[str, Any]]) -> list[Cell]:
     return found or [Cell("", {})]
 
 
+def planned_seeds(plan: Mapping[str, Any], tier: str) -> dict[tuple[str, str], set[int]]:
+    """The seeds that a plan names for every cell and arm of a tier; empty where it has no such tier."""
+    table = plan["tiers"].get(tier, {})
+    found: dict[tuple[str, str], set[int]] = {}
+    for cell in cells(table.get("grid", [])) if table else ():
+        first = table.get("first_seed", 0) if cell.first_seed is None else cell.first_seed
+        for arm in cell.arms or plan["arms"]:
+            found.setdefault((cell.name, arm), set()).update(range(first, first + (cell.seeds or table["seeds"])))
+    return found
+
+
 def read_plan(path: Path) -> dict[str, Any]:
     """The file as nested tables. Raises InputError naming the file, the key and what is allowed."""
     try:

@@ -103,6 +103,12 @@ class RunFolder:
         """Whether this very configuration has run to its end here."""
         return (self.path / "finished.json").exists() and is_same_run(self.read_json("config.json"), config)
 
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raise InputError where a run of another configuration is here."""
+        if (self.path / "config.json").exists() and (old := _what(self.read_json("config.json"))) != (new := _what(config)):
+            changed = "; ".join(differences(old, new))
+            raise InputError(f"{self.path} holds a run of another configuration ({changed}); delete it, or name another folder")
+
     def metrics(self) -> list[Row]:
         """The rows of metrics.csv; an incomplete last line, left by a kill, is dropped."""
         path = self.path / "metrics.csv"
@@ -277,9 +283,7 @@ def open_run(path: Path, config: Mapping[str, Any], wait_seconds: float = 0.0) -
     _check_free(path)
     with no_empty_folder(path), locked(path / "lock", wait_seconds):
         folder, begins = RunFolder(path), not (path / "config.json").exists()
-        if (path / "config.json").exists() and (old := _what(folder.read_json("config.json"))) != (new := _what(config)):
-            changed = "; ".join(differences(old, new))
-            raise InputError(f"{path} holds a run of another configuration ({changed}); delete it, or name another folder")
+        folder.check_config(config)
         if not folder.is_finished(config):
             folder.write_json("config.json", config)
             folder.record_start()

@@ -19,8 +19,8 @@ def made(folder, values, metric="test_loss", data="d", **settings):
     for seed, value in enumerate(values, start=1):
         with open_run(folder / str(seed), {"seed": seed, "train": {"steps": 9}, **settings}) as run:
             run.write_json("data.json", {"sha256": data})
-            run.append_metrics({"step": 0.0, metric: 9.0})
-            run.append_metrics({"step": 9.0, metric: value})
+            run.append_metrics({"step": 0.0, metric: 9.0, "draw": 0.0})
+            run.append_metrics({"step": 9.0, metric: value, "draw": seed / 7})
             run.finish({"steps": 9, "seconds": 1.0})
     return folder
 
@@ -135,6 +135,12 @@ def of_a_copied_run(a, b):
     other(b / "2" / "config.json", "U[0.45,0.55]", "U[0,1]")
 
 
+def of_one_run_under_two_seeds(a, b):
+    shutil.rmtree(b / "3")
+    shutil.copytree(b / "2", b / "3")
+    other(b / "3" / "config.json", '"seed": 2', '"seed": 3')
+
+
 def without_metrics(a, b):
     (b / "2" / "metrics.csv").unlink()
 
@@ -153,6 +159,7 @@ def without_metrics(a, b):
         (altered, "{b}/2/metrics.csv was altered after the run"),
         (of_an_edited_config, "{b}/2/config.json was altered after the run"),
         (without_metrics, "{b}/2/metrics.csv is gone"),
+        (of_one_run_under_two_seeds, "{b}/3 has the metrics of {b}/2 to the byte; allowed: a run of its own for each seed"),
         (of_a_copied_run, "second: {b}/2 has the metrics of {a}/2 to the byte; allowed: another run"),
     ],
 )

@@ -198,7 +198,7 @@ def test_chat_wraps_prompts_in_the_template_and_stops_at_the_end_of_the_turn(fol
     [
         (["--prompt", "a", "--length", "0"], "length: 0 is not allowed; at least 1"),
         (["--prompt", "a", "--length", "96"], "length: 96 is not allowed behind a prompt of 1 tokens; at most 96 together"),
-        (["--prompt", "a", "--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
+        (["--prompt", "a", "--seed", "-1"], "seed: -1 is not allowed; a whole number from 0 to 2^63 - 1"),
         (["--prompt", "a", "--batch", "0"], "batch: 0 is not allowed; at least 1"),
         (["--prompt", "the " * 200], "prompt: it has "),
         (["--prompt", "a", "--batch", "4"], "batch: 4 is not allowed without --prompts: one answer is generated"),

@@ -131,7 +131,7 @@ def test_many_texts_come_batch_by_batch_and_are_those_of_one_batch(run, monkeypa
         (["--length", "17"], "length: 17 is not allowed; 1 to 16"),
         (["--length", "0"], "length: 0 is not allowed; at least 1"),
         (["--count", "0"], "count: 0 is not allowed; at least 1"),
-        (["--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
+        (["--seed", "-1"], "seed: -1 is not allowed; a whole number from 0 to 2^63 - 1"),
         (["--steps", "0"], "steps: 0 is not allowed; at least 1"),
         (["--temperature", "-1"], "temperature: -1.0 is not allowed"),
         (["--remasking", "beam"], "remasking: 'beam' is unknown"),
@@ -313,7 +313,7 @@ def test_what_differs_from_the_run_in_the_folder_is_named(corpus, run, capsys):
         (["--text", "nowhere.txt"], "text: 'nowhere.txt' is neither a path nor a known name"),
         (["--length", "4000"], "length: "),
         (["--text", ""], "--text: an empty name is not allowed"),
-        (["--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
+        (["--seed", "-1"], "seed: -1 is not allowed; a whole number from 0 to 2^63 - 1"),
     ],
 )
 def test_bad_training_options_are_one_line_and_exit_code_2(corpus, tmp_path, options, message, capsys):

@@ -135,7 +135,7 @@ def test_the_probe_trains_measures_and_is_kept(corpus, tmp_path, capsys, monkeyp
         (["--text", "CORPUS", "--tokenizer", "letters"], "tokenizer: 'letters' is unknown"),
         (["--text", "CORPUS", "--figure", "w.pdf"], "figure: w.pdf is not allowed; a name that ends in .png"),
         (["--text", "CORPUS", "--probe", "--steps", "1"], "steps: 1 is not allowed; at least 3"),
-        (["--text", "CORPUS", "--probe", "--seed", "-1"], "seed: -1 is not allowed; a whole number, at least 0"),
+        (["--text", "CORPUS", "--probe", "--seed", "-1"], "seed: -1 is not allowed; a whole number from 0 to 2^63 - 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(corpus, options, message, capsys):

@@ -1,6 +1,7 @@
 """What the history proves, on a repository made for the test: an experiment, one run, and then changes."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 
@@ -262,6 +263,45 @@ def test_a_commit_that_no_branch_leads_to_is_not_in_the_history(repository):
     assert untraceable(History(repository.folder), [rows]) == [
         f"20_counts/cpu: the commit of 2 runs, {aside}, is not in the history"
     ]
+
+
+@pytest.mark.parametrize("name", ["HEAD", "HEAD~0", "main@{0}", "v1"])
+def test_a_name_that_can_move_names_no_commit(name, repository):
+    git(repository.folder, "tag", "-f", "v1")
+    rows = table(repository, [repository.first])
+    for record in rows.runs.values():
+        record["environment"]["commit"] = name
+    assert untraceable(History(repository.folder), [rows]) == [
+        f"20_counts/cpu: the commit of 2 runs, {name}, is not in the history"
+    ]
+    assert set(repository.marks(rows).values()) == {f"unknown sources at {name}"}
+
+
+def test_other_planned_seeds_are_named_where_a_claim_rests_on_their_runs(repository):
+    plan = repository.claims.parent / "experiment.toml"
+    text = plan.read_text()
+    assert text.count("[tiers.cpu]\nseeds = ") == 1
+    rows = table(repository, [repository.first])
+    plan.write_text(text.replace("[tiers.cpu]\n", "[tiers.cpu]\njobs = 1\n"))
+    assert repository.marks(rows) == {}
+    plan.write_text(text.replace("[tiers.cpu]\n", "[tiers.cpu]\nfirst_seed = 1\n"))
+    reason = f"other planned seeds at {repository.first}"
+    assert repository.marks(rows) == dict.fromkeys(("F1", "F2", "F3"), reason)
+    second = repository.commit(CLAIMS)
+    assert repository.marks(table(repository, [second])) == {}
+
+
+def test_metrics_that_the_table_had_before_count_by_their_first_commit(repository):
+    """A later name in a record, or the same run again after its rule was changed, does not make it new."""
+    path = repository.folder / "results" / "20_counts" / "cpu" / "runs.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(table(repository, [repository.first]).runs))
+    second = repository.commit(CLAIMS.replace("LEAST = 0.25", "LEAST = 0.2"))
+    again = table(repository, [second])
+    assert repository.marks(again) == {"F2": f"other tolerance and judge at {repository.first}"}
+    for record in again.runs.values():
+        record["finished"]["metrics_sha256"] = "other"
+    assert repository.marks(again) == {}
 
 
 def test_a_shallow_clone_and_a_folder_without_history_say_so(repository, tmp_path):

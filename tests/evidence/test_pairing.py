@@ -4,9 +4,10 @@ pairs are the same, within a cell and across cells."""
 import pytest
 
 from mdlm_min.evidence import report, verdicts
-from mdlm_min.evidence.experiment import Experiment
+from mdlm_min.evidence.experiment import Experiment, experiment_folders
 from mdlm_min.evidence.golden import golden_by_tier, golden_tables
 from mdlm_min.evidence.pairing import judged_part, unfinished
+from mdlm_min.evidence.plan_file import planned_seeds
 
 
 def without(table, *runs):
@@ -59,11 +60,21 @@ def test_some_of_the_planned_seeds_are_not_judged():
     assert said(some)["P2-N600-fresh"].verdict == "not run"
 
 
-def test_seeds_beyond_the_plan_do_not_count(monkeypatch):
+def test_seeds_beyond_the_plan_do_not_count():
     table = golden_by_tier("01_parity")["cpu"]
     experiment = Experiment("01_parity")
-    every = experiment.runs("cpu", "all")
-    monkeypatch.setattr(experiment, "runs", lambda *_: [spec for spec in every if (spec.cell, spec.seed) != ("N600-fresh", 63)])
+    (block,) = [block for block in experiment.plan["tiers"]["cpu"]["grid"] if block.get("name") == "N600-fresh"]
+    block["seeds"] -= 1
     part = judged_part(experiment, table)
     assert {record["config"]["seed"] for record in part.runs.values() if record["cell"] == "N600-fresh"} == set(range(40, 63))
     assert len(part.runs) == len(table.runs) - 2
+
+
+def test_the_seeds_of_the_plan_are_those_of_its_runs():
+    for folder in experiment_folders():
+        experiment = Experiment(folder.name)
+        for tier in experiment.plan["tiers"]:
+            found = {}
+            for spec in experiment.runs(tier, "all"):
+                found.setdefault((spec.cell, spec.arm), set()).add(spec.seed)
+            assert found == planned_seeds(experiment.plan, tier)

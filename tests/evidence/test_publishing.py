@@ -59,6 +59,31 @@ def publish(*options):
     return main(["publish", "counts", *options])
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("environment.json", {"commit": None}, "environment.commit of full/seed3 is None; allowed: a str"),
+        ("environment.json", {"starts": 5}, "environment.starts of full/seed3 is no list of starts with their commits"),
+        ("data.json", {"device": None}, "data.device of full/seed3 is None; allowed: a str"),
+        ("data.json", {"sha256": 5}, "data.sha256 of full/seed3 is 5; allowed: a str"),
+        ("finished.json", {"seconds": "x"}, "finished.seconds of full/seed3 is 'x'; allowed: a float"),
+        ("config.json", {"length": 17}, "holds a run of another configuration (length: 17 there, 16 asked)"),
+    ],
+)
+def test_a_damaged_record_is_named_and_the_golden_table_stays(file, changes, said, checkout, capsys):
+    run()
+    assert publish() == 0
+    before = {path.name: path.read_bytes() for path in (golden.RESULTS / "20_counts" / "cpu").iterdir()}
+    path = RunFolder(Experiment("counts").runs("cpu")[0].folder(golden.RESULTS.parent / "runs")).path
+    assert path.parts[-2:] == ("full", "seed3")
+    path = path / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    capsys.readouterr()
+    assert publish() == 2
+    assert said in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (golden.RESULTS / "20_counts" / "cpu").iterdir()} == before
+
+
 def test_a_table_grows_by_what_is_finished_in_the_order_of_the_plan(checkout, capsys):
     run("window", 1)
     assert publish("--finished") == 0
