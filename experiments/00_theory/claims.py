@@ -300,7 +300,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         ylabel="samples N, (20,6), delta = .05",
         ylim=(800, 6000),
         yscale="log",
-        title=f"T1b: how often the proof's threshold finds S\nT1: how often the rank of the losses does: {least}",
+        title=f"T1b: how often the threshold finds S (black: .95 or more)\nT1: how often the rank of the losses does: {least}",
     )
     ax.set_yticks([1000, 2000, 3000, 4000, 6000], ["1,000", "2,000", "3,000", "4,000", "6,000"])
     ax.set_yticks([], minor=True)
@@ -311,7 +311,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         best = formulas.signal_optimal_high(k)
         ax.plot(best, formulas.signal_probability(0, best, k), "o", color=figure.COLOURS[index], markersize=4)
     ax.axhline(1 / math.e, color="grey", **figure.PUBLISHED)
-    ax.set(xlabel="t1", ylabel="P_S", title="T7, T8: probability of the signal regime")
+    ax.set(xlabel="t1 of U[0, t1]", ylabel="P_S", title="T7, T8: probability P_S of the signal regime")
     ax.annotate("1/e", (1, 1 / math.e), fontsize=9, color="grey", ha="right", va="bottom")
     ax.set_ylim(0, 0.42)
     ax.legend(loc="lower right", ncols=2)

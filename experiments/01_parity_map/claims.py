@@ -12,6 +12,7 @@ from mdlm_min.evidence.golden import Table
 
 CLAIMS: list[Claim] = []
 ARMS = ("output", "secret", "masked")
+NAMES = {"output": "output supervision", "secret": "control", "masked": "masked diffusion"}
 
 
 def settings(table: Table) -> pd.DataFrame:
@@ -165,6 +166,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
 def _axes_one_at_a_time(runs: pd.DataFrame, folder: Path) -> Path:
     """Best validation accuracy and T_gen at (14, 5), one layer, for each other setting."""
     default = {"width": 64, "init": "width", "rate": 1e-3, "batch": 0, "window": "U[0,0.2]"}
+    titles = {"init": "initialisation", "rate": "learning rate", "batch": "batch", "window": "window", "width": "width"}
     runs = runs[runs["steps"] == runs["steps"].max()]
     never = 1.6 * float(runs["steps"].max())
     fig, axes = figure.grid(1, len(default), width=3.2, height=3.8, sharey=True)
@@ -181,12 +183,14 @@ def _axes_one_at_a_time(runs: pd.DataFrame, folder: Path) -> Path:
                 found = rest[(rest["arm"] == arm) & (rest["N"] == samples)]
                 if found.empty:
                     continue
-                x = [choices.index(value) + (index - 1) * 0.15 for value in found[name]]
+                x = [choices.index(value) + (index - 1) * 0.2 + (0.05 if samples == 600 else -0.05) for value in found[name]]
                 height = found["t_gen"].where(np.isfinite(found["t_gen"]), never)
-                ax.plot(x, height, marker, color=figure.COLOURS[index], label=f"{arm}, N={samples}", markersize=6, alpha=0.8)
+                ax.plot(
+                    x, height, marker, color=figure.COLOURS[index], label=f"{NAMES[arm]}, N={samples}", markersize=6, alpha=0.8
+                )
         ax.set_xticks(range(len(choices)), ["all" if name == "batch" and value == 0 else str(value) for value in choices])
-        ax.set(title=name, yscale="log", xlim=(-0.5, len(choices) - 0.5))
+        ax.set(title=titles[name], yscale="log", xlim=(-0.5, len(choices) - 0.5))
         ax.axhline(float(runs["steps"].max()), color="grey", **figure.PUBLISHED)
-    axes[0, 0].set_ylabel("T_gen at (14,5), one layer\n(above the dashed line: never)")
+    axes[0, 0].set_ylabel("T_gen at (14,5), one layer, steps\n(above the dashed line: never)")
     figure.legend_below(fig, 6)
     return figure.save(fig, folder / "01_parity_map_axes.png")

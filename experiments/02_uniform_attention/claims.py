@@ -234,6 +234,16 @@ CLAIMS = [
 ]
 
 
+NAMES = {  # of the arms in the figure
+    "adamw_gpt2": "AdamW",
+    "adamw_pytorch": "AdamW, PyTorch's initialisation",
+    "sgd_gpt2": "gradient descent",
+    "sgd_pytorch": "gradient descent, PyTorch's initialisation",
+    "sgd_momentum": "gradient descent with momentum",
+    "output_gpt2": "output supervision, AdamW",
+}
+
+
 def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
     """Training and validation accuracy of every MLP arm beside Fig 5, and of the Transformers."""
     paths = []
@@ -243,10 +253,12 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         fig, axes = figure.grid(1, 3 if transformers else 2, sharey=True)
         for ax, metric, name in ((axes[0, 0], "train_accuracy", "train_acc"), (axes[0, 1], "validation_accuracy", "test_acc")):
             for index, arm in enumerate(_present(table, (*MASKED_ARMS, *OUTPUT_ARMS))):
-                figure.seed_band(ax, [pd.DataFrame(rows) for rows in curves_of(table, arm)], metric, figure.COLOURS[index], arm)
+                curves = [pd.DataFrame(rows) for rows in curves_of(table, arm)]
+                figure.seed_band(ax, curves, metric, figure.COLOURS[index], NAMES.get(arm, arm))
             ax.plot(paper["step"], paper[name], color="black", label="paper, Fig 5", **figure.PUBLISHED)
             ax.set(
                 xlabel="step",
+                ylabel="accuracy",
                 xscale="symlog",
                 xlim=(0, 25000),
                 title=f"MLP, (20,6), N=5,000: {'training' if metric[0] == 't' else 'validation'} accuracy",
@@ -268,7 +280,7 @@ def draw(tables: dict[str, Table], folder: Path) -> list[Path]:
         if transformers:
             axes[0, 2].set(xlabel="step", title="Transformer, (14,5), N=600, every seed")
             axes[0, 2].legend(loc="center right", fontsize=8)
-        figure.legend_below(fig, 5)
+        figure.legend_below(fig, 3)
         paths.append(figure.save(fig, folder / f"02_uniform_attention_{tier}.png"))
         if len(found := distances(table)) > 1:
             paths.append(_draw_search(table, found, folder / f"02_uniform_attention_fig5_{tier}.png"))

@@ -404,7 +404,7 @@ def _draw_paper(axes: np.ndarray) -> None:
     for form, text in (("linear", "as published"), ("order", "with the order factor"), ("sum_of_squares", "sum of squares")):
         values = mixture_signal(t, form=form)
         axes[2].plot(t, values / values.max(), label=f"{text}: {mixture_optimum(form=form):.3f}", linestyle="--")
-    axes[2].set(xlabel="mask rate t", title="F.4: Signal(t) with the published weights")
+    axes[2].set(xlabel="mask rate t", ylabel="Signal(t)", title="F.4: Signal(t) with the published weights")
     axes[2].legend(loc="lower center")
 
 
@@ -423,4 +423,4 @@ def _draw_cell(axes: np.ndarray, table: Table, cell: str) -> None:
         levels = [mean.iloc[-1][f"test_t{low / 10:.1f}"] for low in range(10)]
         axes[2].plot(CENTRES, levels, color=_colour(index), linewidth=1.2)
     axes[1].set(xlabel="step", ylabel="validation loss", title="validation loss (Fig 7)")
-    axes[2].set(xlabel="mask rate t", ylabel="test loss at t", title="what a window buys, and what it costs")
+    axes[2].set(xlabel="mask rate t", ylabel="test loss at t, nats per token", title="what a window buys, and what it costs")

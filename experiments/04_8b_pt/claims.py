@@ -437,7 +437,7 @@ def _draw_cell(ax: figure.Axes, below: figure.Axes, table: Table, cell: str) -> 
         )
     size = f", {SIZES[cell.partition('-')[0]]} parameters" if cell else ""
     ax.set(xlabel="step", ylabel="validation loss, nats per token", title=f"ours, {cell}{size}")
-    below.set(xlabel="mask rate t", ylabel="test loss at t", title="loss over t at the end")
+    below.set(xlabel="mask rate t", ylabel="test loss at t, nats per token", title="loss over t at the end")
 
 
 _GAPS = {  # cells, in the order of the panel, and what they are

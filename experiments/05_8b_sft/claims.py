@@ -347,8 +347,14 @@ def _draw_edges(ax: figure.Axes, table: Table, cell: str) -> None:
         ax.plot(list(EDGES.values()), means[:-1], color=shade, label=label)
         if "untuned" in arms_of(table):
             ax.axhline(by_seed(table, "untuned", column).mean(), color=shade, linestyle=":", linewidth=1)
-    ax.set(xlabel="lower edge (squares: U[.45,.55])", ylabel="share right", title=f"ours, {SCALED[cell]}")
-    ax.legend(fontsize=8)
+    ax.set(
+        xlabel="lower edge (squares: U[.45,.55])",
+        ylabel="share right, 95% over seeds\n(dotted: before tuning)",
+        title=f"ours, {SCALED[cell]}",
+    )
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    ax.legend(fontsize=8, loc="upper left")
 
 
 def _draw_steps(ax: figure.Axes, table: Table) -> None:
@@ -359,7 +365,9 @@ def _draw_steps(ax: figure.Axes, table: Table) -> None:
     ax.set(xscale="log", xticks=TOKENS_PER_STEP, xticklabels=TOKENS_PER_STEP)
     ax.minorticks_off()
     ax.set(xlabel="tokens per step of generation", ylabel="share solved", title="ours, arithmetic: fewer steps")
-    ax.legend(fontsize=8)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.45 * (high - low))  # room for the legend
+    ax.legend(fontsize=8, loc="upper center", ncols=2)
 
 
 def _draw_ways(ax: figure.Axes, table: Table) -> None:
@@ -374,6 +382,10 @@ def _draw_ways(ax: figure.Axes, table: Table) -> None:
     ax.set(
         xlabel="tokens per forward pass",
         ylabel="share solved",
-        title="ours: circles thresholds, crosses\nfixed, square cached, triangle factor",
+        title="ours, arithmetic: ways to write",
     )
-    ax.legend(fontsize=8)
+    for label, line in (("threshold", "o-"), ("fixed number", "x--"), ("threshold, cached", "s"), ("factor", "^")):
+        ax.plot([], [], line, color="grey", label=label, markersize=5)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.45 * (high - low))  # room for the legend
+    ax.legend(fontsize=8, loc="upper center", ncols=2)

@@ -201,8 +201,9 @@ def _draw_board(ax: figure.Axes, table: Table, track: str, budget: int, lines: l
         colour = shown.get(line.name)
         named += [mean] if colour else []
         label = f"{line.ranked.place}. {line.name}{told.get(line.name, '')}" if colour else None
-        ax.plot(steps * tokens, mean, color=colour or "lightgrey", linewidth=1.6 if colour else 0.7, label=label)
-    ax.set(xlabel="tokens trained on", ylabel="validation NLL", title=f"{track}, budget {budget}x, first: {lines[0].name}")
+        ax.plot(steps * tokens / 1e6, mean, color=colour or "lightgrey", linewidth=1.6 if colour else 0.7, label=label)
+    ax.plot([], [], color="lightgrey", linewidth=0.7, label="the others")
+    ax.set(xlabel="million tokens", ylabel="validation NLL, nats", title=f"{track}, budget {budget}x, first: {lines[0].name}")
     low, high = np.min(named), np.max(named)
     ax.set_ylim(low - 0.05 * (high - low), high + 0.4 * (high - low))  # room for the legend
     ax.legend(fontsize=8, loc="upper right")
