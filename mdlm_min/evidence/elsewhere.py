@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mdlm_min.evidence import golden
@@ -191,7 +192,7 @@ def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> 
     this is no chance; and for an arm of a cell whose seeds have, with however few digits."""
     numbers = frame.drop(columns=list(KEYS))
     continuous = [name for name in numbers if known_column(str(name)).continuous]
-    fine = numbers[continuous].map(_digits).max(axis=1) >= _NO_CHANCE
+    fine = numbers[continuous].map(_is_fine).any(axis=1)
     for _, runs in frame[fine & numbers.duplicated(keep=False)].groupby(list(numbers), dropna=False, sort=False):
         first, second = list(runs[list(KEYS)].itertuples(index=False, name=None))[:2]
         raise InputError(
@@ -211,9 +212,15 @@ def _refuse_copies(path: Path, frame: pd.DataFrame, rows: Mapping[Run, int]) -> 
             )
 
 
-def _digits(value: float) -> int:
-    """Significant digits of a number, in decimals; 0 where it was not measured."""
-    return len(Decimal(repr(value)).normalize().as_tuple().digits) if math.isfinite(value) else 0
+def _is_fine(value: float) -> bool:
+    """Whether two runs can have a number in common only as copies: it has _NO_CHANCE digits, which are not those of a number of
+    16 bits, of which there are few."""
+    if not math.isfinite(value) or len(Decimal(repr(value)).normalize().as_tuple().digits) < _NO_CHANCE:
+        return False
+    with np.errstate(over="ignore"):
+        half, single = np.float16(value), np.float32(value)
+    is_bfloat16 = float(single) == value and int(single.view(np.uint32)) % 2**16 == 0
+    return not is_bfloat16 and float(half) != value
 
 
 def _read_curves(path: Path, plan: Plan, runs: Mapping[str, Any], log: Log) -> dict[str, list[Row]]:

@@ -5,8 +5,8 @@ A row counts for a claim if the claim's judge says something else without the ro
 numbers, whatever else its note lists beside them; of exact claims in the note too, as they check rows that do not move the
 number. For each such commit the rule of then is compared with that of now (rule_text.py says what a rule is), and the seeds that
 the plan named then with those that it names now. Where they differ, the claim was set after the runs, and every table says so. A
-row of uncommitted sources, or of a commit that is not in the history, proves nothing. Where the golden table at a run's commit
-has the run already, with the same metrics, it was known before: the commits that were recorded there count too.
+row of uncommitted sources, or of a commit that is not in the history, proves nothing. Where an earlier version of the golden
+table has the same metrics of an arm and seed by another commit, they were known before: that commit counts too.
 """
 
 import functools
@@ -37,7 +37,7 @@ from mdlm_min.run.errors import RunError
 
 FOLDERS = ("mdlm_min", "experiments")
 NOW = "now"  # in the place of a commit: the working tree
-_COMMIT = re.compile("[0-9a-f]{7,40}")  # a name such as HEAD means another commit tomorrow
+_COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class History:
 
     @functools.cache  # noqa: B019
     def has(self, commit: str) -> bool:
-        """Whether HEAD or one of its ancestors is this commit, which has its own name, a hexadecimal one."""
-        if not _COMMIT.fullmatch(commit):
-            return False
+        """Whether HEAD or one of its ancestors is this commit, by its own hexadecimal name: a branch or a tag, which can be
+        called so, means another commit tomorrow."""
         try:
-            self._git("merge-base", "--is-ancestor", f"{commit}^{{commit}}", "HEAD")
+            whole = self._git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode()
+            self._git("merge-base", "--is-ancestor", whole.strip(), "HEAD")
         except subprocess.CalledProcessError:
             return False
-        return True
+        return bool(_COMMIT.fullmatch(commit)) and whole.startswith(commit)
 
     def day(self, commit: str) -> str:
         """The day of a commit that is in the history, such as 2026-11-26."""
@@ -91,10 +91,16 @@ class History:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a file of an older form
             return {}
 
-    @functools.cache  # noqa: B019 - few commits, a few MB each
-    def records(self, commit: str, experiment: str, tier: str) -> dict[str, Any]:
-        """The records of a golden table at a commit, by run; empty where there was none."""
-        found: dict[str, Any] = json.loads(self.text(commit, f"results/{experiment}/{tier}/runs.json") or "{}")
+    def known(self, experiment: str, tier: str, exact: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+        """The starts that were recorded for every run (by `_same_run`) in all versions of a golden table."""
+        path = f"results/{experiment}/{tier}/runs.json"
+        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for commit in self._git("log", "--format=%H", "--", path).decode().split():
+            try:
+                for record in json.loads(self.text(commit, path) or "{}").values():
+                    found.setdefault(_same_run(record, exact), []).extend(starts_of(record))
+            except (ValueError, KeyError, TypeError, AttributeError):  # a file of an older form, or a damaged one
+                continue
         return found
 
     @functools.cache  # noqa: B019 - few commits, a few hundred kB each
@@ -159,19 +165,21 @@ def prove(tables: list[Table], root: Path = ROOT) -> Proof:
 def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: Iterable[Table]) -> dict[str, str]:
     """The claims (given by experiment) that were set after runs on which they rest: their ids, each with what differs at which
     commit. Raises RunError where the present rules cannot be read."""
-    found = [_with_earlier_starts(history, table) for table in tables]
-    named = {name for table in found for name in _names(table)}
+    found = [(_with_earlier_starts(history, table, exact), exact) for table in tables for exact in (True, False)]
+    named = {name for table, _ in found for name in _names(table)}
     wanted: dict[str, set[str]] = {}
-    for table in found:
+    for table, _ in found:
         for commit in _commits(table):
             if not commit.endswith("+changed") and history.has(commit):
                 wanted.setdefault(commit, set()).add(table.experiment)
     rules = _read_rules(history, wanted, named)
     marks = {}
-    for table in found:
+    for table, exact in found:
         reduced = {commit: _without(table, commit) for commit in _commits(table)}
         replanned = {commit: _without_replanned(history, table, commit) for commit in reduced}
         for claim in claims.get(table.experiment, ()):
+            if (claim.kind == "exact") != exact:
+                continue
             here = _said(claim, table) if claim.tier == table.tier else None
             reasons: dict[str, list[str]] = {}
             for commit, rest in reduced.items() if here else ():
@@ -227,22 +235,20 @@ def _without_replanned(history: History, table: Table, commit: str) -> Table | N
     return rest if len(rest.runs) < len(table.runs) else None
 
 
-def _with_earlier_starts(history: History, table: Table) -> Table:
-    """The table whose runs also name the commits that were recorded for them, with the same metrics, in the golden table of a
-    commit that they name."""
-    runs = {}
+def _with_earlier_starts(history: History, table: Table, exact: bool) -> Table:
+    """The table whose runs also name the commits that any version of the golden table recorded for the same run: an arm's, with
+    the same metrics and, but for exact claims, to which a seed is nothing, the same seed."""
+    known, runs = history.known(table.experiment, table.tier, exact), {}
     for name, record in table.runs.items():
-        starts, seen = list(starts_of(record)), set[str]()
-        for start in starts:  # grows while it is read
-            commit = start["commit"]
-            if commit in seen or not history.has(commit):
-                continue
-            seen.add(commit)
-            earlier = history.records(commit, table.experiment, table.tier).get(name)
-            if earlier and earlier["finished"].get("metrics_sha256") == record["finished"]["metrics_sha256"]:
-                starts += starts_of(earlier)
-        runs[name] = {**record, "environment": {**record["environment"], "starts": starts}}
+        earlier = known.get(_same_run(record, exact), [])
+        runs[name] = {**record, "environment": {**record["environment"], "starts": [*starts_of(record), *earlier]}}
     return replace(table, runs=runs)
+
+
+def _same_run(record: Mapping[str, Any], exact: bool) -> tuple[Any, ...]:
+    """What stays where a run comes back in another cell, or by another commit."""
+    config = record["config"]
+    return config["arm"], record["finished"]["metrics_sha256"], None if exact else config["seed"]
 
 
 def _difference(rules: Mapping[tuple[str, str], Any], experiment: str, claim: str, commit: str, history: History) -> str:

@@ -236,6 +236,10 @@ def test_one_run_under_two_seeds_or_two_arms_is_refused(lasting):
         row.update({name: round(value, 3) for name, value in row.items() if isinstance(value, float)})
     lasting.table[6].update({name: lasting.table[1][name] for name in measured})
     lasting.judge()
+    for value in (3.451171875, 0.2353515625):  # float16 and bfloat16, with many decimals
+        lasting.table[1].update(test_loss=value)
+        lasting.table[6].update(test_loss=value)
+        lasting.judge()
 
 
 def test_a_curve_that_stands_for_two_seeds_is_no_curve_of_either(lasting):

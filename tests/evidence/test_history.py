@@ -277,6 +277,22 @@ def test_a_name_that_can_move_names_no_commit(name, repository):
     assert set(repository.marks(rows).values()) == {f"unknown sources at {name}"}
 
 
+def test_a_tag_that_is_called_like_a_commit_is_none(repository):
+    rows, first = table(repository, [repository.first]), repository.first
+    repository.commit(CLAIMS.replace("LEAST = 0.25", "LEAST = 0.2"))
+    assert repository.marks(rows).keys() == {"F2"}
+    git(repository.folder, "tag", first)
+    History.has.cache_clear()
+    try:
+        assert repository.marks(rows).keys() == {"F1", "F2", "F3"}
+        assert untraceable(History(repository.folder), [rows]) == [
+            f"20_counts/cpu: the commit of 2 runs, {first}, is not in the history"
+        ]
+    finally:
+        git(repository.folder, "tag", "-d", first)
+        History.has.cache_clear()
+
+
 def test_other_planned_seeds_are_named_where_a_claim_rests_on_their_runs(repository):
     plan = repository.claims.parent / "experiment.toml"
     text = plan.read_text()
@@ -296,8 +312,13 @@ def test_metrics_that_the_table_had_before_count_by_their_first_commit(repositor
     path = repository.folder / "results" / "20_counts" / "cpu" / "runs.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(table(repository, [repository.first]).runs))
+    repository.commit(CLAIMS)
+    path.unlink()  # the rows leave the table, and come back by a later commit under another name
     second = repository.commit(CLAIMS.replace("LEAST = 0.25", "LEAST = 0.2"))
     again = table(repository, [second])
+    again = dataclasses.replace(again, **{
+        field: {f"new/{name}": value for name, value in getattr(again, field).items()} for field in ("runs", "curves")
+    })  # fmt: skip
     assert repository.marks(again) == {"F2": f"other tolerance and judge at {repository.first}"}
     for record in again.runs.values():
         record["finished"]["metrics_sha256"] = "other"
