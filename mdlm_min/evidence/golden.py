@@ -140,7 +140,7 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write the files. Raises InputError where the folder cannot be written."""
-        text = self.csv()  # before any file is written: a damaged record leaves what is there
+        table = self.csv()  # before any file is written: a damaged record leaves what is there
         out = io.StringIO()
         columns: list[str] = []
         for rows in self.curves.values():
@@ -160,7 +160,7 @@ class Table:
                 lines += [f"run,{header}"] * (header != above) + [f"{name},{line}" for line in rest]
                 above = header
             write_whole(folder / "items.csv.gz", gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
-        write_whole(folder / "table.csv", text)
+        write_whole(folder / "table.csv", table)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -152,6 +152,9 @@ def test_items_that_were_altered_after_the_run_are_no_results(fresh, tmp_path):
     table = golden.collect(specs(), tmp_path / "runs")
     assert table.items == {spec.name: items.read_text()}
     assert table.forged() == []
+    table.write(tmp_path / "golden")
+    assert (tmp_path / "golden" / "table.csv").read_text() == table.csv()
+    assert golden.read(tmp_path / "golden", table.experiment, table.tier).items == table.items
     assert dataclasses.replace(table, items={}).forged() == [spec.name]
     assert dataclasses.replace(table, items=dict.fromkeys(table.runs, items.read_text())).forged() == [specs()[1].name]
     items.write_text("task,item,acc\nsums,0,0\n")
