@@ -199,7 +199,7 @@ CLAIMS = [
         "at least .95 in 400 simulations of the proof's oracle, by the rank of the losses, every window",
         "share",
         0.95,
-        "the test by rank was added after the answer of the threshold's was known",
+        "the test by rank was added after the threshold's answer was known",
     ),
     _claim(
         "T1b",

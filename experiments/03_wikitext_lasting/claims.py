@@ -329,7 +329,7 @@ def _between(evidence: Evidence, form: str, least: float = -math.inf) -> str:
 
 
 def _draw_gap(table: Table, corpora: list[str], path: Path) -> Path:
-    """For each corpus, with the weight and without, the window's gap: mean and range of the seeds; longer runs each."""
+    """For each corpus, with the weight and without, the window's gap: mean, every seed and range; longer runs each."""
     fig, axes = figure.grid(1, len(corpora), width=5.0, height=3.6)
     for ax, corpus in zip(axes.flat, corpora, strict=True):
         for (suffix, text), colour in zip(WEIGHTS.items(), (figure.COLOURS[1], figure.COLOURS[0]), strict=True):

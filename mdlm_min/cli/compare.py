@@ -51,8 +51,9 @@ def compare(arguments: argparse.Namespace) -> int:
     if not seeds:
         raise InputError(f"second: {names[1]} has no seed of {names[0]}; allowed: runs of the same seeds")
     one, other = first[seeds[0]], second[seeds[0]]
-    if same := [seed for seed in seeds if first[seed].metrics == second[seed].metrics]:
-        run, copy = first[same[0]].folder.path, second[same[0]].folder.path
+    known = {run.metrics: run.folder.path for run in first.values()}
+    if copies := [run for run in second.values() if run.metrics in known]:
+        run, copy = known[copies[0].metrics], copies[0].folder.path
         allowed = "another run, of settings that change something"
         raise InputError(f"second: {copy} has the metrics of {run} to the byte; allowed: {allowed}")
     if len({run.data for runs in (first, second) for run in runs.values()}) > 1:

@@ -62,7 +62,8 @@ def judge(arguments: argparse.Namespace) -> int:
     done = f"{len(judged) - len(lacking)} of {len(judged)} claims judged"
     print(f"{experiment.name}, tier {arguments.tier}: {len(table.runs)} runs; {done}")
     if lacking:
-        print(f"what the table, --curves and --items hold: mdlm judge {arguments.experiment} --columns")
+        tier = "" if arguments.tier == "cpu" else f" --tier {arguments.tier}"
+        print(f"what the table, --curves and --items hold: mdlm judge {arguments.experiment}{tier} --columns")
     if len(lacking) == len(judged):
         raise InputError(f"table: {arguments.table} lacks something for every claim; allowed: what `--columns` says")
     if {claim.family for claim, _ in lacking} & {claim.family for claim, said in judged if said.verdict != "not run"} - {""}:

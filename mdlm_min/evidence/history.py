@@ -6,7 +6,8 @@ numbers, whatever else its note lists beside them; of exact claims in the note t
 number. For each such commit the rule of then is compared with that of now (rule_text.py says what a rule is), and the seeds that
 the plan named then with those that it names now. Where they differ, the claim was set after the runs, and every table says so. A
 row of uncommitted sources, or of a commit that is not in the history, proves nothing. Where an earlier version of the golden
-table has the same metrics of an arm and seed by another commit, they were known before: that commit counts too.
+table has the same metrics of an arm and seed by another commit, they were known before: that commit counts too (for exact claims
+whatever the seed).
 """
 
 import functools
@@ -95,10 +96,11 @@ class History:
         """The starts that were recorded for every run (by `_same_run`) in all versions of a golden table."""
         path = f"results/{experiment}/{tier}/runs.json"
         found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for commit in self._git("log", "--format=%H", "--", path).decode().split():
+        for commit in self._git("log", "--full-history", "--format=%H", "--", path).decode().split():
             try:
                 for record in json.loads(self.text(commit, path) or "{}").values():
-                    found.setdefault(_same_run(record, exact), []).extend(starts_of(record))
+                    known = [start for start in starts_of(record) if isinstance(start["commit"], str)]
+                    found.setdefault(_same_run(record, exact), []).extend(known)
             except (ValueError, KeyError, TypeError, AttributeError):  # a file of an older form, or a damaged one
                 continue
         return found
@@ -186,7 +188,7 @@ def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: I
                 reason = _difference(rules, table.experiment, claim.id, commit, history)
                 if reason and _said(claim, rest) != here:
                     reasons.setdefault(reason, []).append(commit)
-                elif not reason and (others := replanned[commit]) and _said(claim, others) != here:
+                elif not (reason or exact) and (others := replanned[commit]) and _said(claim, others) != here:
                     reasons.setdefault("other planned seeds", []).append(commit)
             if here and claim.set_after:
                 marks[claim.id] = claim.set_after

@@ -141,6 +141,13 @@ def of_one_run_under_two_seeds(a, b):
     other(b / "3" / "config.json", '"seed": 2', '"seed": 3')
 
 
+def of_a_copy_under_another_seed(a, b):
+    shutil.rmtree(b / "3")
+    shutil.copytree(a / "2", b / "3")
+    other(b / "3" / "config.json", "U[0.45,0.55]", "U[0,1]")
+    other(b / "3" / "config.json", '"seed": 2', '"seed": 3')
+
+
 def without_metrics(a, b):
     (b / "2" / "metrics.csv").unlink()
 
@@ -160,6 +167,7 @@ def without_metrics(a, b):
         (of_an_edited_config, "{b}/2/config.json was altered after the run"),
         (without_metrics, "{b}/2/metrics.csv is gone"),
         (of_one_run_under_two_seeds, "{b}/3 has the metrics of {b}/2 to the byte; allowed: a run of its own for each seed"),
+        (of_a_copy_under_another_seed, "second: {b}/3 has the metrics of {a}/2 to the byte; allowed: another run"),
         (of_a_copied_run, "second: {b}/2 has the metrics of {a}/2 to the byte; allowed: another run"),
     ],
 )
