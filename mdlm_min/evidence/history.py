@@ -188,7 +188,7 @@ def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: I
                 reason = _difference(rules, table.experiment, claim.id, commit, history)
                 if reason and _said(claim, rest) != here:
                     reasons.setdefault(reason, []).append(commit)
-                elif not (reason or exact) and (others := replanned[commit]) and _said(claim, others) != here:
+                elif not reason and (others := replanned[commit]) and _said(claim, others) != here:
                     reasons.setdefault("other planned seeds", []).append(commit)
             if here and claim.set_after:
                 marks[claim.id] = claim.set_after
