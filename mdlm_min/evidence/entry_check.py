@@ -4,7 +4,6 @@ What is checked is what a run of this code gives. Numbers that are made up as a 
 """
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def _check_sources(folder: Path, table: Table) -> None:
     known = history.History(ROOT)
     for name, record in table.runs.items():
         for commit in commits_of(record):
-            if not re.fullmatch(r"[0-9a-f]{7,40}", commit):
+            if not history.COMMIT.fullmatch(commit):
                 raise InputError(
                     f"{folder}: the commit of {name} is {commit!r:.60}; allowed: that of committed sources, in hexadecimal"
                 )

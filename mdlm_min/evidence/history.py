@@ -38,7 +38,7 @@ from mdlm_min.run.errors import RunError
 
 FOLDERS = ("mdlm_min", "experiments")
 NOW = "now"  # in the place of a commit: the working tree
-_COMMIT = re.compile("[0-9a-f]{7,40}")
+COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class History:
             self._git("merge-base", "--is-ancestor", whole.strip(), "HEAD")
         except subprocess.CalledProcessError:
             return False
-        return bool(_COMMIT.fullmatch(commit)) and whole.startswith(commit)
+        return bool(COMMIT.fullmatch(commit)) and whole.startswith(commit)
 
     def day(self, commit: str) -> str:
         """The day of a commit that is in the history, such as 2026-11-26."""
@@ -92,15 +92,16 @@ class History:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a file of an older form
             return {}
 
-    def known(self, experiment: str, tier: str, exact: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-        """The starts that were recorded for every run (by `_same_run`) in all versions of a golden table."""
+    def records(self, experiment: str, tier: str) -> list[dict[str, Any]]:
+        """The runs of all versions of a golden table."""
         path = f"results/{experiment}/{tier}/runs.json"
-        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        found: list[dict[str, Any]] = []
         for commit in self._git("log", "--full-history", "--format=%H", "--", path).decode().split():
             try:
                 for record in json.loads(self.text(commit, path) or "{}").values():
-                    known = [start for start in starts_of(record) if isinstance(start["commit"], str)]
-                    found.setdefault(_same_run(record, exact), []).extend(known)
+                    _same_run(record, exact=False)  # raises where something is missing
+                    if all(isinstance(commit, str) for commit in commits_of(record)):
+                        found.append(record)
             except (ValueError, KeyError, TypeError, AttributeError):  # a file of an older form, or a damaged one
                 continue
         return found
@@ -167,7 +168,10 @@ def prove(tables: list[Table], root: Path = ROOT) -> Proof:
 def set_after(history: History, claims: Mapping[str, Iterable[Claim]], tables: Iterable[Table]) -> dict[str, str]:
     """The claims (given by experiment) that were set after runs on which they rest: their ids, each with what differs at which
     commit. Raises RunError where the present rules cannot be read."""
-    found = [(_with_earlier_starts(history, table, exact), exact) for table in tables for exact in (True, False)]
+    found = []
+    for table in tables:
+        earlier = history.records(table.experiment, table.tier)
+        found += [(_with_earlier_starts(earlier, table, exact), exact) for exact in (True, False)]
     named = {name for table, _ in found for name in _names(table)}
     wanted: dict[str, set[str]] = {}
     for table, _ in found:
@@ -237,13 +241,16 @@ def _without_replanned(history: History, table: Table, commit: str) -> Table | N
     return rest if len(rest.runs) < len(table.runs) else None
 
 
-def _with_earlier_starts(history: History, table: Table, exact: bool) -> Table:
-    """The table whose runs also name the commits that any version of the golden table recorded for the same run: an arm's, with
-    the same metrics and, but for exact claims, to which a seed is nothing, the same seed."""
-    known, runs = history.known(table.experiment, table.tier, exact), {}
+def _with_earlier_starts(earlier: Iterable[Mapping[str, Any]], table: Table, exact: bool) -> Table:
+    """The table whose runs also name the commits that earlier records have for the same run: an arm's, with the same metrics and,
+    but for exact claims, to which a seed is nothing, the same seed."""
+    known: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in earlier:
+        known.setdefault(_same_run(record, exact), []).extend(starts_of(record))
+    runs = {}
     for name, record in table.runs.items():
-        earlier = known.get(_same_run(record, exact), [])
-        runs[name] = {**record, "environment": {**record["environment"], "starts": [*starts_of(record), *earlier]}}
+        starts = [*starts_of(record), *known.get(_same_run(record, exact), [])]
+        runs[name] = {**record, "environment": {**record["environment"], "starts": starts}}
     return replace(table, runs=runs)
 
 
